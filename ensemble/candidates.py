@@ -1,0 +1,49 @@
+"""The candidates of a run, and how a set of fitted ones is kept on disk."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ensemble.baselines import PositionOnly, Prior
+from ensemble.blend import Blend
+from ensemble.predictions import View
+from ensemble.stack import Stack
+from pipeline.settings import EnsembleSettings
+
+PRIOR, Z_ONLY, MEAN, STACK = "prior", "z_only", "mean", "stack"
+Candidate = Prior | PositionOnly | Blend | Stack
+_KINDS: dict[str, type] = {"Prior": Prior, "PositionOnly": PositionOnly, "Blend": Blend, "Stack": Stack}
+
+
+def by_simplicity(names: Iterable[str]) -> list[str]:
+    """Candidate names, the simplest first: baselines, the mean, each backbone alone, the stack.
+
+    The mean chooses nothing; to submit one backbone alone is a choice that has to be earned.
+    """
+    place = {PRIOR: 0, Z_ONLY: 1, MEAN: 2, STACK: 4}
+    return sorted(names, key=lambda name: place.get(name, 3))
+
+
+def fitters(backbones: tuple[str, ...]) -> dict[str, Callable[[View, EnsembleSettings], Candidate]]:
+    """Candidate name -> how it is fitted on a view with truth."""
+
+    def single(name: str) -> Callable[[View, EnsembleSettings], Candidate]:
+        return lambda view, settings: Blend.fit(view.of_backbones([name]), settings, who=name)
+
+    return {
+        PRIOR: Prior.fit,
+        Z_ONLY: PositionOnly.fit,
+        **{name: single(name) for name in backbones},
+        MEAN: Blend.fit,
+        STACK: Stack.fit,
+    }
+
+
+def save_all(candidates: dict[str, Candidate], folder: Path) -> dict[str, Any]:
+    """Write the trees of fitted candidates into `folder`; returns the JSON value that `load_one` reads."""
+    return {name: {"kind": type(each).__name__, "value": each.save(folder)} for name, each in candidates.items()}
+
+
+def load_one(saved: dict[str, Any], name: str, folder: Path) -> Candidate:
+    """One candidate that `save_all` wrote."""
+    return _KINDS[saved[name]["kind"]].load(folder, saved[name]["value"])

@@ -1,0 +1,176 @@
+"""LightGBM on top of a plain model: trees learn what the plain model's logit leaves over.
+
+Boosting starts at the plain model's logit, so zero rounds are the plain model itself. The number of rounds, zero
+included, is chosen by cross-validation over the exams of the training part only. Kept as LightGBM text.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.logistic import LIMIT, expit
+from pipeline.errors import UserError
+from pipeline.files import write_text
+
+#: The validation loss is looked at every so many rounds.
+STRIDE = 10
+#: Tables above this size are worth several threads.
+MANY_ROWS = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeShape:
+    """How trees are grown."""
+
+    leaves: int
+    min_data: int
+    rate: float
+    rounds: int
+    features: int  # columns kept, ranked on the training rows
+    column_share: float
+    inner_folds: int
+    seed: int
+    threads: int
+
+    def parameters(self, rows: int) -> dict[str, Any]:
+        """LightGBM's parameters; deterministic on a machine. Small tables get one thread: more only wait."""
+        return {
+            "objective": "binary", "metric": "binary_logloss", "boost_from_average": False,
+            "num_leaves": self.leaves, "min_data_in_leaf": self.min_data, "min_sum_hessian_in_leaf": 1e-2,
+            "learning_rate": self.rate, "feature_fraction": self.column_share, "lambda_l2": 5.0,
+            "bagging_fraction": 0.8, "bagging_freq": 1, "max_bin": 63, "seed": self.seed,
+            "deterministic": True, "force_row_wise": True, "verbosity": -1,
+            "num_threads": self.threads if rows > MANY_ROWS else 1,
+        }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Trees:
+    """A correction in logits: LightGBM's text and the columns it reads; without text the correction is 0."""
+
+    columns: tuple[str, ...] = ()
+    text: str = ""
+    rounds: int = 0
+
+    def correction(self, table: pd.DataFrame) -> np.ndarray:
+        """(rows,) what to add to the plain model's logit."""
+        if not self.text:
+            return np.zeros(len(table))
+        import lightgbm
+
+        booster = lightgbm.Booster(model_str=self.text)
+        return booster.predict(table[list(self.columns)].to_numpy(np.float32), raw_score=True)
+
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write the text beside the JSON value that is returned; no text, no file."""
+        if self.text:
+            write_text(path, self.text)
+        digest = hashlib.sha256(self.text.encode()).hexdigest() if self.text else ""
+        return {"columns": list(self.columns), "rounds": self.rounds, "file": path.name, "sha256": digest}
+
+    @classmethod
+    def load(cls, folder: Path, value: dict[str, Any]) -> "Trees":
+        """Read what `save` wrote. LightGBM dies on a broken text, so the digest comes first."""
+        if not value["sha256"]:
+            return cls()
+        path = folder / value["file"]
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != value["sha256"]:
+            raise UserError(
+                f"{path}: missing or changed since it was written; rebuild: ./run.sh --from ensemble --force"
+            )
+        return cls(tuple(value["columns"]), data.decode(), value["rounds"])
+
+
+def fit_trees(
+    table: pd.DataFrame,
+    y: np.ndarray,
+    base: np.ndarray,
+    shape: TreeShape,
+    *,
+    exams: np.ndarray,
+    weight: np.ndarray | None = None,
+) -> Trees:
+    """Grow trees on the residual of a plain model.
+
+    Args:
+        table: (n rows) numbers.
+        y: (n,) 0/1.
+        base: (n,) the plain model's logit.
+        shape: how they grow.
+        exams: (n,) exam of each row; inner folds never split one.
+        weight: (n,) weights, brought to mean 1 (LightGBM's minimum hessian is absolute).
+    """
+    weight = np.ones(len(y)) if weight is None else weight / weight.mean()
+    rounds = choose_rounds(table, y, base, weight, exams, shape)
+    if rounds == 0:
+        return Trees()
+    columns = strongest(table, y - expit(base), weight, shape.features)
+    booster = _train(table[columns], y, base, weight, shape, rounds)
+    return Trees(tuple(columns), booster.model_to_string(num_iteration=rounds), rounds)
+
+
+def choose_rounds(
+    table: pd.DataFrame, y: np.ndarray, base: np.ndarray, weight: np.ndarray, exams: np.ndarray, shape: TreeShape
+) -> int:
+    """The number of rounds with the lowest cross-validated loss, a multiple of STRIDE; 0 where trees never help."""
+    fold = inner_folds(y, exams, shape.inner_folds, shape.seed)
+    steps = shape.rounds // STRIDE
+    loss = np.zeros(steps + 1)
+    for number in range(shape.inner_folds):
+        held = fold == number
+        if not held.any() or len(np.unique(y[~held])) < 2:
+            continue
+        columns = strongest(table[~held], (y - expit(base))[~held], weight[~held], shape.features)
+        booster = _train(table.loc[~held, columns], y[~held], base[~held], weight[~held], shape, steps * STRIDE)
+        values = table.loc[held, columns].to_numpy(np.float32)
+        decision = base[held].copy()
+        loss[0] += _loss(y[held], decision, weight[held])
+        for step in range(steps):
+            decision += booster.predict(values, raw_score=True, start_iteration=step * STRIDE, num_iteration=STRIDE)
+            loss[step + 1] += _loss(y[held], decision, weight[held])
+    return int(loss.argmin()) * STRIDE
+
+
+def inner_folds(y: np.ndarray, exams: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(n,) fold of each row: whole exams, stratified on whether the exam has a positive row."""
+    names, owner = np.unique(exams, return_inverse=True)
+    positive = np.bincount(owner, y, minlength=len(names)) > 0
+    generator = np.random.default_rng(seed)
+    rank = np.empty(len(names), np.int64)
+    order = np.lexsort((generator.random(len(names)), positive))
+    rank[order] = np.arange(len(names))
+    return (rank % folds)[owner]
+
+
+def strongest(table: pd.DataFrame, residual: np.ndarray, weight: np.ndarray, count: int) -> list[str]:
+    """The columns whose ranks correlate most with the residual, in the table's order."""
+    if table.shape[1] <= count:
+        return list(table.columns)
+    ranks = table.rank().fillna(len(table) / 2).to_numpy()
+    ranks = ranks - np.average(ranks, axis=0, weights=weight)
+    residual = residual - np.average(residual, weights=weight)
+    spread = np.sqrt(np.average(ranks**2, axis=0, weights=weight))
+    correlation = np.abs((weight * residual) @ ranks) / np.where(spread > 1e-9, spread, np.inf)
+    chosen = np.sort(np.argsort(-correlation, kind="stable")[:count])
+    return [table.columns[number] for number in chosen]
+
+
+def _train(
+    table: pd.DataFrame, y: np.ndarray, base: np.ndarray, weight: np.ndarray, shape: TreeShape, rounds: int
+) -> Any:
+    import lightgbm
+
+    names = [f"f{number}" for number in range(table.shape[1])]
+    values = table.to_numpy(np.float32)
+    data = lightgbm.Dataset(values, y, weight=weight, init_score=base, feature_name=names)
+    return lightgbm.train(shape.parameters(len(y)), data, num_boost_round=rounds)
+
+
+def _loss(y: np.ndarray, decision: np.ndarray, weight: np.ndarray) -> float:
+    decision = np.clip(decision, -LIMIT, LIMIT)
+    return float((weight * (np.logaddexp(0, decision) - y * decision)).sum())

@@ -1,0 +1,141 @@
+"""The product features/store: every exam's pixels in its lung box, and the numbers measured on them.
+
+<Study>.b2nd, <Study>.json    one exam (features.store)
+slices.parquet                a row a slice of the contest's tables: ids, split, row in the array (-1: not
+                              stored), z, quarantine reason, measured numbers (NaN where not stored)
+exams.parquet                 a row an exam: Study, split, measured numbers
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.ingest import Ingested, IngestOrder, ingest_exam
+from input.contest import ID_COLUMNS, SERIES, SOP, STUDY
+from input.decoding import ExamJob, decode_exams
+from input.tables import load_slices
+from pipeline import paths
+from pipeline.console import progress, say
+from pipeline.files import write_table
+from pipeline.product import Product, read_manifest
+from pipeline.settings import FeaturesSettings, Settings
+
+VERSION = 1
+
+
+def build(settings: Settings, *, force: bool = False) -> None:
+    """Ingest every exam of input/prepared that the store does not hold yet, then write both tables.
+
+    A killed build goes on after the last exam that was written whole.
+
+    Raises:
+        UserError: input/prepared is missing or does not match its manifest.
+    """
+    product = store_product(settings)
+    if product.is_current(force=force):
+        return
+    slices = load_slices()
+    started = time.monotonic()
+    with product.building(fresh=force) as directory:
+        _remove_leftovers(directory)
+        jobs = exam_jobs(slices, settings.data_root, directory, settings.features)
+        ingested = list(progress(_ingest(jobs), what="ingest", total=len(jobs), unit="exam"))
+        slice_table, exam_table = assemble(slices, ingested)
+        write_table(directory / "slices.parquet", slice_table)
+        write_table(directory / "exams.parquet", exam_table)
+        stored = int((slice_table["row"] >= 0).sum())
+        metrics = {
+            "megabytes": round(sum(path.stat().st_size for path in directory.glob("*.b2nd")) / 1e6, 1),
+            "quarantined": int((slice_table["quarantine"] != "").sum()),
+            "slices_per_second": round(stored / (time.monotonic() - started), 1),
+            "lungs_not_found": int((exam_table["lungs_found"] == 0).sum()),
+        }
+        product.finish(rows={"exams": len(exam_table), "slices": stored}, metrics=metrics)
+    _say(slice_table, exam_table, metrics)
+
+
+def store_product(settings: Settings) -> Product:
+    """The product that `build` makes: [features] and the identity of input/prepared."""
+    return Product(
+        paths.store(),
+        "features/store",
+        version=VERSION,
+        settings=dataclasses.asdict(settings.features),
+        inputs={"input/prepared": read_manifest(paths.prepared())["identity"]},
+    )
+
+
+def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: FeaturesSettings) -> list[ExamJob]:
+    """A job an exam with readable slices, its files feet to head."""
+    readable = slices[slices["position"] >= 0].sort_values([STUDY, "position"])
+    return [
+        ExamJob(
+            name=study,
+            files=tuple(data_root / path for path in rows["path"]),
+            payload=IngestOrder(rows[SERIES].iat[0], tuple(rows[SOP]), directory, settings),
+        )
+        for study, rows in readable.groupby(STUDY, sort=True)
+    ]
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Temporary files of a killed build: `.<name>.<random><suffix>`, never the product's own marker."""
+    for leftover in directory.glob(".*.*.*"):
+        leftover.unlink()
+
+
+def _ingest(jobs: list[ExamJob]) -> Iterator[Ingested]:
+    for job, outcome in zip(jobs, decode_exams(jobs, ingest_exam), strict=True):
+        if outcome.fault:
+            reasons = dict.fromkeys(job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
+            yield Ingested(job.name, (), pd.DataFrame(), {}, reasons)
+        else:
+            yield outcome.value
+
+
+def assemble(slices: pd.DataFrame, ingested: list[Ingested]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Join what the exams told to the slice table by UID; every slice and every exam keeps its row.
+
+    Args:
+        slices: slices.parquet of input/prepared.
+        ingested: one entry an exam that had readable slices.
+
+    Returns:
+        (slice table, exam table) as the module's docstring says.
+    """
+    parts = [
+        each.slices.assign(**{STUDY: each.study, SOP: each.sop_uids, "row": np.arange(len(each.sop_uids))})
+        for each in ingested
+        if each.sop_uids
+    ]
+    measured = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[STUDY, SOP, "row"])
+    table = slices[[*ID_COLUMNS, "split", "z_mm", "quarantine"]].merge(
+        measured, on=[STUDY, SOP], how="left", validate="1:1"
+    )
+    table["row"] = table["row"].fillna(-1).astype(np.int64)
+    faults = {(each.study, sop): reason for each in ingested for sop, reason in each.quarantine.items()}
+    found = pd.Series([faults.get(key, "") for key in zip(table[STUDY], table[SOP], strict=True)], index=table.index)
+    table["quarantine"] = table["quarantine"].where(table["quarantine"] != "", found)
+    numbers = pd.DataFrame([{STUDY: each.study, **each.numbers} for each in ingested])
+    exams = slices[[STUDY, "split"]].drop_duplicates(STUDY)
+    exams = exams.merge(numbers, on=STUDY, how="left", validate="1:1") if len(numbers) else exams
+    return table, exams.reset_index(drop=True).reindex(columns=_with(exams.columns, "n_stored", "lungs_found"))
+
+
+def _with(columns: pd.Index, *names: str) -> list[str]:
+    """The columns, and these names where no exam was stored that would have brought them."""
+    return [*columns, *(name for name in names if name not in columns)]
+
+
+def _say(slices: pd.DataFrame, exams: pd.DataFrame, metrics: dict[str, float]) -> None:
+    say(
+        f"features/store: {int((exams['n_stored'] > 0).sum())} exams, {int((slices['row'] >= 0).sum())} slices, "
+        f"{metrics['megabytes']:g} MB, {metrics['quarantined']} slices quarantined, "
+        f"lungs not found in {metrics['lungs_not_found']} exams, {metrics['slices_per_second']:g} slices/s"
+    )
+    for study in exams.loc[~(exams["n_stored"] > 0), STUDY].head(5):
+        say(f"features/store: exam {study} has no usable slice; its rows get a stated prior later")

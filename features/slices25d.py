@@ -1,0 +1,50 @@
+"""2.5-D slices: a slice with its neighbours along z as channels, so that a 2-D network sees depth."""
+
+import numpy as np
+
+OFFSETS = (-1, 0, 1)
+
+
+def neighbours_by_position(n_slices: int, offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
+    """Index of the neighbours of every slice; beyond the first and last slice the edge repeats.
+
+    Returns:
+        int64 (n_slices, len(offsets)).
+    """
+    return np.clip(np.arange(n_slices)[:, None] + np.asarray(offsets)[None], 0, n_slices - 1)
+
+
+def neighbours_by_distance(z_mm: np.ndarray, step_mm: float, offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
+    """Index of the slices nearest to z + offset * step_mm: the same depth whatever the slice distance.
+
+    A slice is its own neighbour at offset 0, also where several slices share a position.
+
+    Args:
+        z_mm: (n,) ascending positions, mm.
+        step_mm: distance between channels, mm; positive.
+
+    Returns:
+        int64 (n, len(offsets)).
+
+    Raises:
+        ValueError: positions that descend, or a step that is not positive.
+    """
+    z_mm = np.asarray(z_mm, float)
+    if step_mm <= 0 or np.any(np.diff(z_mm) < 0):
+        raise ValueError(f"expected ascending z and a positive step, received step {step_mm} mm")
+    wanted = z_mm[:, None] + np.asarray(offsets, float)[None] * step_mm
+    upper = np.clip(np.searchsorted(z_mm, wanted), 1, max(len(z_mm) - 1, 1))
+    upper = np.minimum(upper, len(z_mm) - 1)
+    lower = np.maximum(upper - 1, 0)
+    nearest = np.where(wanted - z_mm[lower] <= z_mm[upper] - wanted, lower, upper)
+    nearest[:, np.asarray(offsets) == 0] = np.arange(len(z_mm))[:, None]
+    return nearest
+
+
+def stack_slice(hu: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """One slice's channels: planes `neighbours` of hu (z, y, x) as int16 (y, x, len(neighbours)).
+
+    `hu` may be a numpy array or a stored exam's `hu`; a plane that repeats is read once.
+    """
+    planes = {int(index): np.asarray(hu[int(index)]) for index in dict.fromkeys(neighbours)}
+    return np.stack([planes[int(index)] for index in neighbours], axis=-1)

@@ -1,0 +1,11 @@
+"""The embedded contest: synthetic CT pulmonary angiograms with the contest's labels, files and quirks.
+
+Takes the [phantom] settings and a seed; makes a contest tree (DICOM, CSVs) plus its truth. No real
+patient is in it: scores on it prove the pipeline, not clinical skill. `draw_contest` and `draw_page`
+are what the input stage's commands call; everything downstream reads the tree like the contest's own.
+"""
+
+from input.phantom.contest import draw_contest
+from input.phantom.preview import draw_page
+
+__all__ = ["draw_contest", "draw_page"]

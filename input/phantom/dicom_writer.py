@@ -1,0 +1,106 @@
+"""Writes a drawn exam as the contest's DICOM files, one a slice."""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from pydicom import config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import CTImageStorage, JPEGLosslessSV1
+
+from input.phantom.drawing import DrawnExam
+from input.phantom.jpeg_lossless import encode
+from input.phantom.quirks import Quirks
+
+
+def uid(seed: int, *parts: str | int) -> str:
+    """The 12 hex digits that stand for a UID in the contest, derived from the seed and what they name."""
+    return hashlib.sha256("/".join(map(str, (seed, *parts))).encode()).hexdigest()[:12]
+
+
+def write_exam(exam: DrawnExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str]) -> None:
+    """Write one file a slice, named after its SOPInstanceUID, into an existing folder.
+
+    Args:
+        exam: from `draw_exam`.
+        quirks: how to store it.
+        folder: the series' folder.
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID.
+        sops: SOPInstanceUID of every slice, z rising.
+    """
+    stored = stored_values(exam, quirks)
+    header = _header(exam, quirks, study, series)
+    origin = _corner(exam, quirks)
+    # The contest's 12-digit identifiers are not valid UIDs; they are written all the same.
+    with config.disable_value_validation():
+        for i, sop in enumerate(sops):
+            rank = len(sops) - 1 - i if quirks.reversed_numbers else i
+            header.InstanceNumber = rank + quirks.first_number
+            header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = sop
+            z = round(float(exam.grid.z[i]), 4)
+            header.ImagePositionPatient = [round(origin[0], 4), round(origin[1], 4), z]
+            header.SliceLocation = z
+            _set_pixels(header, stored[i], quirks)
+            buffer = BytesIO()
+            header.save_as(buffer, enforce_file_format=True)
+            (folder / f"{sop}.dcm").write_bytes(buffer.getvalue())
+
+
+def stored_values(exam: DrawnExam, quirks: Quirks) -> np.ndarray:
+    """Stored pixel values (z, rows, columns): turned as stored, padded, rescaled; int16 or uint16."""
+    hu = exam.hu.astype(np.int32)
+    if quirks.padding is not None:
+        radius = exam.fov_mm / 2
+        x, y = exam.grid.x - exam.grid.x.mean(), exam.grid.y - exam.grid.y.mean()
+        hu[:, (x[None, :] ** 2 + y[:, None] ** 2) > radius**2] = quirks.padding
+    turned = hu[:, :: quirks.column_sign, :: quirks.row_sign]
+    values = np.rint((turned - quirks.intercept) / quirks.slope)
+    if quirks.signed:
+        return np.clip(values, -32768, 32767).astype("<i2")
+    return np.clip(values, 0, 65535).astype("<u2")
+
+
+def _corner(exam: DrawnExam, quirks: Quirks) -> tuple[float, float]:
+    """x and y (mm) of the centre of the first stored pixel."""
+    return float(exam.grid.x[:: quirks.row_sign][0]), float(exam.grid.y[:: quirks.column_sign][0])
+
+
+def _header(exam: DrawnExam, quirks: Quirks, study: str, series: str) -> Dataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.TransferSyntaxUID = quirks.syntax
+    header = Dataset()
+    header.file_meta = meta
+    rows, columns = exam.hu.shape[1:]
+    spacing = round(exam.grid.pixel, 6)
+    with config.disable_value_validation():
+        values = {
+            "SOPClassUID": CTImageStorage, "Modality": "CT", "Manufacturer": exam.scanner.manufacturer,
+            "SeriesDescription": "PE CHEST (PHANTOM)", "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+            "StudyInstanceUID": study, "SeriesInstanceUID": series, "KVP": "120",
+            "ConvolutionKernel": exam.scanner.kernel, "PatientPosition": quirks.position,
+            "SliceThickness": round(exam.grid.step, 4), "PixelSpacing": [spacing, spacing],
+            "ImageOrientationPatient": [quirks.row_sign, 0, 0, 0, quirks.column_sign, 0],
+            "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "Rows": rows, "Columns": columns,
+            "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": int(quirks.signed),
+            "WindowCenter": "100", "WindowWidth": "700", "RescaleIntercept": quirks.intercept,
+            "RescaleSlope": quirks.slope, "RescaleType": "HU",
+        }  # fmt: skip
+        for name, value in values.items():
+            setattr(header, name, value)
+        if quirks.padding is not None and quirks.signed:
+            header.add_new(0x00280120, "SS", int(quirks.padding - quirks.intercept))
+    return header
+
+
+def _set_pixels(header: Dataset, values: np.ndarray, quirks: Quirks) -> None:
+    if quirks.syntax == JPEGLosslessSV1:
+        header.PixelData = encapsulate([encode(values)])
+        header["PixelData"].VR = "OB"
+        header["PixelData"].is_undefined_length = True
+    else:
+        header.PixelData = values.tobytes()
+        header["PixelData"].VR = "OW"

@@ -1,0 +1,138 @@
+"""From a slice's bytes to Hounsfield units on the radiological display."""
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+from pydicom.pixels import get_decoder
+from pydicom.uid import ExplicitVRBigEndian
+
+from input.faults import DicomFault
+from input.gates import DECODERS
+from input.header import SliceHeader
+from input.orientation import to_display
+
+HU_MIN, HU_MAX = -1024, 3071
+#: Padding decodes to this and less, or to what the scanner's bits cannot mean; nothing in a body does.
+AIR_HU = -1000
+
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
+
+
+def decode_hu(data: bytes, header: SliceHeader) -> np.ndarray:
+    """Decode a slice from the bytes of its whole file.
+
+    Returns:
+        int16 HU (y, x), clipped to [-1024, 3071]; x grows to the patient's left, y to the back.
+
+    Raises:
+        DicomFault: truncated or broken pixel data.
+    """
+    try:
+        raw = _decode(data, header)
+    except DicomFault:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as fault:  # over a flipped byte decoders raise nearly anything, panics of Rust included
+        text = " ".join(str(fault).split())[:160]
+        raise DicomFault(f"undecodable pixels: {type(fault).__name__}: {text}") from fault
+    return to_display(_hounsfield(raw, header), header.row_direction, header.column_direction)
+
+
+def _decode(data: bytes, header: SliceHeader) -> np.ndarray:
+    """Stored values as 16-bit words, unused high bits still in place."""
+    shape = header.rows, header.columns
+    plugin = DECODERS[header.transfer_syntax]
+    if not plugin:
+        order = ">" if header.transfer_syntax == ExplicitVRBigEndian else "<"
+        end = header.pixel_offset + header.pixel_length
+        if end > len(data):
+            raise DicomFault(f"truncated: pixel data ends at byte {end}, the file at {len(data)}")
+        return np.frombuffer(data, f"{order}u2", shape[0] * shape[1], header.pixel_offset).reshape(shape)
+    _gate_codestream(b"".join(fragments(data, header.pixel_offset)), header)
+    values, _ = get_decoder(header.transfer_syntax).as_array(
+        data[header.pixel_offset :],
+        decoding_plugin=plugin,
+        raw=True,
+        rows=header.rows,
+        columns=header.columns,
+        number_of_frames=1,
+        samples_per_pixel=1,
+        photometric_interpretation="MONOCHROME2",
+        pixel_keyword="PixelData",
+        bits_allocated=16,
+        bits_stored=header.bits_stored,
+        pixel_representation=int(header.is_signed),
+        correct_unused_bits=False,
+    )
+    if values.shape != shape:
+        raise DicomFault(f"decoded to {values.shape} pixels, the header says {shape}")
+    return values
+
+
+def _hounsfield(raw: np.ndarray, header: SliceHeader) -> np.ndarray:
+    # Everything is widened before arithmetic: int16 and uint16 wrap or overflow at slope and intercept.
+    words = raw.view(raw.dtype.str.replace("i", "u")).astype(np.int32)
+    unused = 16 - header.bits_stored
+    stored = words & (0xFFFF >> unused)
+    if header.is_signed:
+        sign = 1 << (header.bits_stored - 1)
+        stored = (stored ^ sign) - sign
+    whole = header.slope.is_integer() and header.intercept.is_integer() and abs(header.slope) < 1 << 14
+    hu = stored * int(header.slope) + int(header.intercept) if whole else stored * header.slope + header.intercept
+    if header.padding_value is not None and _is_padding(header):
+        hu[words == header.padding_value & 0xFFFF] = HU_MIN
+    hu = np.clip(hu, HU_MIN, HU_MAX)
+    return (hu if whole else np.rint(hu)).astype(np.int16)
+
+
+def _is_padding(header: SliceHeader) -> bool:
+    """Whether the padding value cannot be tissue; some headers name a value that occurs in the body."""
+    hu = header.padding_value * header.slope + header.intercept
+    return hu <= AIR_HU or hu > HU_MAX
+
+
+def fragments(data: bytes, offset: int) -> Iterator[bytes]:
+    """The fragments of encapsulated pixel data without its offset table (DICOM PS3.5 A.4).
+
+    Raises:
+        DicomFault: the file ends before the sequence delimiter.
+    """
+    first = True
+    while True:
+        tag, length = data[offset : offset + 4], data[offset + 4 : offset + 8]
+        if tag == _DELIMITER:
+            return
+        if tag != _ITEM or len(length) < 4:
+            raise DicomFault(f"truncated: no fragment of pixel data at byte {offset}, the file has {len(data)}")
+        start, size = offset + 8, struct.unpack("<I", length)[0]
+        offset = start + size
+        if offset > len(data):
+            raise DicomFault(f"truncated: a fragment ends at byte {offset}, the file at {len(data)}")
+        if not first:
+            yield data[start:offset]
+        first = False
+
+
+def _gate_codestream(stream: bytes, header: SliceHeader) -> None:
+    """Compare the size that the codestream claims with the header: decoders allocate by the former."""
+    claimed = codestream_shape(stream)
+    expected = header.rows, header.columns
+    if claimed is not None and claimed != expected:
+        raise DicomFault(f"the codestream claims {claimed} pixels, the header {expected}")
+
+
+def codestream_shape(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) from a JPEG or JPEG-LS frame header or a JPEG 2000 SIZ marker; None when there is none."""
+    if stream[:4] == b"\xff\x4f\xff\x51":
+        right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
+        return bottom - top, right - left
+    position = 2
+    while stream[:2] == b"\xff\xd8" and position + 9 <= len(stream) and stream[position] == 0xFF:
+        marker, length = stream[position + 1], struct.unpack_from(">H", stream, position + 2)[0]
+        if marker in _JPEG_FRAMES:
+            return struct.unpack_from(">HH", stream, position + 5)
+        position += 2 + length
+    return None

@@ -1,0 +1,64 @@
+"""One slice's file: its header alone, or header and pixels with the checksum of the bytes they came from."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from input.faults import DicomFault, UnfinishedHeader
+from input.gates import MAX_FILE_BYTES
+from input.header import HEAD_BYTES, SliceHeader, parse_header
+from input.pixels import decode_hu
+
+
+def read_header(path: Path) -> SliceHeader:
+    """Read and gate the header of one file; 64 KiB are read, the whole file only for a longer header.
+
+    Raises:
+        DicomFault: the file is not a usable axial CT slice.
+    """
+    try:
+        with path.open("rb") as file:
+            file_bytes = path.stat().st_size
+            data = file.read(HEAD_BYTES)
+            try:
+                return parse_header(data, path, file_bytes)
+            except UnfinishedHeader:
+                if len(data) == file_bytes or file_bytes > MAX_FILE_BYTES:
+                    raise
+                return parse_header(data + file.read(MAX_FILE_BYTES), path, file_bytes)
+    except OSError as fault:
+        raise DicomFault(_unreadable(fault)) from fault
+
+
+def read_slice(path: Path) -> tuple[SliceHeader, np.ndarray, str]:
+    """Read one file once: its header, its pixels as `read_pixels` gives them, and the sha256 of its bytes.
+
+    Raises:
+        DicomFault: the file is not a usable axial CT slice, or its pixels do not decode.
+    """
+    try:
+        file_bytes = path.stat().st_size
+        if file_bytes > MAX_FILE_BYTES:
+            raise DicomFault(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
+        data = path.read_bytes()
+    except OSError as fault:
+        raise DicomFault(_unreadable(fault)) from fault
+    header = parse_header(data, path, len(data))
+    return header, decode_hu(data, header), hashlib.sha256(data).hexdigest()
+
+
+def read_pixels(source: SliceHeader | Path) -> np.ndarray:
+    """Read the pixels of one slice.
+
+    Returns:
+        int16 HU (y, x), clipped to [-1024, 3071]; x grows to the patient's left, y to the back.
+
+    Raises:
+        DicomFault: the file is not a usable axial CT slice, or its pixels do not decode.
+    """
+    return read_slice(source.path if isinstance(source, SliceHeader) else source)[1]
+
+
+def _unreadable(fault: OSError) -> str:
+    return "file missing" if isinstance(fault, FileNotFoundError) else f"unreadable file: {fault.strerror}"

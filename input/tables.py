@@ -1,0 +1,171 @@
+"""The product input/prepared: exam and slice tables with order, geometry, flags and folds.
+
+    exams.parquet     a row an exam: ids, split, fold, slice counts, geometry, flags, labels, q
+    slices.parquet    a row a row of the contest's CSVs: ids, split, position, z, label, path, quarantine
+    report.json       transfer syntaxes, flags and quarantine reasons, counted
+
+Only headers are read; pixels are decoded once, by the stage to the right.
+"""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from pydicom.uid import UID
+
+from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
+from input.exam import ExamGeometry, read_exam_headers
+from input.folds import assign_folds
+from input.tree import SPLITS, ContestTree, read_tree
+from pipeline import paths
+from pipeline.console import say
+from pipeline.files import read_table, sha256, write_json, write_table
+from pipeline.jobs import run_jobs
+from pipeline.product import MANIFEST, Product, read_manifest, verify
+from pipeline.settings import Settings
+
+VERSION = 1
+EXAM_COLUMNS = (
+    STUDY, SERIES, "split", "fold", "n_slices", "n_readable", "spacing_y_mm", "spacing_x_mm", "slice_step_mm", "flags",
+    *EXAM_LABELS, *QA_LABELS, "q",
+)  # fmt: skip
+SLICE_COLUMNS = (*ID_COLUMNS, "split", "position", "z_mm", SLICE_LABEL, "path", "quarantine")
+
+
+def prepare(settings: Settings, *, force: bool = False) -> None:
+    """Make the exam and slice tables of the contest tree that the settings name.
+
+    Unreadable files are quarantined with their reason and keep their rows.
+
+    Raises:
+        UserError: the tree's tables are missing or faulty.
+    """
+    product = prepared_product(settings)
+    if product.is_current(force=force):
+        return
+    tree = read_tree(settings.data_root)
+    with product.building(fresh=force) as directory:
+        exams, slices, report = build_tables(tree, settings.input.folds, settings.input.fold_seed)
+        write_table(directory / "exams.parquet", exams)
+        write_table(directory / "slices.parquet", slices)
+        write_json(directory / "report.json", report)
+        product.finish(
+            rows={"exams": len(exams), "slices": len(slices)}, metrics={"quarantined": report["quarantined"]}
+        )
+    _say_report(report)
+
+
+def prepared_product(settings: Settings) -> Product:
+    """The product that `prepare` makes; its inputs are the phantom's identity, or the contents of the CSVs.
+
+    Image files that are added to an unchanged tree do not change it: `--force` reads them.
+    """
+    root = settings.data_root
+    if (root / MANIFEST).is_file():
+        inputs = {"raw": read_manifest(root)["identity"]}
+    else:
+        inputs = {name: sha256(root / name) for name in ("train.csv", "test.csv") if (root / name).is_file()}
+    chosen = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
+    return Product(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
+
+
+def load_exams() -> pd.DataFrame:
+    """The exam table of the finished product, checked against its manifest."""
+    return _load("exams.parquet")
+
+
+def load_slices() -> pd.DataFrame:
+    """The slice table of the finished product, checked against its manifest."""
+    return _load("slices.parquet")
+
+
+def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Read every header of a tree, an exam a job, and assemble the two tables and the report."""
+    slices = _slice_rows(tree)
+    groups = slices.groupby(["split", STUDY], sort=False).indices
+    jobs = []
+    for (split, study), rows in groups.items():
+        series = slices[SERIES].iat[rows[0]]
+        jobs.append((tree.root / split / study / series, study, series, slices[SOP].iloc[rows].tolist()))
+    geometries = list(run_jobs(read_exam_headers, jobs, what="headers"))
+    columns = {
+        name: np.empty(len(slices), kind) for name, kind in (("position", int), ("z_mm", float), ("quarantine", object))
+    }
+    for rows, geometry in zip(groups.values(), geometries, strict=True):
+        for name, values in columns.items():
+            values[rows] = getattr(geometry, name)
+    slices = slices.assign(**columns)
+    exams = _exam_rows(tree, groups, geometries, slices)
+    exams["fold"] = (
+        exams[STUDY].map(assign_folds(exams[exams["split"] == "train"], folds, fold_seed)).fillna(-1).astype(int)
+    )
+    return exams[list(EXAM_COLUMNS)], slices[list(SLICE_COLUMNS)], _report(exams, slices, geometries)
+
+
+def _slice_rows(tree: ContestTree) -> pd.DataFrame:
+    tables = [tree.tables[split].reindex(columns=[*ID_COLUMNS, SLICE_LABEL]).assign(split=split) for split in SPLITS]
+    slices = pd.concat(tables, ignore_index=True)
+    slices[SLICE_LABEL] = slices[SLICE_LABEL].astype("float64")
+    slices["path"] = slices["split"] + "/" + slices[STUDY] + "/" + slices[SERIES] + "/" + slices[SOP] + ".dcm"
+    return slices
+
+
+def _exam_rows(
+    tree: ContestTree, groups: dict[tuple[str, str], np.ndarray], geometries: list[ExamGeometry], slices: pd.DataFrame
+) -> pd.DataFrame:
+    exams = pd.DataFrame(
+        {
+            STUDY: study,
+            SERIES: slices[SERIES].iat[rows[0]],
+            "split": split,
+            "n_slices": len(rows),
+            "n_readable": sum(not reason for reason in geometry.quarantine),
+            "spacing_y_mm": geometry.spacing_mm[0],
+            "spacing_x_mm": geometry.spacing_mm[1],
+            "slice_step_mm": geometry.slice_step_mm,
+            "flags": ";".join(geometry.flags),
+        }
+        for ((split, study), rows), geometry in zip(groups.items(), geometries, strict=True)
+    )
+    train = tree.tables["train"]
+    labels = train.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS, *QA_LABELS]]
+    q = train.groupby(STUDY)[SLICE_LABEL].mean().rename("q").reset_index()
+    return exams.merge(labels, on=STUDY, how="left", validate="1:1").merge(q, on=STUDY, how="left", validate="1:1")
+
+
+def _report(exams: pd.DataFrame, slices: pd.DataFrame, geometries: list[ExamGeometry]) -> dict:
+    syntaxes = sum((geometry.syntaxes for geometry in geometries), Counter())
+    quarantined = slices["quarantine"][slices["quarantine"] != ""]
+    return {
+        "exams": exams["split"].value_counts().to_dict(),
+        "slices": slices["split"].value_counts().to_dict(),
+        "transfer_syntaxes": {UID(syntax).name: count for syntax, count in syntaxes.most_common()},
+        "flags": dict(Counter(flag for flags in exams["flags"] for flag in flags.split(";") if flag).most_common()),
+        "quarantined": len(quarantined),
+        # Figures in a reason differ from file to file; without them the reasons can be counted.
+        "quarantine_reasons": quarantined.map(_without_numbers).value_counts().to_dict(),
+        "unreadable_exams": exams.loc[exams["n_readable"] == 0, STUDY].tolist(),
+        "folds": exams.loc[exams["split"] == "train", "fold"].value_counts().sort_index().tolist(),
+    }
+
+
+def _without_numbers(reason: str) -> str:
+    return re.sub(r"-?\b\d+(\.\d+)?\b", "#", reason)
+
+
+def _say_report(report: dict) -> None:
+    exams, slices = report["exams"], report["slices"]
+    syntaxes = ", ".join(f"{name} {count}" for name, count in report["transfer_syntaxes"].items())
+    say(
+        f"input/prepared: {exams.get('train', 0)} training and {exams.get('test', 0)} test exams, "
+        f"{sum(slices.values())} slices ({syntaxes or 'none readable'}); folds of {report['folds']} exams"
+    )
+    if report["quarantined"]:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in list(report["quarantine_reasons"].items())[:5])
+        say(f"input/prepared: {report['quarantined']} slices quarantined, their rows stay: {reasons}")
+
+
+def _load(name: str) -> pd.DataFrame:
+    verify(paths.prepared(), [name])
+    return read_table(paths.prepared() / name)

@@ -1,0 +1,212 @@
+"""The pre-flight check of a contest tree: all its faults at once, before hours of work.
+
+train|test/<Study>/<Series>/<SOP>.dcm    train.csv    test.csv    sample_submission.csv (optional)
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY, SUBMISSION_COLUMNS
+from input.contest import TRAIN_COLUMNS as TRAIN_HEADER
+from input.rules import RULES, violations
+from pipeline.errors import UserError
+
+SPLITS = ("train", "test")
+HEADERS = {"train": TRAIN_HEADER, "test": ID_COLUMNS}
+LABELS = (*EXAM_LABELS, *QA_LABELS)
+#: A UID becomes a part of a path, so nothing but letters, digits and inner dots is taken.
+UID_PATTERN = r"[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)*"
+
+
+@dataclass
+class ContestTree:
+    """A contest tree's tables and what is wrong with them.
+
+    `tables` holds train and test (UIDs as text; labels as float64) as far as they could be read;
+    `faults` must be mended before anything is computed.
+    """
+
+    root: Path
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_tree(root: Path) -> ContestTree:
+    """Read train.csv and test.csv and check them; no image file is touched.
+
+    Raises:
+        UserError: every fault of the tables, at once.
+    """
+    tree = inspect_tables(root)
+    if tree.faults:
+        raise UserError.listing(
+            f"{root}: not a usable contest tree:", tree.faults, f"Check it: python -m input check {root}"
+        )
+    return tree
+
+
+def check_tree(root: Path) -> tuple[ContestTree, list[str]]:
+    """Check a whole contest tree: tables, label rules, sample submission, and files against the tables.
+
+    Returns:
+        The tree, and every fault found; an empty list means ready.
+    """
+    tree = inspect_tables(root)
+    faults = list(tree.faults)
+    if "train" in tree.tables and not tree.faults:
+        faults += rule_faults(tree.tables["train"])
+    if "test" in tree.tables:
+        faults += sample_submission_faults(root / "sample_submission.csv", tree.tables["test"])
+    for split, table in tree.tables.items():
+        faults += file_faults(root, split, table)
+    return tree, faults
+
+
+def inspect_tables(root: Path) -> ContestTree:
+    """Read and check the two CSVs; the faults are in the result."""
+    tree = ContestTree(root)
+    if not root.is_dir():
+        tree.faults.append(f"{root} is not a folder")
+        return tree
+    for split in SPLITS:
+        path = root / f"{split}.csv"
+        table = _read_csv(path, HEADERS[split], tree.faults)
+        if table is None:
+            continue
+        before = len(tree.faults)
+        tree.faults += _uid_faults(path.name, table)
+        if split == "train" and len(tree.faults) == before:
+            tree.faults += _label_faults(path.name, table)
+        tree.tables[split] = table
+    if len(tree.tables) == 2:
+        for key, what in ((STUDY, "exams"), (SOP, "slices")):
+            both = np.intersect1d(tree.tables["train"][key].dropna(), tree.tables["test"][key].dropna())
+            if len(both):
+                tree.faults.append(f"{len(both)} {what} are in both train.csv and test.csv, e.g. {both[0]}")
+    return tree
+
+
+def submission_ids(studies: pd.Series | list[str], sops: pd.Series | list[str]) -> list[str]:
+    """The ids of a submission: nine an exam in the contest's order, then the slices."""
+    return [f"{study}_{label}" for study in studies for label in EXAM_LABELS] + list(sops)
+
+
+def rule_faults(train: pd.DataFrame) -> list[str]:
+    """Exams of the training table whose labels break a consistency rule."""
+    exams = train.groupby(STUDY, sort=False)[[*EXAM_LABELS, SLICE_LABEL]].max()
+    broken = violations(exams, exams[SLICE_LABEL])
+    return [
+        f"train.csv: {count} exams break a label rule ({RULES[rule]}), e.g. {broken.index[broken[rule]][0]}"
+        for rule, count in broken.sum().items()
+        if count
+    ]
+
+
+def sample_submission_faults(path: Path, test: pd.DataFrame) -> list[str]:
+    """Compare the ids of sample_submission.csv, when there is one, with test.csv."""
+    if not path.is_file():
+        return []
+    faults: list[str] = []
+    sample = _read_csv(path, SUBMISSION_COLUMNS, faults, text=("id",))
+    if sample is None:
+        return faults
+    found, expected = pd.Index(sample["id"]), pd.Index(submission_ids(test[STUDY].unique(), test[SOP]))
+    for ids, problem in (
+        (found[found.duplicated()], "ids are repeated"),
+        (expected.difference(found), "ids that test.csv asks for are missing"),
+        (found.difference(expected), "ids belong to no exam or slice of test.csv"),
+    ):
+        if len(ids):
+            faults.append(f"{path.name}: {len(ids)} {problem}, e.g. {ids[0]}")
+    return faults
+
+
+def file_faults(root: Path, split: str, table: pd.DataFrame) -> list[str]:
+    """Files that the table names and the tree lacks, and the other way round."""
+    expected = set((table[STUDY] + "/" + table[SERIES] + "/" + table[SOP] + ".dcm").dropna())
+    found = set(_files_below(root / split))
+    faults = []
+    for names, problem in (
+        (expected - found, f"files of {split}.csv are missing"),
+        (found - expected, f"files are in no row of {split}.csv"),
+    ):
+        if names:
+            exams = len({name.split("/")[0] for name in names})
+            faults.append(f"{split}/: {len(names)} {problem} ({exams} exams), e.g. {split}/{min(names)}")
+    return faults
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for directory, _, names in os.walk(folder):
+        prefix = Path(directory).relative_to(folder).as_posix()
+        yield from (name if prefix == "." else f"{prefix}/{name}" for name in names)
+
+
+def _read_csv(
+    path: Path, header: tuple[str, ...], faults: list[str], text: tuple[str, ...] = ID_COLUMNS
+) -> pd.DataFrame | None:
+    """Read a table with exactly these columns; UIDs stay text (some are all digits, some look like 1e5)."""
+    if not path.is_file():
+        faults.append(f"{path.name} is missing")
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            found = next(csv.reader(file), [])
+        problems = (
+            [f"lacks the columns {', '.join(lacking)}"] if (lacking := [c for c in header if c not in found]) else []
+        )
+        if unknown := [c for c in found if c not in header]:
+            problems.append(f"has unknown columns {', '.join(unknown)}")
+        if len(set(found)) < len(found):
+            problems.append("repeats a column")
+        if problems:
+            faults.append(f"{path.name}: its header {' and '.join(problems)}")
+            return None
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), encoding="utf-8-sig")
+    except (ValueError, OSError) as fault:  # pandas' ParserError and UnicodeDecodeError are ValueErrors
+        faults.append(f"{path.name}: unreadable: {' '.join(str(fault).split())}")
+        return None
+    if table.empty:
+        faults.append(f"{path.name} has no rows")
+    for column in table.columns.difference(list(text)):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype("float64")
+    return table[list(header)]
+
+
+def _uid_faults(name: str, table: pd.DataFrame) -> Iterator[str]:
+    for column in ID_COLUMNS:
+        # Exams and series repeat on every row, so only their distinct values are matched.
+        codes, values = pd.factorize(table[column], use_na_sentinel=False)
+        odd = np.array([not isinstance(v, str) or re.fullmatch(UID_PATTERN, v) is None for v in values], dtype=bool)
+        rows = np.flatnonzero(odd[codes]) if len(codes) else []
+        if len(rows):
+            yield f"{name}: {len(rows)} rows with an empty or impossible {column}, first line {rows[0] + 2}"
+    repeated = np.flatnonzero(table[SOP].duplicated())
+    if len(repeated):
+        yield f"{name}: {len(repeated)} repeated {SOP}, first line {repeated[0] + 2}"
+    series = table.drop_duplicates([STUDY, SERIES])
+    several = series[STUDY][series[STUDY].duplicated()]
+    if len(several):
+        yield f"{name}: {several.nunique()} exams have slices of several series, e.g. {several.iloc[0]}"
+
+
+def _label_faults(name: str, table: pd.DataFrame) -> Iterator[str]:
+    codes, _ = pd.factorize(table[STUDY])
+    _, first = np.unique(codes, return_index=True)
+    for column in (SLICE_LABEL, *LABELS):
+        values = table[column].to_numpy()
+        rows = np.flatnonzero((values != 0) & (values != 1))
+        if len(rows):
+            yield f"{name}: {len(rows)} values of {column} are not 0 or 1, first line {rows[0] + 2}"
+            continue
+        rows = np.flatnonzero(values != values[first[codes]]) if column != SLICE_LABEL else []
+        if len(rows):
+            exams = table[STUDY].iloc[rows].nunique()
+            yield f"{name}: {column} differs within {exams} exams, first line {rows[0] + 2}"

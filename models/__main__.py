@@ -1,0 +1,53 @@
+"""Commands of the models stage: python -m models train | fold."""
+
+import argparse
+import os
+
+from pipeline.cli import add_settings_arguments, run, settings_from
+
+EPILOG = """examples:
+  python -m models train                                  every (backbone, fold) that is not up to date
+  python -m models train --set models.epochs=8            another recipe: what it affects is trained again
+  python -m models fold --backbone mobilenetv2 --fold 0   one network, in this process, on the console
+  KERAS_BACKEND=jax python -m models train                the same code on another backend
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m models",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    train = verbs.add_parser("train", help="train all networks and write their out-of-fold and test predictions")
+    add_settings_arguments(train)
+    fold = verbs.add_parser("fold", help="one (backbone, fold) job; `train` starts these")
+    add_settings_arguments(fold)
+    fold.add_argument("--backbone", required=True, help="a name of models.backbones.BACKBONES")
+    fold.add_argument("--fold", type=int, required=True, help="the held-out fold")
+    fold.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s); results depend on it")
+    return parser
+
+
+def main() -> None:
+    """Parse, then call the one function behind the verb."""
+    arguments = _parser().parse_args()
+    settings = settings_from(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if arguments.verb == "train":
+        from models.schedule import train_all
+
+        experiment = ["--settings", arguments.settings]
+        experiment += [part for override in arguments.overrides for part in ("--set", override)]
+        experiment += ["--data", arguments.data] if arguments.data else []
+        train_all(settings, experiment, force=arguments.force)
+    else:
+        from models.runs import train_fold
+
+        train_fold(settings, arguments.backbone, arguments.fold, arguments.threads, force=arguments.force)
+
+
+if __name__ == "__main__":
+    run(main)

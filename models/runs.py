@@ -1,0 +1,156 @@
+"""The jobs of this stage: one (backbone, fold) a process, each leaving one product.
+
+models/runs/<backbone>/fold<k>/
+    slices.parquet   a row a slice of the held-out fold ("oof") and of the test exams ("test"):
+                     study, SOP, role, row of the embedding, pe, one probability an exam label
+    embeddings.npy   float16 (rows, d)
+    weights.npz      the network's variables in order
+    history.csv      mean training loss an epoch
+    checkpoint.npz   while training: the last finished epoch (removed at the end)
+    manifest.json    written last
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.store import open_exam, stored_studies
+from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from pipeline import paths
+from pipeline.console import say
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_table, write_table
+from pipeline.product import Product, read_manifest, verify
+from pipeline.settings import ModelsSettings, Settings
+
+VERSION = 1
+#: Settings that change how a job runs, not what it makes.
+RUNNING = ("backbones", "workers")
+
+
+def run_product(settings: Settings, backbone: str, fold: int) -> Product:
+    """The product of one job."""
+    recipe = {key: value for key, value in settings.as_dict()["models"].items() if key not in RUNNING}
+    return Product(
+        paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
+        settings={**recipe, "backbone": backbone, "fold": fold},
+        inputs={
+            "input/prepared": read_manifest(paths.prepared())["identity"],
+            "features/store": read_manifest(paths.store())["identity"],
+        },
+    )  # fmt: skip
+
+
+def plane_table(split: str | None = None) -> pd.DataFrame:
+    """A row a stored slice: study, SOP, plane in the store, slice label, exam labels, split, fold.
+
+    Args:
+        split: "train", "test", or None for both.
+    """
+    verify(paths.prepared(), ["exams.parquet", "slices.parquet"])
+    exams = read_table(paths.prepared() / "exams.parquet")
+    exams = exams if split is None else exams[exams["split"] == split]
+    wanted = set(exams[STUDY])
+    planes = [
+        pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam))})
+        for study in stored_studies(paths.store())
+        if study in wanted
+        for exam in [open_exam(paths.store(), study)]
+    ]
+    if not planes:
+        raise UserError(
+            f"{paths.shown(paths.store())}: holds none of the {len(wanted)} exams; run ./run.sh --from features"
+        )
+    labels = read_table(paths.prepared() / "slices.parquet")[[STUDY, SOP, SLICE_LABEL]]
+    table = pd.concat(planes, ignore_index=True).merge(labels, on=[STUDY, SOP], how="left", validate="one_to_one")
+    exam_columns = [STUDY, "split", "fold", *EXAM_LABELS, *QA_LABELS]
+    return table.merge(exams[exam_columns], on=STUDY, how="left", validate="many_to_one")
+
+
+def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> None:
+    """Train one network on the exams outside a fold; predict the fold and the test exams."""
+    _prepare_backend(settings.models, threads)
+    from models.inference import build_engine
+    from models.training import train_network
+    from models.views import SliceViews
+
+    product = run_product(settings, backbone, fold)
+    if product.is_current(force=force):
+        return
+    table = plane_table()
+    train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
+    held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")
+    scored = pd.concat([held_out, table[table["split"] == "test"].assign(role="test")], ignore_index=True)
+    _check_disjoint(train, scored)
+    views = SliceViews(paths.store(), settings.models)
+    with product.building(fresh=force) as directory:
+        checkpoint = directory / "checkpoint.npz"
+
+        def report(epoch: int, loss: float, rate: float) -> None:
+            say(f"epoch {epoch}/{settings.models.epochs} loss {loss:.4f} {rate:.0f} slices/s")
+
+        model, losses = train_network(train, views, settings.models, backbone, checkpoint, report)
+        engine = build_engine(model, settings.models.engine, threads)
+        auc = _write_predictions(directory, engine, scored, views, settings.models)
+        _write_network(directory, model, losses)
+        checkpoint.unlink(missing_ok=True)
+        product.finish(
+            rows={"training slices": len(train), "predicted slices": len(scored)},
+            metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=settings.models.seed, threads=threads,
+        )  # fmt: skip
+    say(f"done: loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}")
+
+
+def _prepare_backend(settings: ModelsSettings, threads: int) -> None:
+    """Fix seeds and thread counts before the first operation: sums depend on both."""
+    import keras
+
+    keras.utils.set_random_seed(settings.seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        tensorflow.config.experimental.enable_op_determinism()
+
+
+def _check_disjoint(train: pd.DataFrame, scored: pd.DataFrame) -> None:
+    shared = set(train[STUDY]) & set(scored[STUDY])
+    if shared:
+        raise UserError(f"leak: {len(shared)} exams are both trained on and scored, e.g. {min(shared)}")
+
+
+def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, settings: ModelsSettings) -> float:
+    """Write slices.parquet and embeddings.npy; the AUC of `pe` on the held-out fold's slices."""
+    from numpy.lib.format import open_memmap
+    from sklearn.metrics import roc_auc_score
+
+    from models.inference import predict_slices
+
+    frames = []
+    with atomic_path(directory / "embeddings.npy") as temporary:
+        embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), settings.embedding))
+        for frame, vectors in predict_slices(engine, scored, views, settings):
+            first = sum(map(len, frames))
+            embeddings[first : first + len(frame)] = vectors
+            frames.append(frame)
+        embeddings.flush()
+    table = pd.concat(frames, ignore_index=True)
+    table.insert(2, "role", scored["role"].to_numpy())
+    table.insert(3, "row", np.arange(len(table)))
+    write_table(directory / "slices.parquet", table)
+    held_out = (scored["role"] == "oof").to_numpy()
+    truth = scored.loc[held_out, SLICE_LABEL].to_numpy()
+    if len(np.unique(truth)) < 2:
+        say("the held-out fold has slices of one class only: no AUC")
+        return 0.5
+    return float(roc_auc_score(truth, table.loc[held_out, "pe"]))
+
+
+def _write_network(directory: Path, model, losses: list[float]) -> None:
+    from models.checkpoint import save_weights
+
+    save_weights(directory / "weights.npz", model)
+    history = pd.DataFrame({"epoch": np.arange(1, len(losses) + 1), "loss": losses})
+    write_table(directory / "history.csv", history)

@@ -1,0 +1,134 @@
+"""Runs the (backbone, fold) jobs: each in its own process, as many at a time as the machine feeds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from models.runs import run_product
+from pipeline import paths
+from pipeline.console import say
+from pipeline.errors import UserError
+from pipeline.jobs import cores
+from pipeline.product import read_manifest
+from pipeline.settings import Settings
+
+
+class Job(NamedTuple):
+    """One network to train."""
+
+    backbone: str
+    fold: int
+
+    @property
+    def log(self) -> Path:
+        """Everything that the job prints."""
+        return paths.logs() / f"models-{self.backbone}-fold{self.fold}.log"
+
+
+class Slots(NamedTuple):
+    """How jobs share the machine: `gpus[i]` is the GPU of slot i (None: no GPU)."""
+
+    gpus: tuple[int | None, ...]
+    threads: int
+
+
+def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None:
+    """Train every (backbone, fold) that is not up to date.
+
+    Args:
+        settings: the experiment.
+        experiment: the command-line arguments that led to these settings, handed on to the jobs.
+        force: train even what is up to date.
+
+    Raises:
+        UserError: names every failed job and its log.
+    """
+    jobs = [Job(backbone, fold) for backbone in settings.models.backbones for fold in range(settings.input.folds)]
+    waiting = [job for job in jobs if not run_product(settings, *job).is_current(force=force)]
+    if not waiting:
+        return
+    _check_names(settings)
+    slots = share_machine(settings.models.workers, len(jobs))
+    say(f"models: {len(waiting)} networks to train, {len(slots.gpus)} at a time, {slots.threads} threads each")
+    free: SimpleQueue = SimpleQueue()
+    for gpu in slots.gpus:
+        free.put(gpu)
+    arguments = [*experiment, *(["--force"] if force else [])]
+    with (
+        tqdm(total=len(waiting) * settings.models.epochs, unit="epoch", desc="models",
+             disable=not sys.stderr.isatty(), leave=False) as bar,
+        ThreadPoolExecutor(len(slots.gpus)) as pool,
+    ):  # fmt: skip
+        faults = list(pool.map(lambda job: _run(job, arguments, slots.threads, free, bar), waiting))
+    faults = [fault for fault in faults if fault]
+    if faults:
+        raise UserError.listing(
+            "Training failed:", faults, "Finished networks and epochs are kept; the same command resumes."
+        )
+
+
+def share_machine(workers: int, jobs: int) -> Slots:
+    """Decide how many jobs run at a time and with how many threads.
+
+    Depends on the machine and the number of all jobs, not on how many are left, so a resumed
+    run trains with the same number of threads (on which sums depend).
+
+    Args:
+        workers: wanted jobs at a time; 0: one a GPU, without a GPU one a core (two networks of
+            one thread train a third faster than one of two threads).
+        jobs: all jobs of the experiment.
+    """
+    gpus = _count_gpus()
+    count = max(1, min(workers or gpus or cores(), jobs))
+    return Slots(tuple(slot % gpus if gpus else None for slot in range(count)), max(1, cores() // count))
+
+
+def _count_gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+
+
+def _check_names(settings: Settings) -> None:
+    from models.backbones import find_backbone
+
+    for backbone in settings.models.backbones:
+        find_backbone(backbone)
+
+
+def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: tqdm) -> str | None:
+    """Run one job in a process of its own; what went wrong, or None."""
+    gpu = free.get()
+    command = [
+        sys.executable, "-m", "models", "fold", "--backbone", job.backbone, "--fold", str(job.fold),
+        "--threads", str(threads), *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    last = ""
+    try:
+        with job.log.open("w") as log, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=paths.CHECKOUT, env=environment
+        ) as process:  # fmt: skip
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                last = line.strip() or last
+                bar.update(line.startswith("epoch "))
+    finally:
+        free.put(gpu)
+    if process.returncode:
+        return f"{job.backbone} fold {job.fold} (exit {process.returncode}): {last}; log: {paths.shown(job.log)}"
+    seconds = read_manifest(paths.model_run(*job))["wall_seconds"]
+    say(f"models/{job.backbone}/fold{job.fold}: {last.removeprefix('done: ')}, {seconds:.0f} s")
+    return None

@@ -1,0 +1,146 @@
+"""From the pixel store to what a network sees: 2.5-D stacks, moved, windowed, in [0, 1].
+
+One affine map does the fitting of the lung box to the network's input and the augmentation, so a
+slice is interpolated once.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from features.slices25d import neighbours_by_distance, stack_slice
+from features.store import StoredExam, open_exam
+from features.windows import WINDOWS, window_channels
+from pipeline.settings import ModelsSettings
+
+AIR_HU = -1000
+OPEN_EXAMS = 512  # handles kept open; an open exam costs kilobytes, its pixels are decoded on use
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How one view differs from the stored slice; the default changes nothing.
+
+    Attributes:
+        flip: left to right (the targets' sides have to change places too).
+        angle_degrees: rotation about the centre.
+        scale: enlargement.
+        shift: (y, x) as a share of the input's size.
+        gain, offset_hu: HU become gain * HU + offset.
+        noise_hu: standard deviation of added white noise.
+        noise_seed: of that noise.
+        hole: (y, x, side) of a square set to air, as shares of the input's size; side 0: none.
+    """
+
+    flip: bool = False
+    angle_degrees: float = 0.0
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    gain: float = 1.0
+    offset_hu: float = 0.0
+    noise_hu: float = 0.0
+    noise_seed: tuple[int, ...] = (0,)
+    hole: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+UNCHANGED = Augmentation()
+MIRRORED = Augmentation(flip=True)
+
+
+def draw_augmentation(settings: ModelsSettings, *, epoch: int, draw: int) -> Augmentation:
+    """The augmentation of one draw: a pure function of (seed, epoch, place in the epoch)."""
+    seed = (settings.seed, epoch, draw)
+    random = np.random.default_rng(seed)
+    strength = settings.augmentation
+    side = 0.25 if random.random() < 0.2 * strength else 0.0
+    return Augmentation(
+        flip=bool(random.random() < 0.5),
+        angle_degrees=strength * random.uniform(-12, 12),
+        scale=float(np.exp(strength * random.uniform(-0.12, 0.12))),
+        shift=tuple(strength * random.uniform(-0.06, 0.06, 2)),
+        gain=1 + strength * random.uniform(-0.1, 0.1),
+        offset_hu=strength * random.uniform(-20, 20),
+        noise_hu=strength * random.uniform(0, 12),
+        noise_seed=seed,
+        hole=(*random.uniform(0, 1, 2), side),
+    )
+
+
+class SliceViews:
+    """Views of stored slices at a network's input size.
+
+    Args:
+        store: the folder features/store.
+        settings: input size, windows and neighbour distance.
+    """
+
+    def __init__(self, store: Path, settings: ModelsSettings) -> None:
+        self.settings = settings
+        self.windows = tuple(WINDOWS[name] for name in settings.windows)
+        self._open = lru_cache(maxsize=OPEN_EXAMS)(lambda study: self._prepare(open_exam(store, study)))
+
+    def view(self, study: str, plane: int, change: Augmentation = UNCHANGED) -> np.ndarray:
+        """One slice of a stored exam: float32 (y, x, channels) in [0, 1]; see `view_of`."""
+        exam, neighbours = self._open(study)
+        return self.view_of(exam.hu, neighbours[plane], change)
+
+    def view_of(self, hu, neighbours: np.ndarray, change: Augmentation = UNCHANGED) -> np.ndarray:
+        """One 2.5-D stack.
+
+        Args:
+            hu: int16 (z, y, x), numpy or stored.
+            neighbours: planes that become channels.
+            change: the augmentation.
+
+        Returns:
+            float32 (y, x, windows * planes) in [0, 1].
+        """
+        height, width = self.settings.height, self.settings.width
+        stack = stack_slice(hu, neighbours)
+        matrix = _fit_matrix(stack.shape[:2], (height, width), change)
+        moved = cv2.warpAffine(
+            stack, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(AIR_HU,) * 3,
+        ).astype(np.float32)  # fmt: skip
+        if change is not UNCHANGED and change is not MIRRORED:
+            _change_values(moved, change)
+        return window_channels(moved, self.windows).reshape(height, width, -1)
+
+    def _prepare(self, exam: StoredExam) -> tuple[StoredExam, np.ndarray]:
+        return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
+
+
+def _fit_matrix(source: tuple[int, int], target: tuple[int, int], change: Augmentation) -> np.ndarray:
+    """The affine map (2, 3) from stored pixels to input pixels.
+
+    The plane's centre goes to the input's centre; a plane larger than the input is shrunk to fit,
+    a smaller one keeps its scale in mm and is surrounded by air.
+    """
+    fit = min(1.0, target[0] / source[0], target[1] / source[1]) * change.scale
+    angle = np.deg2rad(change.angle_degrees)
+    cosine, sine = fit * np.cos(angle), fit * np.sin(angle)
+    linear = np.array([[cosine, -sine], [sine, cosine]])
+    if change.flip:
+        linear[:, 0] *= -1
+    centre_in = np.array([(source[1] - 1) / 2, (source[0] - 1) / 2])
+    centre_out = np.array(
+        [(target[1] - 1) / 2 + change.shift[1] * target[1], (target[0] - 1) / 2 + change.shift[0] * target[0]]
+    )
+    return np.column_stack([linear, centre_out - linear @ centre_in])
+
+
+def _change_values(stack: np.ndarray, change: Augmentation) -> None:
+    """Jitter HU, add noise and cut a hole, in place."""
+    stack *= change.gain
+    stack += change.offset_hu
+    if change.noise_hu:
+        random = np.random.default_rng(change.noise_seed)
+        stack += change.noise_hu * random.standard_normal(stack.shape, dtype=np.float32)
+    y, x, side = change.hole
+    if side:
+        height, width = stack.shape[:2]
+        top, left = int(y * height), int(x * width)
+        stack[top : top + int(side * height), left : left + int(side * width)] = AIR_HU

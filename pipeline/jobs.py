@@ -1,0 +1,36 @@
+"""Independent jobs spread over processes: joblib at home, the dask backend on a cluster.
+
+A job is a module-level function called with picklable arguments; what it makes, it writes
+atomically, so a rerun or a duplicate is harmless.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from joblib import Parallel, delayed
+
+from pipeline.console import progress
+
+
+def cores() -> int:
+    """The cores that this process may use (respects taskset and cgroups' cpusets)."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_jobs(
+    function: Callable[..., Any], arguments: Iterable[tuple], *, what: str, unit: str = "exam", workers: int = 0
+) -> Iterator[Any]:
+    """Run `function(*argument)` for every argument; yield results in the order of `arguments`.
+
+    Args:
+        function: a module-level function.
+        arguments: one tuple a job.
+        what: the name on the progress bar.
+        unit: what one job is called on the bar.
+        workers: processes; 0 means one a core.
+    """
+    arguments = list(arguments)
+    workers = min(workers or cores(), max(1, len(arguments)))
+    results = Parallel(n_jobs=workers, return_as="generator")(delayed(function)(*each) for each in arguments)
+    yield from progress(results, what=what, total=len(arguments), unit=unit)

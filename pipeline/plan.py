@@ -1,0 +1,58 @@
+"""What a run would do: the settings as resolved, the data, and how far each stage's products are.
+
+Standard library only, so that it answers before the set-up. It tells finished from unfinished
+products; whether a finished one still fits the settings is decided by its stage, which knows.
+"""
+
+import json
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.settings import Settings
+
+MANIFEST = "manifest.json"
+
+
+def describe(settings: Settings, file: str) -> list[str]:
+    """The lines that `./run.sh --dry-run` shows above the commands."""
+    data = settings.data_root
+    if settings.is_phantom:
+        note = "the phantom's" if data.exists() else "the phantom's; drawn by the input stage"
+    else:
+        note = "yours, read only" if data.is_dir() else "MISSING"
+    lines = [f"settings      {file}", f"data          {paths.shown(data)} ({note})"]
+    for stage, directories in product_directories(settings).items():
+        counts: dict[str, int] = {}
+        for directory in directories:
+            counts[state(directory)] = counts.get(state(directory), 0) + 1
+        place = paths.shown(directories[0] if len(directories) == 1 else directories[0].parent.parent)
+        told = ", ".join(f"{count} {name}" if len(directories) > 1 else name for name, count in counts.items())
+        lines.append(f"{stage:<13} {place}: {told}")
+    return lines
+
+
+def product_directories(settings: Settings) -> dict[str, list[Path]]:
+    """Stage -> the folders of its products under these settings."""
+    runs = [paths.model_run(name, fold) for name in settings.models.backbones for fold in range(settings.input.folds)]
+    return {
+        "input": [paths.prepared()],
+        "features": [paths.store()],
+        "models": runs or [paths.model_run("none", 0)],
+        "ensemble": [paths.ensemble_run()],
+        "submissions": [paths.submissions()],
+    }
+
+
+def state(directory: Path) -> str:
+    """`finished`, `begun` or `not built` for one product folder."""
+    if (directory / MANIFEST).is_file():
+        return "finished"
+    return "begun" if (directory / ".building.json").is_file() else "not built"
+
+
+def wall_seconds(directory: Path) -> float | None:
+    """How long a finished product took to build, from its manifest."""
+    try:
+        return float(json.loads((directory / MANIFEST).read_text())["wall_seconds"])
+    except (OSError, ValueError, KeyError):
+        return None

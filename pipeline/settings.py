@@ -1,0 +1,223 @@
+"""Settings: one TOML file an experiment, read into frozen dataclasses.
+
+An unknown key is an error that lists the nearest names; `section.key=value` overrides from the
+command line are parsed as TOML values. The field comments are the reference of every setting.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+from pipeline.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomSettings:
+    """The contest that `input.phantom` draws."""
+
+    name: str = "phantom"  # folder under input/raw
+    seed: int = 2020
+    train_exams: int = 240
+    test_exams: int = 120
+    difficulty: str = "medium"  # easy | medium | contest
+    positive_share: float = 0.5  # share of exams with PE (the contest's own: 0.304)
+    rows: int = 224  # pixels a side; the field of view is drawn per exam
+    slices: int = 44  # mean number of slices an exam
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSettings:
+    """Which contest is read, and how exams are split."""
+
+    data: str = ""  # a contest tree; empty: the phantom's
+    folds: int = 3
+    fold_seed: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSettings:
+    """The pixel store. Changing one of these re-ingests; windows do not (they belong to models)."""
+
+    spacing_mm: float = 1.6  # in-plane spacing of the store
+    margin_mm: float = 10.0  # around the lungs
+    max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsSettings:
+    """Backbones, the slices that they see, and their training."""
+
+    backbones: tuple[str, ...] = ("efficientnet_lite0", "mobilenetv2")
+    weights: str = "imagenet"  # imagenet | none | a .npz of arrays
+    height: int = 96  # pixels of the network's input; a larger lung box is shrunk to fit
+    width: int = 128
+    windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
+    neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack
+    embedding: int = 64
+    dropout: float = 0.2
+    seed: int = 17
+    epochs: int = 6
+    epoch_slices: int = 2400  # slices drawn an epoch
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1
+    positive_share: float = 0.5  # of drawn slices: slices with PE
+    negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE
+    augmentation: float = 1.0  # strength of moves, HU jitter and noise; 0 leaves only the flip
+    flip_tta: bool = True  # average the predictions of a slice and of its mirror image
+    engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO on a CPU, Keras elsewhere
+    workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
+
+    @property
+    def channels(self) -> int:
+        """Input channels: previous, current and next slice in every window."""
+        return 3 * len(self.windows)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleSettings:
+    """The second level."""
+
+    seed: int = 29
+    ridge: float = 1.0  # penalty of the logistic regressions, on standardised columns
+    threads: int = 2  # LightGBM threads; fixed, because sums depend on it
+    inner_folds: int = 4  # exams are split so often to choose the number of trees
+    features: int = 30  # columns that an exam question may use (a tenth of its exams where that is more)
+    exam_leaves: int = 4
+    exam_min_data: int = 12  # exams in a leaf
+    exam_rate: float = 0.03
+    exam_rounds: int = 240  # at most
+    slice_leaves: int = 8
+    slice_min_data: int = 100  # slices in a leaf
+    slice_rate: float = 0.05
+    slice_rounds: int = 240  # at most
+    bootstrap: int = 1000  # resamples of exams when a richer candidate asks for promotion
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmissionsSettings:
+    """Scores and reports."""
+
+    bootstrap: int = 1000  # resamples of exams
+    seed: int = 31
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The resolved settings of one run, a section a stage."""
+
+    phantom: PhantomSettings = PhantomSettings()
+    input: InputSettings = InputSettings()
+    features: FeaturesSettings = FeaturesSettings()
+    models: ModelsSettings = ModelsSettings()
+    ensemble: EnsembleSettings = EnsembleSettings()
+    submissions: SubmissionsSettings = SubmissionsSettings()
+
+    @property
+    def data_root(self) -> Path:
+        """The contest tree that is read: the user's, or the phantom's."""
+        return Path(self.input.data).expanduser().resolve() if self.input.data else paths.raw(self.phantom.name)
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the embedded contest is used."""
+        return not self.input.data
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | None = None) -> Settings:
+    """Read a settings file, apply overrides, and report all faults at once.
+
+    Args:
+        file: a TOML file; a relative path is looked up in the working directory, then the checkout.
+        overrides: `section.key=value` texts; value is TOML, or a bare word taken as a string.
+        data: shorthand for `input.data`.
+
+    Raises:
+        UserError: missing file, bad TOML, unknown or ill-typed keys.
+    """
+    path = Path(file)
+    if not path.is_file():
+        path = paths.CHECKOUT / file
+    if not path.is_file():
+        known = ", ".join(sorted(each.name for each in (paths.CHECKOUT / "settings").glob("*.toml")))
+        raise UserError(f"settings file not found: {file}; the checkout has settings/: {known}")
+    try:
+        values = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as fault:
+        raise UserError(f"{file}: not valid TOML: {fault}") from fault
+    faults: list[str] = []
+    for override in overrides:
+        _apply_override(values, override, faults)
+    if data:
+        values.setdefault("input", {})["data"] = data
+    settings = _build(Settings, values, "", faults)
+    if faults:
+        raise UserError.listing(f"{file}: unusable settings:", faults)
+    return settings
+
+
+def _apply_override(values: dict[str, Any], override: str, faults: list[str]) -> None:
+    key, separator, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not separator or not dot:
+        faults.append(f"--set {override}: expected section.key=value")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    target = values.setdefault(section, {})
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    target[leaf] = value
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str, faults: list[str]) -> Any:
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=3) or sorted(hints)
+            faults.append(f"{prefix}{key}: unknown; nearest: {', '.join(near)}")
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(value, dict):
+                arguments[key] = _build(hints[key], value, f"{prefix}{key}.", faults)
+            else:
+                faults.append(f"{prefix}{key}: expected a table, found {value!r}")
+        else:
+            arguments[key] = _convert(value, hints[key], f"{prefix}{key}", faults)
+    return kind(**arguments) if not faults else None
+
+
+def _convert(value: Any, hint: Any, key: str, faults: list[str]) -> Any:
+    """Check a TOML value against a field's type; lists become tuples, int passes for float."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if isinstance(value, list):
+            return tuple(_convert(each, inner, key, faults) for each in value)
+    elif origin is dict:
+        inner = typing.get_args(hint)[1]
+        if isinstance(value, dict):
+            return {name: _convert(each, inner, f"{key}.{name}", faults) for name, each in value.items()}
+    elif isinstance(hint, types.UnionType):
+        if isinstance(value, typing.get_args(hint)) and not isinstance(value, bool):
+            return value
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    faults.append(f"{key}: expected {expected}, found {value!r}")
+    return None

@@ -1,0 +1,118 @@
+"""Commands of the submissions: write, check, score, leaderboard, predict."""
+
+import argparse
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.console import say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m submissions",
+        description="Valid submission files, their scores, and predictions for unlabelled series.",
+        epilog="example: python -m submissions check submissions/submission.csv --data input/raw/phantom",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add(
+        verbs, "write", "decode, write and check every candidate's CSV; extend the leaderboard; write the report",
+        "python -m submissions write --settings settings/phantom.toml",
+    )  # fmt: skip
+    check = _add(
+        verbs, "check", "list every fault of a submission; exit code 1 when there is one",
+        "python -m submissions check submissions/submission.csv --data input/raw/phantom", settings=False,
+    )  # fmt: skip
+    check.add_argument("file", metavar="FILE", type=Path, help="the submission")
+    check.add_argument("--data", metavar="DIR", type=Path, required=True, help="the contest tree with test.csv")
+    scoring = _add(
+        verbs, "score", "the contest's metric of a submission against labels, taken apart",
+        "python -m submissions score submissions/submission.csv --truth input/raw/phantom/truth/test_truth.csv",
+        settings=False,
+    )  # fmt: skip
+    scoring.add_argument("file", metavar="FILE", type=Path, help="the submission")
+    scoring.add_argument("--truth", metavar="CSV", type=Path, required=True, help="labels in the columns of train.csv")
+    scoring.add_argument("--bootstrap", metavar="N", type=int, default=1000, help="resamples of exams (%(default)s)")
+    scoring.add_argument("--seed", metavar="N", type=int, default=31, help="of the resamples (%(default)s)")
+    _add(
+        verbs, "leaderboard", "every run and candidate so far, best CV first within each data set",
+        "python -m submissions leaderboard", settings=False,
+    )  # fmt: skip
+    predict = _add(
+        verbs, "predict", "apply the finished ensemble to unlabelled DICOM series",
+        "python -m submissions predict my_scans --out slices.csv",
+    )  # fmt: skip
+    predict.add_argument("dicom_dir", metavar="DICOM_DIR", type=Path, help="one series, or a folder of studies")
+    predict.add_argument(
+        "--out",
+        metavar="CSV",
+        type=Path,
+        default=Path("predicted_slices.csv"),
+        help="slice probabilities (%(default)s)",
+    )
+    return parser
+
+
+def _add(
+    verbs: argparse._SubParsersAction, name: str, what: str, example: str, settings: bool = True
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example: {example}")
+    if settings:
+        add_settings_arguments(verb)
+    return verb
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from submissions.write import write_all
+
+    write_all(settings_from(arguments), force=arguments.force)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from submissions.check import check_file
+    from submissions.kaggle_csv import read_layout
+
+    layout = read_layout(arguments.data)
+    faults = check_file(arguments.file, layout)
+    if faults:
+        say(f"{paths.shown(arguments.file)}: {len(faults)} kinds of fault")
+        for fault in faults:
+            say(f"  - {fault}")
+        return 1
+    facts = f"{len(layout.ids)} rows, {len(layout.studies)} exams, {len(layout.slices)} slices"
+    say(f"{paths.shown(arguments.file)}: valid ({facts}, no rule violation)")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from submissions.score import describe, score_file
+
+    say(describe(score_file(arguments.file, arguments.truth, bootstrap=arguments.bootstrap, seed=arguments.seed)))
+    return 0
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    from submissions.leaderboard import leaderboard_path, read_leaderboard, whole_table
+
+    rows = read_leaderboard(leaderboard_path())
+    say(whole_table(rows) if len(rows) else f"{paths.shown(leaderboard_path())}: no run yet; start one with ./run.sh")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from submissions.predict import predict_folder
+
+    predict_folder(settings_from(arguments), arguments.dicom_dir, arguments.out)
+    return 0
+
+
+def main() -> int:
+    """Parse the command line and call the one function behind its verb."""
+    arguments = _parser().parse_args()
+    verbs = {"write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict}
+    return verbs[arguments.verb](arguments)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,95 @@
+"""The finished ensemble on DICOM series that nobody labelled."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from models.predict import predict_exams
+
+from ensemble.apply import apply
+from ensemble.decode import decode
+from ensemble.fit import fit_product
+from ensemble.predictions import read_measured
+from features.build import store_product
+from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
+from pipeline import paths
+from pipeline.console import say
+from pipeline.errors import UserError
+from pipeline.files import write_table
+from pipeline.settings import Settings
+from submissions.leaderboard import aligned
+from submissions.series_reader import Study, read_studies, slice_table
+from submissions.write import trained_on_phantoms
+
+WARNING = "trained on phantoms, not for clinical use"
+
+
+def predict_folder(settings: Settings, source: Path, out: Path) -> None:
+    """Print the nine exam labels of every study below a folder and write its slice probabilities as CSV.
+
+    Args:
+        settings: those of the finished run.
+        source: one series, or a folder of studies.
+        out: the CSV: study, series and slice UID, z_mm (feet to head), pe_present_on_image.
+
+    Raises:
+        UserError: no finished run with these settings, or no usable series.
+    """
+    require_finished(settings)
+    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
+        store = Path(folder)
+        studies = read_studies(source, store, settings.features)
+        say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
+        networks = predict_exams(settings, store)
+        exams, slices = apply(networks, slice_table(studies), measured=read_measured(store))
+    exams, slices = decode(exams, slices)
+    for study in studies:
+        say(f"\n{describe(study, exams[exams[STUDY] == study.name].iloc[0])}")
+    write_table(out, output_table(studies, slices))
+    say(f"\nslice probabilities: {paths.shown(out)}")
+    if trained_on_phantoms(settings):
+        say(WARNING)
+
+
+def require_finished(settings: Settings) -> None:
+    """Make sure that the networks and the ensemble on disk were made with these settings.
+
+    Raises:
+        UserError: what is missing or differs, and how to go on.
+    """
+    for product in (store_product(settings), fit_product(settings)):
+        reason = product.stale_reason()
+        if reason:
+            raise UserError(
+                f"{product.name}: {reason}; predictions need a finished run: ./run.sh, or give the --settings, --set "
+                "and --data of the run that is finished"
+            )
+
+
+def describe(study: Study, labels: pd.Series) -> str:
+    """A study's labels as text; the probabilities obey the contest's rules, above 0.5 means yes."""
+    lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.why})"]
+    lines += [f"odd about it: {', '.join(study.flags)}"] if study.flags else []
+    lines += [f"not used: {path}: {reason}" for path, reason in study.quarantined[:10]]
+    if len(study.quarantined) > 10:
+        lines.append(f"not used: {len(study.quarantined) - 10} further files")
+    cells = [[label, f"{labels[label]:.3f}", "yes" if labels[label] > 0.5 else ""] for label in EXAM_LABELS]
+    return "\n".join([*lines, aligned(["label", "probability", ""], cells)])
+
+
+def output_table(studies: list[Study], slices: pd.DataFrame) -> pd.DataFrame:
+    """Slice probabilities with the UIDs of the files, each study feet to head."""
+    found = slices.set_index(SOP)["label"]
+    parts = [
+        pd.DataFrame(
+            {
+                STUDY: study.study_uid,
+                SERIES: study.series_uid,
+                SOP: study.slices[SOP],
+                "z_mm": study.slices["z_mm"],
+                SLICE_LABEL: found.reindex(study.slices[SOP]).to_numpy(),
+            }
+        )
+        for study in studies
+    ]
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,210 @@
+"""The contest's metric of a submission against a truth, taken apart, with intervals over exams."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY, TRAIN_COLUMNS
+from input.metric import contributions, score_of
+from pipeline.errors import UserError
+from pipeline.paths import shown
+from submissions.calibration import Calibration, calibration
+from submissions.intervals import Interval, RankedScores, ratio_interval, resample_counts
+from submissions.kaggle_csv import default_ids, read_rows, to_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What a score is measured against.
+
+    Attributes:
+        exams: STUDY and the nine labels (0 or 1), one row an exam.
+        slices: STUDY, SOP and pe_present_on_image (0 or 1).
+    """
+
+    exams: pd.DataFrame
+    slices: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A submission's score; lower is better for the metric and its parts, higher for the AUCs.
+
+    Attributes:
+        total: the metric.
+        exam_part: weighted log loss of the exam labels alone.
+        image_part: q-weighted log loss of the slices alone; NaN without a positive exam.
+        image_share: the slices' share of the metric's weight.
+        labels: log loss of every exam label.
+        slice_auc: over the slices of exams with PE.
+        exam_auc: of PE with the score 1 - P(negative) - P(indeterminate).
+        calibration: of that score clipped to [0, 1].
+        loss, weight: (exams,) the sums whose ratio is the metric, in the order of the truth's exams.
+        suspicion, positive: (exams,) the score of PE and whether there is one, in the same order.
+    """
+
+    exams: int
+    positive_exams: int
+    slices: int
+    total: Interval
+    exam_part: float
+    image_part: float
+    image_share: float
+    labels: dict[str, float]
+    slice_auc: Interval
+    exam_auc: Interval
+    calibration: Calibration
+    loss: np.ndarray
+    weight: np.ndarray
+    suspicion: np.ndarray
+    positive: np.ndarray
+
+
+def read_truth(path: Path) -> Truth:
+    """Read labels in the columns of train.csv.
+
+    Raises:
+        UserError: missing file, missing columns, labels other than 0 and 1, or exam labels that vary within an exam.
+    """
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such file; --truth expects a CSV with the columns of train.csv")
+    table = pd.read_csv(path, dtype={name: str for name in (STUDY, SOP)})
+    needed = [STUDY, SOP, SLICE_LABEL, *EXAM_LABELS]
+    absent = [name for name in needed if name not in table]
+    if absent:
+        raise UserError(
+            f"{shown(path)}: columns missing: {', '.join(absent)}; "
+            f"expected those of train.csv: {', '.join(TRAIN_COLUMNS)}"
+        )
+    exams = table[[STUDY, *EXAM_LABELS]].drop_duplicates()
+    faults = [
+        f"{name}: values other than 0 and 1"
+        for name in (SLICE_LABEL, *EXAM_LABELS)
+        if not table[name].isin([0, 1]).all()
+    ]
+    if not exams[STUDY].is_unique:
+        faults.append(f"exam labels vary within exam {exams.loc[exams[STUDY].duplicated(), STUDY].iloc[0]}")
+    if not table[SOP].is_unique:
+        faults.append(f"slice {table.loc[table[SOP].duplicated(), SOP].iloc[0]} occurs twice")
+    if faults:
+        raise UserError.listing(f"{shown(path)}: unusable truth:", faults)
+    return Truth(exams.reset_index(drop=True), table[[STUDY, SOP, SLICE_LABEL]])
+
+
+def read_predictions(path: Path, truth: Truth) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a submission that the truth speaks of, as exam and slice tables.
+
+    Raises:
+        UserError: ids of the truth that the file lacks, gives twice, or gives without a probability.
+    """
+    rows = read_rows(path)
+    values = pd.Series(pd.to_numeric(rows["label"], errors="coerce").to_numpy(float), index=pd.Index(rows["id"]))
+    needed = default_ids(truth.slices)
+    found = {
+        "missing": needed[~needed.isin(values.index)],
+        "given twice": needed[needed.isin(values.index[values.index.duplicated()])],
+        "without a probability in [0, 1]": needed[
+            needed.isin(values.index[~((values >= 0) & (values <= 1)).to_numpy()])
+        ],
+    }
+    faults = [f"{len(some)} ids {what}, e.g. {some[0]}" for what, some in found.items() if len(some)]
+    if faults:
+        mend = f"See all faults with: python -m submissions check {shown(path)} --data DIR"
+        raise UserError.listing(f"{shown(path)}: cannot be scored:", faults, mend)
+    return to_tables(values, truth.slices)
+
+
+def pe_score(exams: pd.DataFrame) -> np.ndarray:
+    """1 - P(negative) - P(indeterminate), one a row."""
+    return 1.0 - exams[NEGATIVE].to_numpy(float) - exams[INDETERMINATE].to_numpy(float)
+
+
+def score(
+    truth: Truth, exams: pd.DataFrame, slices: pd.DataFrame, *, counts: np.ndarray | None = None, seed: int = 0
+) -> Score:
+    """Score predictions; both tables may be in any order and hold more exams than the truth.
+
+    Args:
+        truth: the labels.
+        exams: STUDY and the nine labels.
+        slices: SOP and `label`.
+        counts: (resamples, exams of the truth in its order) from `resample_counts`; None: no intervals.
+        seed: of the calibration's null.
+
+    Raises:
+        UserError: predictions are missing, repeated, NaN or outside [0, 1].
+    """
+    parts = contributions(truth.exams, truth.slices, exams, slices)
+    found = score_of(parts)
+    counts = np.zeros((0, len(truth.exams)), dtype=np.int32) if counts is None else counts
+    loss = (parts["exam_loss"] + parts["image_loss"]).to_numpy()
+    weight = (parts["exam_weight"] + parts["image_weight"]).to_numpy()
+    positive = is_positive(truth)
+    suspicion = pe_score(exams.set_index(STUDY).reindex(truth.exams[STUDY]))
+    return Score(
+        exams=len(truth.exams),
+        positive_exams=int(positive.sum()),
+        slices=len(truth.slices),
+        total=ratio_interval(loss, weight, counts),
+        exam_part=found.exam,
+        image_part=found.image,
+        image_share=found.image_share,
+        labels=found.labels,
+        slice_auc=_slice_auc(truth, positive, slices, counts),
+        exam_auc=RankedScores(suspicion, positive, np.arange(len(positive))).interval(counts),
+        calibration=calibration(np.clip(suspicion, 0, 1), positive, seed=seed),
+        loss=loss,
+        weight=weight,
+        suspicion=suspicion,
+        positive=positive,
+    )
+
+
+def is_positive(truth: Truth) -> np.ndarray:
+    """Whether any slice of each exam of the truth shows PE, in the order of its exams."""
+    with_pe = truth.slices.loc[truth.slices[SLICE_LABEL] > 0.5, STUDY].unique()
+    return truth.exams[STUDY].isin(with_pe).to_numpy(bool)
+
+
+def _slice_auc(truth: Truth, positive: np.ndarray, slices: pd.DataFrame, counts: np.ndarray) -> Interval:
+    """AUC over the slices of exams with PE: slices of other exams weigh nothing in the metric."""
+    studies = pd.Index(truth.exams[STUDY])
+    exam_of = studies.get_indexer(truth.slices[STUDY])
+    within = positive[exam_of]
+    chosen = truth.slices[within]
+    rows = pd.Index(slices[SOP]).get_indexer(chosen[SOP])
+    probability = slices["label"].to_numpy(float)[rows]
+    return RankedScores(probability, chosen[SLICE_LABEL].to_numpy(float), exam_of[within]).interval(counts)
+
+
+def prepared_truth(exams: pd.DataFrame, slices: pd.DataFrame) -> Truth:
+    """The training exams of the prepared tables as a truth for out-of-fold predictions."""
+    exams, slices = exams[exams["split"] == "train"], slices[slices["split"] == "train"]
+    return Truth(
+        exams[[STUDY, *EXAM_LABELS]].reset_index(drop=True), slices[[STUDY, SOP, SLICE_LABEL]].reset_index(drop=True)
+    )
+
+
+def score_file(path: Path, truth_path: Path, *, bootstrap: int = 1000, seed: int = 31) -> Score:
+    """Score a submission file against a truth file; exams that the truth does not name are left out."""
+    truth = read_truth(truth_path)
+    exams, slices = read_predictions(path, truth)
+    return score(truth, exams, slices, counts=resample_counts(len(truth.exams), bootstrap, seed), seed=seed)
+
+
+def describe(found: Score) -> str:
+    """A score as text: the metric, its parts, its labels, the two AUCs and the calibration."""
+    check = found.calibration
+    lines = [
+        f"metric        {found.total}   (lower is better; 95 % by bootstrap over {found.exams} exams)",
+        f"  exam part   {found.exam_part:.4f}   ({1 - found.image_share:.1%} of the weight)",
+        *(f"    {label:<22}{loss:.4f}" for label, loss in found.labels.items()),
+        f"  image part  {found.image_part:.4f}   ({found.image_share:.1%} of the weight, {found.slices} slices)",
+        f"slice AUC     {found.slice_auc}   (slices of the {found.positive_exams} exams with PE)",
+        f"exam AUC      {found.exam_auc}   (PE: 1 - P(negative) - P(indeterminate))",
+        f"P(PE)         ECE {check.ece:.4f} (null {check.null:.4f}, its 95th percentile {check.null_high:.4f}), "
+        f"Brier {check.brier:.4f}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,152 @@
+"""A folder of DICOM files without tables, sorted into studies and stored as the networks expect it."""
+
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from features.build import assemble
+from features.ingest import Ingested, ingest_series
+from input.contest import SERIES, SOP, STUDY
+from input.decoding import ExamJob, decode_exams
+from input.dicom import DicomFault, SliceHeader, read_header, read_series
+from pipeline.console import progress, say
+from pipeline.errors import UserError
+from pipeline.files import write_table
+from pipeline.settings import FeaturesSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One study that was read and stored.
+
+    Attributes:
+        name: its name in the temporary store; a UID out of an untrusted header must not become a path.
+        study_uid, series_uid: as the files say.
+        why: which series was chosen, in words.
+        flags: what is odd about the series.
+        slices: SOP and z_mm of the slices in use, feet to head.
+        quarantined: (path, reason) of files that were not used.
+        ingested: the measured numbers.
+    """
+
+    name: str
+    study_uid: str
+    series_uid: str
+    why: str
+    flags: tuple[str, ...]
+    slices: pd.DataFrame
+    quarantined: list[tuple[Path, str]]
+    ingested: Ingested
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """The payload of a study's job."""
+
+    folder: Path
+    others: frozenset[Path]
+    store: Path
+    settings: FeaturesSettings
+
+
+def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[Study]:
+    """Read every study below a folder into a store, and write the store's two tables.
+
+    Files are told apart by the StudyInstanceUID in their headers, however they lie in folders; of each study the
+    series that suits PE detection is taken. Decoding happens in processes that may die or hang.
+
+    Args:
+        source: a folder.
+        store: an empty folder.
+        settings: as the networks were trained with.
+
+    Raises:
+        UserError: no such folder, or no usable series in it.
+    """
+    headers, faults = _headers(source)
+    jobs = _jobs(headers, store, settings)
+    studies, lost = [], []
+    outcomes = progress(decode_exams(jobs, _ingest_study), what="read", total=len(jobs), unit="study")
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome.value, Study):
+            studies.append(outcome.value)
+        else:
+            lost.append(f"{job.payload.folder}: {outcome.value or outcome.fault}")
+    if faults:
+        say(f"files that are no usable axial CT slice: {len(faults)}, e.g. {faults[0][0]}: {faults[0][1]}")
+    if not studies:
+        reasons = [*lost, *(f"{path}: {reason}" for path, reason in faults)] or ["it holds no files"]
+        raise UserError.listing(f"{source}: no usable series:", reasons)
+    for line in lost:
+        say(f"left out: {line}")
+    _write_tables(studies, store)
+    return studies
+
+
+def _headers(source: Path) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; expected one with DICOM files of one or more studies")
+    headers, faults, seen = [], [], {}
+    files = sorted(each for each in source.rglob("*") if each.is_file() and not each.name.startswith("."))
+    for path in progress(files, what="headers", unit="file"):
+        try:
+            header = read_header(path)
+        except DicomFault as fault:
+            faults.append((path, fault.reason))
+            continue
+        twin = seen.setdefault(header.sop_uid, path)
+        if twin is path:
+            headers.append(header)
+        else:
+            faults.append((path, f"same SOPInstanceUID as {twin}"))
+    return headers, faults
+
+
+def _jobs(headers: Iterable[SliceHeader], store: Path, settings: FeaturesSettings) -> list[ExamJob]:
+    of_study: dict[str, list[Path]] = defaultdict(list)
+    for header in headers:
+        of_study[header.study_uid].append(header.path)
+    jobs = []
+    for number, uid in enumerate(sorted(of_study)):
+        files = of_study[uid]
+        folder = Path(os.path.commonpath([path.parent for path in files]))
+        others = frozenset(each for each in folder.rglob("*") if each.is_file()) - set(files)
+        jobs.append(ExamJob(f"study{number:05d}", tuple(files), _Order(folder, others, store, settings)))
+    return jobs
+
+
+def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
+    """Read and store one study; a study without a usable series gives the reason instead."""
+    order: _Order = job.payload
+    try:
+        series = read_series(order.folder, without={*bad_files, *order.others})
+    except UserError as fault:
+        return str(fault)
+    ingested = ingest_series(dataclasses.replace(series, study_uid=job.name), order.store, order.settings)
+    return Study(
+        name=job.name,
+        study_uid=series.study_uid,
+        series_uid=series.series_uid,
+        why=series.why,
+        flags=series.flags,
+        slices=pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm}),
+        quarantined=[(path, reason) for path, reason in series.quarantined if path not in order.others],
+        ingested=ingested,
+    )
+
+
+def slice_table(studies: list[Study]) -> pd.DataFrame:
+    """A row a slice in use: STUDY (the study's name in the store), SERIES, SOP, z_mm."""
+    return pd.concat(
+        [each.slices.assign(**{STUDY: each.name, SERIES: each.series_uid}) for each in studies], ignore_index=True
+    )[[STUDY, SERIES, SOP, "z_mm"]]
+
+
+def _write_tables(studies: list[Study], store: Path) -> None:
+    slices = slice_table(studies).assign(split="test", quarantine="")
+    for name, table in zip(("slices", "exams"), assemble(slices, [each.ingested for each in studies]), strict=True):
+        write_table(store / f"{name}.parquet", table)

@@ -1,0 +1,138 @@
+"""The product features/store from DICOM files: complete, resumable, and honest about files that do not decode."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features.build import build, exam_jobs
+from features.ingest import ingest_exam
+from features.preview import draw_exam
+from features.store import open_exam, sidecar_path, stored_studies
+from input.contest import SOP, STUDY
+from input.tables import load_slices, prepare
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.files import read_table
+from pipeline.product import read_manifest
+from pipeline.settings import FeaturesSettings, InputSettings, Settings
+from tests.dicom_files import write_tree
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """Settings of a tiny prepared tree: six training and two test exams of three slices."""
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    tree = write_tree(tmp_path / "tree")
+    settings = Settings(input=InputSettings(data=str(tree), folds=2), features=FeaturesSettings(spacing_mm=1.0))
+    prepare(settings)
+    return settings
+
+
+def ingest(settings, directory, position=0):
+    job = exam_jobs(load_slices(), settings.data_root, directory, settings.features)[position]
+    return job, ingest_exam(job, {})
+
+
+def test_an_exam_is_stored_with_the_checksums_of_its_files(prepared, tmp_path):
+    job, ingested = ingest(prepared, tmp_path / "store")
+    exam = open_exam(tmp_path / "store", job.name)
+    assert exam.sop_uids == job.payload.sop_uids == ingested.sop_uids
+    assert np.all(np.diff(exam.z_mm) > 0)
+    expected = [hashlib.sha256(file.read_bytes()).hexdigest() for file in job.files]
+    assert [exam.sidecar["source_sha256"][sop] for sop in exam.sop_uids] == expected
+    assert len(ingested.slices) == ingested.numbers["n_stored"] == 3
+
+
+def test_a_truncated_slice_is_quarantined_and_the_others_are_stored(prepared, tmp_path):
+    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    job.files[1].write_bytes(job.files[1].read_bytes()[:-500])
+    ingested = ingest_exam(job, {})
+    assert ingested.sop_uids == (job.payload.sop_uids[0], job.payload.sop_uids[2])
+    assert "truncated" in ingested.quarantine[job.payload.sop_uids[1]]
+    assert open_exam(tmp_path / "store", job.name).sidecar["quarantine"] == ingested.quarantine
+
+
+def test_a_file_that_kills_its_decoder_is_not_touched(prepared, tmp_path):
+    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    ingested = ingest_exam(job, {job.files[0]: "its process died"})
+    assert ingested.quarantine == {job.payload.sop_uids[0]: "its process died"}
+    assert len(ingested.sop_uids) == 2
+
+
+def test_an_exam_without_a_decodable_slice_is_not_stored(prepared, tmp_path):
+    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    ingested = ingest_exam(job, dict.fromkeys(job.files, "hung"))
+    assert ingested.numbers == {}
+    assert stored_studies(tmp_path / "store") == []
+
+
+def test_a_stored_exam_is_measured_alike_without_its_files(prepared, tmp_path):
+    job, first = ingest(prepared, tmp_path / "store")
+    for file in job.files:
+        file.unlink()
+    again = ingest_exam(job, {})
+    assert again.slices.equals(first.slices)
+    assert again.sop_uids == first.sop_uids
+
+
+def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
+    slices = load_slices()
+    # What an ingest left behind before it was killed stays as it is.
+    killed = exam_jobs(slices, prepared.data_root, paths.store(), prepared.features)[0]
+    from features.build import store_product
+
+    with store_product(prepared).building() as directory:
+        ingest_exam(killed, {})
+        written = sidecar_path(directory, killed.name).stat().st_mtime_ns
+        leftover = directory / ".ab12.b2nd.x1y2z3.b2nd"
+        leftover.write_bytes(b"half of an exam")
+    lost = slices[slices[STUDY] != killed.name].iloc[0]
+    file = prepared.data_root / lost["path"]
+    file.write_bytes(file.read_bytes()[:-500])
+    build(prepared)
+    assert sidecar_path(paths.store(), killed.name).stat().st_mtime_ns == written
+    assert not leftover.exists()
+    table = read_table(paths.store() / "slices.parquet")
+    assert len(table) == len(slices)
+    assert set(table[SOP]) == set(slices[SOP])
+    assert (
+        table.loc[table["quarantine"] != "", SOP].tolist() == table.loc[table["row"] < 0, SOP].tolist() == [lost[SOP]]
+    )
+    assert table.set_index(SOP).loc[lost[SOP], "quarantine"].startswith("truncated")
+    exams = read_table(paths.store() / "exams.parquet")
+    assert sorted(exams[STUDY]) == stored_studies(paths.store())
+    manifest = read_manifest(paths.store())
+    assert manifest["rows"]["exams"] == 8
+    assert "8 exams" in capsys.readouterr().out
+    build(prepared)
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_another_spacing_is_another_product(prepared):
+    from features.build import store_product
+
+    other = Settings(input=prepared.input, features=FeaturesSettings(spacing_mm=2.0))
+    assert store_product(prepared).identity != store_product(other).identity
+
+
+def test_build_before_prepare_names_the_next_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=r"run\.sh"):
+        build(Settings())
+
+
+def test_a_page_shows_a_folder_or_a_known_exam(prepared, tmp_path):
+    slices = load_slices()
+    folder = (prepared.data_root / slices["path"].iat[0]).parent
+    line = draw_exam(str(folder), tmp_path / "page.png", prepared, columns=2)
+    assert "3 slices" in line
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width == 4 + 2 * 204
+    assert "3 slices" in draw_exam(slices[STUDY].iat[0], tmp_path / "exam.png", prepared)
+
+
+def test_a_page_of_nothing_is_an_error(prepared, tmp_path):
+    with pytest.raises(UserError, match="neither a folder"):
+        draw_exam("nowhere", tmp_path / "page.png", prepared)

@@ -1,0 +1,53 @@
+"""In-plane resampling: means survive, places survive, noise is averaged."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.resample import axis_weights, resample_box
+
+
+@given(st.integers(0, 20), st.integers(1, 40), st.floats(0.3, 2.0), st.floats(0.3, 5.0))
+@settings(max_examples=50, deadline=None)
+def test_weights_are_shares(start, length, pixel_mm, spacing_mm):
+    weights = axis_weights(start, start + length, 64, pixel_mm, spacing_mm)
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_same_spacing_only_crops():
+    hu = np.random.default_rng(0).integers(-1024, 3071, (2, 20, 24)).astype(np.int16)
+    np.testing.assert_array_equal(resample_box(hu, (3, 15, 4, 20), (0.8, 0.8), 0.8), hu[:, 3:15, 4:20])
+
+
+def test_shrinking_by_two_averages_four_pixels():
+    hu = np.array([[[0, 10, 100, 110], [20, 30, 120, 130]]], np.int16)
+    assert resample_box(hu, (0, 2, 0, 4), (1.0, 1.0), 2.0).tolist() == [[[15, 115]]]
+
+
+def test_shrinking_averages_noise():
+    hu = np.random.default_rng(0).normal(0, 100, (1, 200, 200)).astype(np.int16)
+    assert resample_box(hu, (0, 200, 0, 200), (0.5, 0.5), 2.0).std() == pytest.approx(25, rel=0.1)
+
+
+def test_enlarging_draws_straight_lines():
+    ramp = np.tile(np.arange(0, 160, 10, dtype=np.int16), (1, 16, 1))
+    larger = resample_box(ramp, (0, 16, 0, 16), (1.0, 1.0), 0.5)
+    assert larger.shape == (1, 32, 32)
+    # Output pixel 10 spans 5.0-5.5 mm: a quarter pixel left of the centre of input pixel 5.
+    np.testing.assert_allclose(larger[0, 5, 10:14], [47.5, 52.5, 57.5, 62.5], atol=0.5)
+
+
+def test_a_blob_stays_at_its_place_in_mm():
+    hu = np.full((1, 100, 100), -1000, np.int16)
+    hu[0, 40:50, 60:70] = 1000  # centre at (45, 65) pixels of 0.7 mm
+    small = resample_box(hu, (10, 90, 20, 95), (0.7, 0.7), 1.6).astype(float) + 1000
+    y, x = (np.indices(small.shape[1:]) * small).sum(axis=(1, 2)) / small.sum()
+    box_y_mm, box_x_mm = (10 + 90) / 2 * 0.7, (20 + 95) / 2 * 0.7
+    assert box_y_mm + (y - (small.shape[1] - 1) / 2) * 1.6 == pytest.approx(45 * 0.7, abs=0.1)
+    assert box_x_mm + (x - (small.shape[2] - 1) / 2) * 1.6 == pytest.approx(65 * 0.7, abs=0.1)
+
+
+def test_unequal_pixels_become_square():
+    assert resample_box(np.zeros((1, 50, 100), np.int16), (0, 50, 0, 100), (2.0, 1.0), 2.0).shape == (1, 50, 50)

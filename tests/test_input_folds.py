@@ -1,0 +1,55 @@
+"""Folds: stratified on rare labels, deterministic, independent of the rows' order."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from input.contest import ACUTE_AND_CHRONIC, EXAM_LABELS, LT_1, NEGATIVE, RIGHT, STUDY
+from input.folds import assign_folds, stratify
+from pipeline.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def exams():
+    """300 exams, a third positive, six of them acute and chronic."""
+    table = pd.DataFrame(0.0, index=range(300), columns=list(EXAM_LABELS))
+    table[NEGATIVE] = 1.0
+    table.loc[:99, [NEGATIVE, LT_1, RIGHT]] = 0.0, 1.0, 1.0
+    table.loc[:5, ACUTE_AND_CHRONIC] = 1.0
+    table["q"] = np.where(table[NEGATIVE] > 0, 0.0, np.linspace(0.01, 0.8, 300))
+    table[STUDY] = [f"{number * 7919 % 100000:012x}" for number in range(300)]
+    return table
+
+
+def test_rare_labels_reach_every_fold_evenly(exams):
+    folds = assign_folds(exams, 3, seed=7).to_numpy()
+    assert exams.groupby(folds)[ACUTE_AND_CHRONIC].sum().tolist() == [2, 2, 2]
+    assert np.ptp(exams.groupby(folds)[RIGHT].sum()) <= 1
+    assert np.bincount(folds).tolist() == [100, 100, 100]
+
+
+def test_the_clot_burden_is_spread(exams):
+    positive = exams[exams["q"] > 0]
+    means = positive["q"].groupby(assign_folds(exams, 4, seed=7).to_numpy()[positive.index]).mean()
+    assert np.ptp(means) < 0.03
+
+
+def test_the_rows_order_does_not_matter(exams):
+    shuffled = exams.sample(frac=1, random_state=1)
+    expected = assign_folds(exams, 5, seed=7)
+    pd.testing.assert_series_equal(assign_folds(shuffled, 5, seed=7).sort_index(), expected.sort_index())
+
+
+def test_another_seed_deals_other_folds(exams):
+    assert (assign_folds(exams, 5, seed=7) != assign_folds(exams, 5, seed=8)).any()
+
+
+def test_rows_without_any_property_are_dealt_evenly():
+    folds = stratify(np.zeros((10, 2), bool), 5, np.random.default_rng(0))
+    assert np.bincount(folds).tolist() == [2] * 5
+
+
+@pytest.mark.parametrize(("folds", "count"), [(1, 300), (5, 4)])
+def test_impossible_folds_are_an_error_for_people(exams, folds, count):
+    with pytest.raises(UserError, match="input.folds"):
+        assign_folds(exams.head(count), folds, seed=7)

@@ -1,0 +1,105 @@
+"""Whole series from folders, nested exports and zip archives."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from dicom_files import body_hu, write_slice
+
+from input.dicom import read_series
+from pipeline.errors import UserError
+
+
+def write_series(folder, count, *, number, step=1.25, description="CTPA 1.25", syntax="explicit", **tags):
+    for index in range(count):
+        write_slice(
+            folder / f"{number}-{index}.dcm", body_hu() + index, syntax=syntax, z=step * index,
+            InstanceNumber=count - index, SeriesInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.2.{number}.{index + 1}",
+            SeriesDescription=description, **tags,
+        )  # fmt: skip
+    return folder
+
+
+def test_a_plain_folder_becomes_an_ascending_stack(tmp_path):
+    series = read_series(write_series(tmp_path, 4, number=3, syntax="rle"))
+    assert series.hu.shape == (4, 64, 64) and series.hu.dtype == np.int16
+    np.testing.assert_array_equal(series.z_mm, [0, 1.25, 2.5, 3.75])
+    np.testing.assert_array_equal(series.hu[2], body_hu() + 2)
+    assert series.sop_uids == ("1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4")
+    assert series.spacing_mm == (0.7, 0.7) and series.quarantined == [] and series.others == ()
+
+
+def test_a_lone_slice_is_a_series(tmp_path):
+    series = read_series(write_series(tmp_path, 1, number=3))
+    assert series.hu.shape == (1, 64, 64) and series.flags == ("single_slice",)
+
+
+def test_two_passes_are_kept_and_told(tmp_path):
+    write_series(tmp_path, 3, number=3)
+    for index in range(3):
+        write_slice(tmp_path / f"again{index}.dcm", z=1.25 * index, InstanceNumber=9, SeriesInstanceUID="1.2.3")
+    series = read_series(tmp_path)
+    assert len(series.hu) == 6 and "duplicate_positions" in series.flags
+
+
+def test_the_thin_angiographic_series_of_an_export_is_chosen_and_the_others_get_a_reason(tmp_path):
+    write_series(tmp_path / "a" / "scout", 2, number=1, description="Topogram")
+    write_series(tmp_path / "a" / "thick", 30, number=2, step=5.0, description="CTA chest 5.0")
+    write_series(tmp_path / "b" / "thin", 90, number=3, description="CTA chest 1.25")
+    write_series(tmp_path / "b" / "lung", 90, number=4, description="CTA lung 1.25")
+    write_series(tmp_path / "b" / "native", 90, number=5, description="chest non-contrast 1.25")
+    write_series(
+        tmp_path / "b" / "mip", 90, number=6, description="CTA 1.25", ImageType=["DERIVED", "SECONDARY", "MIP"]
+    )
+    series = read_series(tmp_path)
+    assert series.series_uid == "1.2.3"
+    assert series.why == "CTA chest 1.25: 90 axial slices 1.25 mm apart, best of 6 series"
+    assert {other.series_uid: other.reason for other in series.others} == {
+        "1.2.1": "covers only 1 mm",
+        "1.2.2": "thick slices, 5 mm apart",
+        "1.2.4": "a sharp kernel by its description",
+        "1.2.5": "less angiographic by its description and contrast agent",
+        "1.2.6": "derived image (DERIVED SECONDARY MIP)",
+    }
+
+
+def test_bad_files_are_quarantined_and_the_rest_is_read(tmp_path):
+    write_series(tmp_path, 5, number=3)
+    cut = tmp_path / "3-1.dcm"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (tmp_path / "notes.txt").write_text("hello")
+    coronal = write_slice(tmp_path / "cor.dcm", ImageOrientationPatient=[1, 0, 0, 0, 0, -1], SeriesInstanceUID="1.2.3")
+    series = read_series(tmp_path)
+    assert len(series.hu) == 4 and "gaps" in series.flags
+    reasons = dict(series.quarantined)
+    assert reasons[cut].startswith("truncated")
+    assert reasons[coronal].startswith("not an axial slice but coronal")
+    assert reasons[tmp_path / "notes.txt"].startswith("not a DICOM file")
+
+
+def test_a_file_that_fails_only_in_its_pixels_is_quarantined(tmp_path):
+    write_series(tmp_path, 3, number=3, syntax="jpeg_ls")
+    bad = tmp_path / "3-1.dcm"
+    data = bytearray(bad.read_bytes())
+    data[-200:-8] = b"\xff" * 192
+    bad.write_bytes(data)
+    series = read_series(tmp_path)
+    assert [path for path, _ in series.quarantined] == [bad] and len(series.hu) == 2
+
+
+def test_an_archive_is_read_in_place(tmp_path):
+    folder = write_series(tmp_path / "export", 3, number=3)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"patient/{path.name}")
+    from_zip, from_folder = read_series(tmp_path / "export.zip"), read_series(folder)
+    np.testing.assert_array_equal(from_zip.hu, from_folder.hu)
+    assert from_zip.sop_uids == from_folder.sop_uids
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file.zip", "empty"])
+def test_a_source_without_slices_is_an_error_for_people(tmp_path, name):
+    (tmp_path / "file.zip").write_bytes(b"no archive")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        read_series(tmp_path / name)

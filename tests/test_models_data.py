@@ -1,0 +1,144 @@
+"""What a network is fed: sampling, targets, views, batches."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.lungbox import Box
+from features.store import write_exam
+from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, STUDY
+from models.batches import prefetched
+from models.sampling import draw_epoch, sampling_weights
+from models.targets import TARGETS, flip_targets, slice_targets
+from models.views import MIRRORED, Augmentation, SliceViews, draw_augmentation
+from pipeline.errors import UserError
+from pipeline.settings import ModelsSettings
+
+
+def _slices(**exam_labels) -> pd.DataFrame:
+    """An exam with PE (3 of 10 slices; left-sided, gte_1) and one without (10 slices)."""
+    table = pd.DataFrame({STUDY: ["pos"] * 10 + ["neg"] * 10, SLICE_LABEL: [0.0] * 4 + [1.0] * 3 + [0.0] * 13})
+    for name in TARGETS[1:]:
+        table[name] = np.where(table[STUDY] == "pos", exam_labels.get(name, 0.0), 0.0)
+    return table
+
+
+def test_slices_are_drawn_by_the_stated_shares():
+    slices = _slices()
+    rows = draw_epoch(sampling_weights(slices, 0.5, 0.3), 1000, seed=1, epoch=0)
+    drawn = slices.iloc[rows]
+    assert len(rows) == 1000
+    assert abs((drawn[SLICE_LABEL] > 0).mean() - 0.5) < 0.01
+    assert abs((drawn[STUDY] == "neg").mean() - 0.3) < 0.01
+
+
+def test_an_epoch_is_a_pure_function_of_seed_and_number():
+    weights = sampling_weights(_slices(), 0.5, 0.25)
+    assert np.array_equal(draw_epoch(weights, 64, seed=1, epoch=3), draw_epoch(weights, 64, seed=1, epoch=3))
+    assert not np.array_equal(draw_epoch(weights, 64, seed=1, epoch=3), draw_epoch(weights, 64, seed=1, epoch=4))
+
+
+def test_a_kind_that_does_not_occur_leaves_its_share():
+    slices = _slices().query("StudyInstanceUID == 'neg'")
+    np.testing.assert_allclose(sampling_weights(slices, 0.5, 0.25), 0.1)
+
+
+def test_shares_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="positive_share 0.8"):
+        sampling_weights(_slices(), 0.8, 0.4)
+
+
+def test_exam_labels_are_asked_where_a_slice_can_answer():
+    slices = _slices(**{LEFT: 1.0, GTE_1: 1.0})
+    truth, weight = np.split(slice_targets(slices, 0.2), 2, axis=1)
+    asked = {name: weight[:, TARGETS.index(name)] for name in TARGETS}
+    assert (asked[SLICE_LABEL] == 1).all()
+    assert np.flatnonzero(asked[LEFT]).tolist() == [4, 5, 6]
+    assert np.flatnonzero(asked[GTE_1]).tolist() == list(range(10))
+    np.testing.assert_allclose(asked[QA_MOTION], 0.2)
+    assert truth[4, TARGETS.index(LEFT)] == 1 and truth[4, TARGETS.index(CHRONIC)] == 0
+
+
+def test_missing_labels_are_not_asked():
+    slices = _slices()
+    slices[GTE_1] = np.nan
+    targets = slice_targets(slices, 0.2)
+    assert np.isfinite(targets).all()
+    assert (targets[:, len(TARGETS) + TARGETS.index(GTE_1)] == 0).all()
+
+
+def test_a_flip_swaps_left_and_right_and_twice_is_nothing():
+    targets = slice_targets(_slices(**{LEFT: 1.0}), 0.2)
+    flipped = flip_targets(targets)
+    assert flipped[5, TARGETS.index(RIGHT)] == 1 and flipped[5, TARGETS.index(LEFT)] == 0
+    assert np.array_equal(flip_targets(flipped), targets)
+
+
+@pytest.fixture
+def store(tmp_path):
+    random = np.random.default_rng(0)
+    hu = random.integers(-1000, 600, (5, 20, 30)).astype(np.int16)
+    write_exam(
+        tmp_path, "study", "series", hu, z_mm=np.arange(5) * 5.0, spacing_mm=(1.6, 1.6), raw_spacing_mm=(0.8, 0.8),
+        sop_uids=tuple("abcde"), box=Box(y0=0, y1=40, x0=0, x1=60, z0=0, z1=5, middle_x=30.0, found=True),
+    )  # fmt: skip
+    return tmp_path, hu
+
+
+SETTINGS = ModelsSettings(height=32, width=48)
+
+
+def test_an_unchanged_view_is_the_windowed_stack_in_the_middle_of_air(store):
+    folder, hu = store
+    view = SliceViews(folder, SETTINGS).view("study", 2)
+    assert view.shape == (32, 48, 3) and view.dtype == np.float32
+    expected = np.clip((hu[1:4].transpose(1, 2, 0) + 250) / 700, 0, 1)
+    np.testing.assert_allclose(view[6:26, 9:39], expected, atol=1e-6)
+    assert view[:6].max() == 0 and view[:, 39:].max() == 0
+
+
+def test_the_mirrored_view_is_the_view_mirrored(store):
+    views = SliceViews(store[0], SETTINGS)
+    np.testing.assert_allclose(views.view("study", 2, MIRRORED), views.view("study", 2)[:, ::-1], atol=1e-6)
+
+
+def test_a_plane_larger_than_the_input_is_shrunk_to_fit(store):
+    small = SliceViews(store[0], ModelsSettings(height=10, width=20)).view("study", 0)
+    assert small.shape == (10, 20, 3)
+    assert small[:, 3:17].mean() > 0.1  # 15 columns hold the picture, the rest is air
+    assert small[:, 0].max() == 0
+
+
+def test_at_the_first_slice_the_edge_repeats(store):
+    view = SliceViews(store[0], SETTINGS).view("study", 0)
+    np.testing.assert_array_equal(view[..., 0], view[..., 1])
+
+
+def test_augmentation_is_pure_and_stays_in_range(store):
+    views = SliceViews(store[0], SETTINGS)
+    change = draw_augmentation(SETTINGS, epoch=1, draw=5)
+    assert change == draw_augmentation(SETTINGS, epoch=1, draw=5)
+    assert change != draw_augmentation(SETTINGS, epoch=1, draw=6)
+    view = views.view("study", 2, change)
+    np.testing.assert_array_equal(view, views.view("study", 2, change))
+    assert 0 <= view.min() and view.max() <= 1
+
+
+def test_a_hole_is_air(store):
+    view = SliceViews(store[0], SETTINGS).view("study", 2, Augmentation(hole=(0.25, 0.25, 0.25)))
+    assert view[8:16, 12:24].max() == 0
+
+
+def test_batches_come_in_order_and_faults_at_their_place():
+    assert list(prefetched(lambda index: index * 2, 20)) == list(range(0, 40, 2))
+
+    def broken(index):
+        if index == 3:
+            raise ZeroDivisionError
+        return index
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for item in prefetched(broken, 10):
+            seen.append(item)
+    assert seen == [0, 1, 2]

@@ -1,0 +1,49 @@
+"""From shapes in mm to voxels: volumes, diameters and partial volume."""
+
+import numpy as np
+import pytest
+
+from input.phantom.raster import Grid, Tubes, ellipsoid_coverage, polyline, tube_coverage
+
+
+def grid(pixel: float = 1.0, step: float = 1.0, reach: float = 20.0) -> Grid:
+    axis = np.arange(-reach, reach + pixel / 2, pixel)
+    return Grid(axis, axis, np.arange(-reach, reach + step / 2, step), step)
+
+
+def tube(start: tuple, end: tuple, radius: float) -> Tubes:
+    return Tubes(np.array([start], float), np.array([end], float), np.array([radius]), np.array([radius]))
+
+
+@pytest.mark.parametrize("step", [1.0, 5.0])
+@pytest.mark.parametrize("radius", [3.0, 6.0])
+def test_a_tube_fills_its_volume_at_any_slice_thickness(radius: float, step: float) -> None:
+    where = grid(step=step)
+    _, cover = tube_coverage(where, tube((-10, 0, 0), (10, 0, 0), radius))
+    volume = float(cover.sum()) * where.pixel**2 * step
+    assert volume == pytest.approx(np.pi * radius**2 * 20 + 4 / 3 * np.pi * radius**3, rel=0.06)
+
+
+def test_a_vessel_thinner_than_a_slice_is_averaged() -> None:
+    where = grid(step=5.0)
+    box, cover = tube_coverage(where, tube((-10, 0, 0), (10, 0, 0), 1.0))
+    middle = cover[np.argmin(np.abs(where.z[box[0]])), np.argmin(np.abs(where.y[box[1]])), len(where.x[box[2]]) // 2]
+    assert 0.2 < middle < 0.7
+
+
+def test_many_pieces_join_without_seams() -> None:
+    where = grid()
+    _, one = tube_coverage(where, tube((-12, 0, 0), (12, 0, 0), 4.0))
+    _, many = tube_coverage(where, polyline([(-12, 0, 0), (0, 0, 0), (12, 0, 0)], 4.0, spacing=2.0))
+    assert np.abs(one - many).max() < 1e-4
+
+
+def test_tubes_outside_the_grid_touch_nothing() -> None:
+    box, cover = tube_coverage(grid(), tube((100, 100, 100), (110, 100, 100), 3.0))
+    assert cover.size == 0
+    assert all(part.start == part.stop for part in box)
+
+
+def test_an_ellipsoid_fills_its_volume() -> None:
+    _, cover = ellipsoid_coverage(grid(), np.zeros(3), np.eye(3), np.array([8.0, 10.0, 6.0]))
+    assert float(cover.sum()) == pytest.approx(4 / 3 * np.pi * 480, rel=0.06)

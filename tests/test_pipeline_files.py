@@ -1,0 +1,67 @@
+"""Files are whole at their final path or not there at all."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, read_table, sha256, write_bytes, write_json, write_table, write_text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError, match="disk on fire"), atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("disk on fire")
+    assert target.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_the_target_is_untouched_until_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.bin"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+        assert temporary.suffix == ".bin"
+    assert target.read_bytes() == b"new"
+
+
+def test_a_written_file_can_be_read_by_others(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"1")
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_is_sorted_ends_with_a_newline_and_refuses_nan(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"b": 1, "a": [1.5, None]})
+    assert file.read_text() == '{\n  "a": [\n    1.5,\n    null\n  ],\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(file, {"a": float("nan")})
+    assert read_json(file) == {"b": 1, "a": [1.5, None]}
+
+
+def test_broken_json_is_named_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(UserError, match=r"a\.json: not valid JSON .* rerun the stage"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_tables_keep_values_and_columns(tmp_path: Path, name: str) -> None:
+    table = pd.DataFrame({"StudyInstanceUID": ["0a", "0b"], "p": [0.1, 1 / 3], "extra": [1, 2]})
+    write_table(tmp_path / name, table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / name), table, check_dtype=False)
+    assert list(read_table(tmp_path / name, ["p"]).columns) == ["p"]
+
+
+def test_a_missing_table_names_the_next_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"exams\.parquet: missing; run the stage"):
+        read_table(tmp_path / "exams.parquet")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"abc" * 100_000)
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

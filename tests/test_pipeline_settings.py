@@ -1,0 +1,148 @@
+"""Settings: strict keys and types, overrides, and all faults in one message."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.settings import Settings, load_settings
+
+SETTINGS = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
+
+
+@pytest.fixture
+def toml(tmp_path: Path):
+    def write(text: str) -> Path:
+        file = tmp_path / "experiment.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def test_an_empty_file_gives_the_defaults(toml) -> None:
+    assert load_settings(toml("")) == Settings()
+
+
+def test_a_value_is_read_and_the_rest_stays(toml) -> None:
+    settings = load_settings(toml("[input]\nfolds = 5\n"))
+    assert settings.input.folds == 5
+    assert settings.phantom == Settings().phantom
+
+
+def test_an_unknown_key_lists_the_nearest_names(toml) -> None:
+    with pytest.raises(UserError, match=r"models\.epoch: unknown; nearest: .*epochs"):
+        load_settings(toml("[models]\nepoch = 3\n"))
+
+
+def test_an_unknown_section_lists_the_nearest_names(toml) -> None:
+    with pytest.raises(UserError, match="modles: unknown; nearest: models"):
+        load_settings(toml("[modles]\nepochs = 3\n"))
+
+
+def test_a_key_near_to_nothing_lists_all_names(toml) -> None:
+    with pytest.raises(UserError) as caught:
+        load_settings(toml("[input]\nzzzz = 1\n"))
+    assert all(field.name in str(caught.value) for field in dataclasses.fields(Settings().input))
+
+
+def test_all_faults_are_told_at_once(toml) -> None:
+    file = toml('[models]\nepoch = 3\n[input]\nfolds = "three"\n[phantom]\ndifficulty = 2\n')
+    with pytest.raises(UserError) as caught:
+        load_settings(file, overrides=["models.nonsense=1", "no-equals-sign"])
+    message = str(caught.value)
+    for fault in ("models.epoch:", "input.folds: expected int", "phantom.difficulty: expected str", "no-equals-sign"):
+        assert fault in message
+    assert "models.nonsense" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[input]\nfolds = "3"', "input.folds: expected int, found '3'"),
+        ("[input]\nfolds = 3.5", "input.folds: expected int, found 3.5"),
+        ("[input]\nfolds = true", "input.folds: expected int, found True"),
+        ("[input]\ndata = 7", "input.data: expected str, found 7"),
+        ("[features]\nspacing_mm = true", "features.spacing_mm: expected float, found True"),
+        ("[models]\nbackbones = ['mobilenetv2', 4]", "models.backbones: expected str, found 4"),
+        ("input = 4", "input: expected a table, found 4"),
+    ],
+)
+def test_a_wrong_type_is_told_with_what_was_found(toml, text: str, fault: str) -> None:
+    with pytest.raises(UserError, match=re.escape(fault)):
+        load_settings(toml(text))
+
+
+def test_a_whole_number_passes_for_a_float_and_becomes_one(toml) -> None:
+    value = load_settings(toml("[features]\nspacing_mm = 2\n")).features.spacing_mm
+    assert (value, type(value)) == (2.0, float)
+
+
+def test_lists_become_tuples_so_that_settings_stay_frozen(toml) -> None:
+    settings = load_settings(toml("[models]\nbackbones = ['mobilenetv2']\n"))
+    assert settings.models.backbones == ("mobilenetv2",)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.models.epochs = 9
+
+
+def test_overrides_are_toml_values_or_bare_words_and_the_last_wins(toml) -> None:
+    settings = load_settings(
+        toml("[input]\nfolds = 3\n"),
+        overrides=[
+            "input.folds=4",
+            "input.folds = 5",
+            "phantom.difficulty=hard",
+            'models.backbones=["a", "b"]',
+            "features.spacing_mm=1e0",
+        ],
+    )
+    assert settings.input.folds == 5
+    assert settings.phantom.difficulty == "hard"
+    assert settings.models.backbones == ("a", "b")
+    assert settings.features.spacing_mm == 1.0
+
+
+def test_data_on_the_command_line_replaces_the_phantom(toml, tmp_path: Path) -> None:
+    assert load_settings(toml("")).is_phantom
+    settings = load_settings(toml(""), data=str(tmp_path))
+    assert not settings.is_phantom
+    assert settings.data_root == tmp_path.resolve()
+
+
+def test_the_phantoms_tree_lies_under_the_root_of_products(toml, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    assert load_settings(toml("[phantom]\nname='p'")).data_root == tmp_path.resolve() / "input" / "raw" / "p"
+
+
+def test_broken_toml_names_the_file_and_the_place(toml) -> None:
+    with pytest.raises(UserError, match=r"experiment\.toml: not valid TOML: .*line 1"):
+        load_settings(toml("[input\n"))
+
+
+def test_a_missing_file_lists_those_that_exist() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.toml; the checkout has settings/: .*phantom\.toml"):
+        load_settings("settings/nowhere.toml")
+
+
+def test_a_relative_file_is_found_in_the_checkout_from_anywhere(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings("settings/phantom.toml").is_phantom
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)
+def test_every_settings_file_loads_and_opens_with_command_hardware_time_and_score(file: Path) -> None:
+    load_settings(file)
+    lines = file.read_text().splitlines()
+    head = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    for word in ("command", "hardware", "time", "score"):
+        assert any(line.lstrip("# ").startswith(word) for line in head), word
+
+
+def test_settings_become_plain_values_that_json_can_hold(toml) -> None:
+    values = load_settings(toml(""), overrides=["models.epochs=9"]).as_dict()
+    assert values["models"]["epochs"] == 9
+    assert json.loads(json.dumps(values))["input"] == values["input"]

@@ -1,0 +1,86 @@
+"""Unlabelled DICOM files become studies in a store, and the ensemble's answer becomes text and a CSV."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import write_slice
+
+import submissions.predict
+from ensemble.predictions import read_measured
+from features.store import stored_studies
+from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
+from pipeline.errors import UserError
+from pipeline.settings import FeaturesSettings, Settings
+from submissions.predict import predict_folder
+from submissions.series_reader import read_studies, slice_table
+
+#: pydicom warns about the hostile UID; an error would keep it from reaching what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Two studies flat in one folder, one of them in reversed order with a hostile UID, beside files that are none."""
+    folder = tmp_path / "scans"
+    for number in range(4):
+        tags = {"StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.1.1"}
+        write_slice(folder / f"a0000000000{number}.dcm", z=5.0 * number, InstanceNumber=4 - number, **tags)
+    for number in range(3):
+        tags = {"StudyInstanceUID": "../../escape", "SeriesInstanceUID": "1.2.2.1"}
+        write_slice(folder / f"b0000000000{number}.dcm", z=-5.0 * number, **tags)
+    (folder / "README.md").write_text("not DICOM")
+    (folder / "copy.dcm").write_bytes((folder / "a00000000000.dcm").read_bytes())
+    return folder
+
+
+def test_studies_are_told_apart_by_their_headers_and_ordered_by_z(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    studies = read_studies(scans, store, FeaturesSettings())
+    assert [each.study_uid for each in studies] == ["../../escape", "1.2.1"]
+    assert studies[0].slices[SOP].tolist() == ["b00000000002", "b00000000001", "b00000000000"]
+    assert studies[1].slices["z_mm"].tolist() == [0.0, 5.0, 10.0, 15.0]
+    assert all(each.quarantined == [] for each in studies)
+    assert stored_studies(store) == ["study00000", "study00001"]
+    assert len(read_measured(store).slices) == 7
+    assert slice_table(studies)[STUDY].tolist() == ["study00000"] * 3 + ["study00001"] * 4
+    shown = capsys.readouterr().out
+    assert "files that are no usable axial CT slice: 2" in shown
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["scans", "store"]
+
+
+@pytest.mark.parametrize("text", ["", "not DICOM"])
+def test_a_folder_without_a_usable_series_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "scans").mkdir()
+    if text:
+        (tmp_path / "scans" / "notes.txt").write_text(text)
+    with pytest.raises(UserError, match="no usable series"):
+        read_studies(tmp_path / "scans", tmp_path, FeaturesSettings())
+    with pytest.raises(UserError, match="no such folder"):
+        read_studies(tmp_path / "nowhere", tmp_path, FeaturesSettings())
+
+
+def test_labels_are_printed_and_slices_written(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fake_apply(networks: str, slices: pd.DataFrame, **_: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+        assert networks == "from the networks"
+        exams = pd.DataFrame({STUDY: slices[STUDY].unique()}).assign(**dict.fromkeys(EXAM_LABELS, 0.2))
+        exams[[GTE_1, CENTRAL]] = 0.8
+        return exams, slices[[STUDY, SOP]].assign(label=np.linspace(0.6, 0.9, len(slices)))
+
+    monkeypatch.setattr(submissions.predict, "require_finished", lambda settings: None)
+    monkeypatch.setattr(submissions.predict, "predict_exams", lambda settings, store: "from the networks")
+    monkeypatch.setattr(submissions.predict, "apply", fake_apply)
+    predict_folder(Settings(), scans, tmp_path / "slices.csv")
+    shown = capsys.readouterr().out
+    assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
+    assert shown.count("rv_lv_ratio_gte_1           0.800  yes") == 2
+    assert shown.rstrip().endswith("trained on phantoms, not for clinical use")
+    table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
+    assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
+    assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))

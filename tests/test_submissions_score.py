@@ -1,0 +1,95 @@
+"""The score of a file: its parts, its intervals, and what cannot be scored."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from submission_cases import draw_labels, predict
+
+from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
+from input.metric import contest_score
+from pipeline.errors import UserError
+from submissions.intervals import resample_counts
+from submissions.kaggle_csv import default_ids, layout_of, write_submission
+from submissions.score import Truth, describe, pe_score, read_truth, score, score_file
+
+LABELS = draw_labels(60, seed=3)
+TRUTH = Truth(LABELS.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]], LABELS[[STUDY, SOP, SLICE_LABEL]])
+
+
+def test_all_one_half_gives_log_two(tmp_path: Path) -> None:
+    LABELS.to_csv(tmp_path / "truth.csv", index=False)
+    pd.DataFrame({"id": default_ids(LABELS), "label": 0.5}).to_csv(tmp_path / "a.csv", index=False)
+    found = score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20)
+    assert found.total.value == pytest.approx(np.log(2))
+    assert found.total.low == pytest.approx(np.log(2)) == found.total.high
+    assert found.slice_auc.value == 0.5
+
+
+def test_the_parts_agree_with_the_metric_and_the_aucs_with_scikit_learn() -> None:
+    exams, slices = predict(LABELS, 1.0, seed=4)
+    found = score(TRUTH, exams.sample(frac=1, random_state=0), slices, counts=resample_counts(60, 200, seed=0))
+    whole = contest_score(TRUTH.exams, TRUTH.slices, exams, slices)
+    assert found.total.value == pytest.approx(whole.total)
+    parts = found.image_share * found.image_part + (1 - found.image_share) * found.exam_part
+    assert parts == pytest.approx(whole.total)
+    assert found.total.low < found.total.value < found.total.high
+    joined = LABELS.merge(slices, on=SOP)
+    with_pe = joined[joined.groupby("StudyInstanceUID_x")[SLICE_LABEL].transform("max") == 1]
+    assert found.slice_auc.value == pytest.approx(roc_auc_score(with_pe[SLICE_LABEL], with_pe["label"]))
+    truth = LABELS.groupby(STUDY)[SLICE_LABEL].max().reindex(exams[STUDY])
+    assert found.exam_auc.value == pytest.approx(roc_auc_score(truth, pe_score(exams)))
+    assert found.positive_exams == 20
+
+
+def test_the_score_of_a_file_is_that_of_its_predictions(tmp_path: Path) -> None:
+    LABELS.to_csv(tmp_path / "truth.csv", index=False)
+    exams, slices = predict(LABELS, 1.0, seed=4)
+    write_submission(tmp_path / "a.csv", exams, slices, layout_of(LABELS))
+    found = score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20)
+    assert found.total.value == pytest.approx(score(TRUTH, exams, slices).total.value, abs=1e-5)
+
+
+def test_a_truth_of_some_exams_scores_those(tmp_path: Path) -> None:
+    some = LABELS[LABELS[STUDY] < f"{20:012x}"]
+    some.to_csv(tmp_path / "truth.csv", index=False)
+    write_submission(tmp_path / "a.csv", *predict(LABELS, 1.0, seed=4), layout_of(LABELS))
+    assert score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20).exams == 20
+
+
+def test_without_positive_exams_parts_are_undefined_and_nothing_crashes() -> None:
+    none = LABELS[LABELS.groupby(STUDY)[SLICE_LABEL].transform("max") == 0]
+    truth = Truth(none.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]], none[[STUDY, SOP, SLICE_LABEL]])
+    found = score(truth, *predict(none, 1.0, seed=4), counts=resample_counts(len(truth.exams), 20, seed=0))
+    assert np.isnan(found.image_part) and np.isnan(found.slice_auc.value) and np.isnan(found.exam_auc.low)
+    assert "metric" in describe(found)
+
+
+def test_every_reason_against_scoring_is_listed(tmp_path: Path) -> None:
+    LABELS.to_csv(tmp_path / "truth.csv", index=False)
+    ids = list(default_ids(LABELS))
+    rows = pd.DataFrame({"id": [*ids[1:], ids[5]], "label": "0.5"})
+    rows.loc[10, "label"] = "1.2"
+    rows.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError) as fault:
+        score_file(tmp_path / "a.csv", tmp_path / "truth.csv")
+    text = str(fault.value)
+    assert f"1 ids missing, e.g. {ids[0]}" in text
+    assert f"1 ids given twice, e.g. {ids[5]}" in text
+    assert f"1 ids without a probability in [0, 1], e.g. {ids[11]}" in text
+
+
+def test_an_unusable_truth_is_refused(tmp_path: Path) -> None:
+    bad = LABELS.copy()
+    bad.loc[0, SLICE_LABEL] = 2
+    bad.loc[0, "central_pe"] = 1 - bad.loc[0, "central_pe"]
+    bad.to_csv(tmp_path / "truth.csv", index=False)
+    with pytest.raises(UserError) as fault:
+        read_truth(tmp_path / "truth.csv")
+    assert "pe_present_on_image: values other than 0 and 1" in str(fault.value)
+    assert "exam labels vary within exam" in str(fault.value)
+    LABELS.drop(columns="central_pe").to_csv(tmp_path / "truth.csv", index=False)
+    with pytest.raises(UserError, match="columns missing: central_pe"):
+        read_truth(tmp_path / "truth.csv")
