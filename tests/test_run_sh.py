@@ -234,7 +234,7 @@ def test_a_machine_without_a_fitting_python_is_told_what_to_install(house: House
     tools.mkdir()
     for name in ("bash", "env", "dirname", "stty", "cat"):
         (tools / name).symlink_to(f"/usr/bin/{name}")
-    told = house.run("--to", "input", PE_PYTHON="", PATH=str(tools))
+    told = house.run("--to", "input", PE_PYTHON="", PE_VENV=str(house.folder / ".venv"), PATH=str(tools))
     assert told.returncode == 1
     assert "no Python 3.11, 3.12 or 3.13 found" in told.stderr
     assert "apt-get install python3 python3-venv" in told.stderr

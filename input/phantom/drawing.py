@@ -1,6 +1,6 @@
 """One exam from its state and seed: anatomy, clots, physics - and the truth that comes with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ SLAB_SLICES = 64  # slices drawn at once, so that thin-slice exams stay within m
 #: Exam labels that say where and of which kind the clots are.
 CLOT_LABELS = frozenset({CENTRAL, LEFT, RIGHT, CHRONIC, ACUTE_AND_CHRONIC})
 VISIBLE_COVER = 0.4  # share of a voxel from which its clot counts as visible
-ATTEMPTS = 12  # at placing clots, before the drawing is declared impossible
+ATTEMPTS = 40  # at placing clots, before the drawing is declared impossible
+PATIENCE = 4  # attempts that also ask for the drawn share of positive slices
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,30 @@ class ClotTruth:
 def place_clots(
     state: ExamState, arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty, rng: np.random.Generator
 ) -> tuple[list[Clot], ClotTruth]:
-    """Place clots until what is visible on the grid agrees with the labels."""
+    """Place clots until what is visible on the grid agrees with the labels, and about with the drawn q.
+
+    On coarse grids thin clots vanish within their voxels: every attempt starts from wider arteries than
+    the last, and aims at as many slices more as the last one fell short by.
+    """
     if not state.positive:
         return [], ClotTruth(np.zeros(grid.shape, np.uint8), np.zeros(len(grid.z)), frozenset())
     wanted = state.on & CLOT_LABELS
     q = draw_q(state.quartile, difficulty.burden, rng)
-    for _ in range(ATTEMPTS):
-        clots = Placement(arteries, grid.z, grid.step, difficulty, rng).place(state.on, q)
+    aim = q
+    for attempt in range(ATTEMPTS):
+        eased = replace(difficulty, clot_artery_mm=_wider(difficulty.clot_artery_mm, 0.15 * attempt))
+        clots = Placement(arteries, grid.z, grid.step, eased, rng).place(state.on, aim)
         truth = clot_truth(clots, widened(arteries, clots), grid, difficulty)
-        if truth.labels == wanted:
+        share = float(np.mean(truth.area >= difficulty.visible_mm2))
+        near = abs(share - q) <= 0.25 * q + 1 / len(grid.z) or attempt >= PATIENCE
+        if truth.labels == wanted and near:
             return clots, truth
+        aim = min(0.9, aim * float(np.clip(q / max(share, 1e-3), 0.7, 1.5)))
     raise RuntimeError(f"no placement of clots shows {sorted(wanted)}; last showed {sorted(truth.labels)}")
+
+
+def _wider(bounds: tuple[float, float], by: float) -> tuple[float, float]:
+    return min(bounds[0] * (1 + by), 9.0), bounds[1] * (1 + by)
 
 
 def clot_truth(clots: list[Clot], arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty) -> ClotTruth:

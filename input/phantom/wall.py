@@ -12,7 +12,7 @@ from input.phantom.thorax import CageField, cage_axes, reference_axes
 
 AIR, FAT, MUSCLE, SKIN, MARROW, CORTEX, CARTILAGE = -1000.0, -100.0, 46.0, 20.0, 220.0, 680.0, 110.0
 RIB_PITCH_MM = 25.0
-ANGLES = 128  # table entries from front (-1) to back (1)
+ANGLES = 512  # table entries from front (-1) to back (1)
 
 
 def wall_layers(patient: Patient, z: np.ndarray) -> dict[str, np.ndarray]:
@@ -143,7 +143,7 @@ def paint_table(volume: np.ndarray, patient: Patient, grid: Grid) -> None:
     x, y, z = grid.open()
     _, depth = cage_axes(patient, z.reshape(-1))
     layers = wall_layers(patient, z.reshape(-1))["fat"]
-    thickness = layers[:, :20].max(axis=1) if patient.prone else layers[:, -12:].max(axis=1)
+    thickness = layers[:, : ANGLES // 6].max(axis=1) if patient.prone else layers[:, -ANGLES // 10 :].max(axis=1)
     back = float(((depth + thickness) * patient.scale[1]).max())
     side = -1 if patient.prone else 1
     below = side * (y - np.float32(patient.shift[1])) - back - 16 + (x / 190) ** 2 * 26

@@ -1,0 +1,178 @@
+"""The product ensemble/runs on a simulated contest: contents, honesty, promotion, application."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_predictions import Contest, simulate, write_contest
+
+from ensemble.apply import apply
+from ensemble.decode import decode
+from ensemble.fit import fit
+from ensemble.predictions import oof_view, read_networks
+from ensemble.promote import promote
+from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from input.metric import contest_score
+from input.rules import count_violations
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.product import read_manifest
+from pipeline.settings import EnsembleSettings, InputSettings, ModelsSettings, Settings
+
+CANDIDATES = ["prior", "z_only", "alpha", "beta", "mean", "stack"]
+SETTINGS = Settings(
+    input=InputSettings(folds=3),
+    models=ModelsSettings(backbones=("alpha", "beta")),
+    ensemble=EnsembleSettings(exam_rounds=60, slice_rounds=60, inner_folds=2, bootstrap=200),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Contest, pd.DataFrame, pd.DataFrame]:
+    """One fitted contest for all tests of this module; two slices and one exam have no network rows."""
+    contest = simulate(train=120, test=60, seed=11, slices=30)
+    lost = contest.test_slices[SOP].iloc[[0, 5]].tolist()
+    lost += contest.slices.loc[contest.slices[STUDY] == contest.exams[STUDY].iloc[2], SOP].tolist()
+    for folds in contest.networks.values():
+        for fold, table in folds.items():
+            folds[fold] = table[~table[SOP].isin(lost)]
+    root = tmp_path_factory.mktemp("ensemble")
+    write_contest(contest, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PE_ROOT", str(root))
+        fit(SETTINGS)
+    runs = root / "ensemble" / "runs"
+    return contest, pd.read_parquet(runs / "exams.parquet"), pd.read_parquet(runs / "slices.parquet")
+
+
+@pytest.fixture
+def root(finished, tmp_path_factory, monkeypatch):
+    found = tmp_path_factory.getbasetemp() / "ensemble0"
+    monkeypatch.setenv("PE_ROOT", str(found))
+    return found
+
+
+def of(table: pd.DataFrame, candidate: str, role: str) -> pd.DataFrame:
+    return table[(table["candidate"] == candidate) & (table["role"] == role)]
+
+
+def test_every_candidate_predicts_every_row_of_the_contest(finished):
+    contest, exams, slices = finished
+    assert exams["candidate"].unique().tolist() == CANDIDATES
+    for role, split in (("oof", "train"), ("test", "test")):
+        studies = set(contest.exams.loc[contest.exams["split"] == split, STUDY])
+        sops = set(contest.slices.loc[contest.slices["split"] == split, SOP])
+        for candidate in CANDIDATES:
+            assert set(of(exams, candidate, role)[STUDY]) == studies
+            assert set(of(slices, candidate, role)[SOP]) == sops
+
+
+def test_unseen_slices_and_exams_get_the_prior(finished):
+    contest, exams, slices = finished
+    prior = of(slices, "prior", "test").set_index(SOP)["label"]
+    stack = of(slices, "stack", "test").set_index(SOP)["label"]
+    lost = contest.test_slices[SOP].iloc[[0, 5]]
+    np.testing.assert_allclose(stack[lost], prior[lost])
+    study = contest.exams[STUDY].iloc[2]
+    rows = [of(exams, name, "oof").set_index(STUDY).loc[study, NEGATIVE] for name in ("prior", "stack")]
+    assert rows[0] == pytest.approx(rows[1])
+
+
+def test_decoded_predictions_beat_the_priors_on_unseen_exams(finished):
+    contest, exams, slices = finished
+    scores = {}
+    for candidate in CANDIDATES:
+        decoded, decoded_slices = decode(of(exams, candidate, "test"), of(slices, candidate, "test"))
+        highest = decoded_slices.groupby(STUDY)["label"].max().reindex(decoded[STUDY]).to_numpy()
+        assert count_violations(decoded, highest) == 0
+        scores[candidate] = contest_score(contest.test_exams, contest.test_slices, decoded, decoded_slices).total
+    assert scores["stack"] < 0.85 * scores["prior"] and scores["mean"] < 0.85 * scores["prior"]
+    assert scores["z_only"] < scores["prior"]
+
+
+def test_the_manifest_names_the_promoted_candidate(root):
+    metrics = read_manifest(paths.ensemble_run())["metrics"]
+    assert metrics["promoted"] in ("mean", "alpha", "beta", "stack")
+    assert set(metrics["out_of_fold"]) == set(CANDIDATES) - {"prior"}
+
+
+def test_a_second_fit_does_nothing(root, capsys):
+    fit(SETTINGS)
+    assert "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("candidate", ["mean", "stack"])
+def test_apply_repeats_the_test_predictions(finished, root, candidate):
+    contest, exams, slices = finished
+    networks = {
+        fold: {
+            name: folds[fold].query("role == 'test'").drop(columns="role") for name, folds in contest.networks.items()
+        }
+        for fold in range(3)
+    }
+    found, found_slices = apply(networks, contest.test_slices, measured=contest.measured, candidate=candidate)
+    expected = of(exams, candidate, "test").set_index(STUDY).loc[found[STUDY], list(EXAM_LABELS)]
+    np.testing.assert_allclose(found[list(EXAM_LABELS)], expected, atol=1e-12)
+    stored = of(slices, candidate, "test").set_index(SOP)["label"]
+    np.testing.assert_allclose(found_slices["label"], stored[found_slices[SOP]], atol=1e-12)
+
+
+def test_an_exam_in_the_wrong_fold_is_refused():
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    contest.exams.loc[0, "fold"] = (contest.exams.loc[0, "fold"] + 1) % 3
+    with pytest.raises(UserError, match="1 out-of-fold exams are not in fold"):
+        oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
+
+
+def test_all_faults_of_network_tables_are_listed_at_once(tmp_path, monkeypatch):
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    contest.networks["alpha"][0].iloc[0, 3] = np.nan
+    contest.networks["beta"][1].iloc[0, 3] = 1.2
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    with pytest.raises(UserError) as fault:
+        read_networks(("alpha", "beta", "gamma"), 3)
+    text = str(fault.value)
+    assert "alpha/fold0/slices.parquet: pe: 1 values" in text
+    assert "beta/fold1/slices.parquet: pe: 1 values" in text and "gamma/fold2/slices.parquet: missing" in text
+
+
+def test_shuffled_labels_leave_nothing_to_find(tmp_path, monkeypatch):
+    """A second level that leaks its own fold would score better than chance on labels without meaning."""
+    contest = simulate(train=90, test=3, seed=8, slices=20, signal=0.0)
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    fit(SETTINGS)
+    exams = of(pd.read_parquet(paths.ensemble_run() / "exams.parquet"), "stack", "oof").set_index(STUDY)
+    truth = contest.exams[contest.exams["split"] == "train"].set_index(STUDY)
+    score = (1 - exams[NEGATIVE] - exams[INDETERMINATE])[truth.index]
+    positive = truth["q"] > 0
+    wins = (score[positive].to_numpy()[:, None] > score[~positive].to_numpy()).mean()
+    assert 0.3 < wins < 0.68
+    assert read_manifest(paths.ensemble_run())["metrics"]["promoted"] in ("prior", "z_only")
+
+
+def test_a_richer_candidate_needs_more_than_luck():
+    generator = np.random.default_rng(0)
+    loss = generator.gamma(2, 0.2, 200)
+    parts = {
+        name: pd.DataFrame(
+            {"exam_loss": value, "exam_weight": 1.0, "image_loss": 0.0, "image_weight": 0.0}
+            | dict.fromkeys(EXAM_LABELS, 0.0)
+        )
+        for name, value in (
+            ("plain", loss),
+            ("lucky", loss + generator.normal(-0.001, 0.1, 200)),
+            ("better", loss - 0.05),
+        )
+    }
+    assert promote({name: parts[name] for name in ("plain", "lucky")}, 500, 1)[0] == "plain"
+    winner, steps = promote(parts, 500, 1)
+    assert winner == "better" and [step.promoted for step in steps] == [False, True]
+    assert steps[1].against == "plain" and steps[1].difference == pytest.approx(-0.05)
+
+
+def test_no_label_is_among_the_numbers_that_the_stack_reads():
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
+    forbidden = {SLICE_LABEL, "q", "fold", *EXAM_LABELS, *QA_LABELS}
+    assert not forbidden & (set(view.slice_numbers) | set(view.exam_numbers))
