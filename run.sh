@@ -66,7 +66,9 @@ main() {
     test)        shift; set_up; cd "$HERE"; exec "$PYTHON" -m pytest "$@" ;;
     predict | check | score | leaderboard)
                  set_up; exec "$PYTHON" -m submissions "$@" ;;
-    doctor)      shift; choose_python; exec "$PYTHON" -m pipeline doctor "$@" ;;
+    doctor)      shift; choose_python
+                 [[ -n ${PE_PYTHON:-} || ! -x $PE_VENV/bin/python ]] || PYTHON=$PE_VENV/bin/python
+                 exec "$PYTHON" -m pipeline doctor "$@" ;;
     lock)        shift; choose_python; exec "$PYTHON" -m pipeline lock "$@" ;;
   esac
   read_options "$@"

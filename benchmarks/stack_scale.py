@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ensemble.baselines import Prior
 from ensemble.blend import Blend
 from ensemble.decode import decode
 from ensemble.exam_table import exam_table
-from ensemble.fit import complete, predict_test
+from ensemble.fit import predict_test
 from ensemble.predictions import oof_view, test_view
 from ensemble.slice_table import slice_table
 from ensemble.stack import Stack
@@ -57,26 +55,25 @@ def measure(share: float, settings: EnsembleSettings) -> None:
         ),
     )
     view = clock.time("join", lambda: oof_view(contest.networks, contest.exams, contest.slices, contest.measured))
-    tests = [
-        clock.time("join test", lambda k=k: test_view(contest.networks, k, contest.slices, contest.measured))
-        for k in range(FOLDS)
-    ]
     clock.time("exam table", lambda: exam_table(view))
     clock.time("slice table", lambda: slice_table(view, view.mean_logit()))
     clock.time("mean", lambda: Blend.fit(view, settings))
     stack = clock.time("stack", lambda: Stack.fit(view, settings))
-    prior = Prior.fit(view, settings)
-    exams, slices = clock.time(
-        "predict test", lambda: predict_test(stack, tests, contest.test_exams[[STUDY]], contest.test_slices, prior)
+    clock.time("predict train", lambda: stack.predict(view))
+    fitted = {"prior": Prior.fit(view, settings), "stack": stack}
+    tests = (
+        clock.time("join test", lambda k=k: test_view(contest.networks, k, contest.slices, contest.measured))
+        for k in range(FOLDS)
     )
-    clock.time("predict train", lambda: complete(stack.predict(view), view, contest.exams, contest.slices, prior))
+    exams = contest.test_exams[[STUDY]]
+    found = clock.time("join and predict test", lambda: predict_test(fitted, tests, exams, contest.test_slices))
+    exams, slices = found["stack"]
     decoded = clock.time("decode", lambda: decode(exams, slices))
     score = clock.time("score", lambda: contest_score(contest.test_exams, contest.test_slices, *decoded))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     steps = "  ".join(f"{name} {seconds:.1f}" for name, seconds in clock.seconds.items())
-    rounds = int(np.sum([trees.rounds for trees in stack.trees.values()]))
-    say(f"share {share:g}: {train} + {test} exams, {len(view.sops) + len(tests[0].sops):,} slices | {steps}")
-    say(f"  {rounds} rounds; {sum(clock.seconds.values()):.0f} s in all, {memory:.2f} GB; drawn test {score.total:.4f}")
+    say(f"share {share:g}: {train} + {test} exams, {len(contest.slices):,} slices | {steps}")
+    say(f"  {sum(clock.seconds.values()):.0f} s in all, {memory:.2f} GB; drawn test {score.total:.4f}")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from ensemble.baselines import Prior
 from ensemble.candidates import PRIOR, load_one
 from ensemble.fit import predict_test
 from ensemble.predictions import Measured, make_view, table_faults
@@ -51,12 +50,8 @@ def apply(
     ]
     if faults:
         raise UserError.listing("Unusable network predictions:", faults)
-    prior = load_one(saved, PRIOR, directory / "trees" / "final")
-    if not isinstance(prior, Prior):
-        raise UserError(
-            f"{paths.shown(directory)}: models.json holds no prior; rebuild: ./run.sh --from ensemble --force"
-        )
-    model = load_one(saved, name, directory / "trees" / "final")
+    folder = directory / "trees" / "final"
+    candidates = {each: load_one(saved, each, folder) for each in dict.fromkeys((PRIOR, name))}
     measured = measured or Measured(pd.DataFrame(columns=[STUDY, SOP]), pd.DataFrame(columns=[STUDY]))
     views = [make_view(tables, slices, measured) for _, tables in sorted(networks.items())]
-    return predict_test(model, views, slices[[STUDY]].drop_duplicates(), slices, prior)
+    return predict_test(candidates, views, slices[[STUDY]].drop_duplicates(), slices)[name]

@@ -89,12 +89,12 @@ class SliceLogistic:
     @classmethod
     def fit(cls, view: View, settings: EnsembleSettings) -> "SliceLogistic":
         """Learn from the slices of exams with PE, weighted with q, as the metric counts them."""
+        view = view.take(view.truth["q"].to_numpy() > 0)
         q = view.truth["q"].to_numpy(float)
-        rows = q[view.owner] > 0
-        y, weight = view.slice_truth[rows], q[view.owner][rows]
+        y, weight = view.slice_truth, q[view.owner]
         best: tuple[float, Logistic, float] | None = None
         for sigma in SMOOTHING_MM:
-            x = _slice_columns(view, sigma)[rows]
+            x = _slice_columns(view, sigma)
             model = Logistic.fit(x, y, weight=weight, penalty=settings.ridge)
             p = expit(model.decision(x))
             loss = -np.average(y * np.log(p) + (1 - y) * np.log1p(-p), weights=weight)

@@ -23,8 +23,14 @@ def exam_table(view: View) -> pd.DataFrame:
     """Numbers of every exam of a view, rows in the order of `view.studies`.
 
     Columns are `<stream>.<number>` for slice streams, `<label>.<stream>.<number>` for opinions on exam labels,
-    and `measured.<name>`. Missing numbers are NaN.
+    and `measured.<name>`. Missing numbers are NaN. The table is kept in the view's cache.
     """
+    if "exams" not in view.cache:
+        view.cache["exams"] = _exam_table(view)
+    return view.cache["exams"]
+
+
+def _exam_table(view: View) -> pd.DataFrame:
     streams = {**view.logits, "mean": view.mean_logit()} if len(view.logits) > 1 else {"mean": view.mean_logit()}
     columns: dict[str, np.ndarray] = {}
     for name, values in streams.items():

@@ -13,14 +13,18 @@ and their outputs are averaged.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+from pyarrow import parquet
 
 from ensemble.baselines import Prior
 from ensemble.candidates import PRIOR, Candidate, by_simplicity, fitters, save_all
+from ensemble.exam_table import exam_table
 from ensemble.predictions import View, oof_view, read_measured, read_networks, test_view
 from ensemble.promote import Step, out_of_fold_parts, promote
 from ensemble.questions import Prediction, average
@@ -29,7 +33,7 @@ from input.tables import load_exams, load_slices
 from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.errors import UserError
-from pipeline.files import write_json, write_table
+from pipeline.files import atomic_path, write_json, write_table
 from pipeline.product import MANIFEST, Product, read_manifest, verify
 from pipeline.settings import Settings
 
@@ -39,10 +43,10 @@ Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What is fitted: the out-of-fold view, a test view a fold, and the contest's rows."""
+    """What is fitted: the out-of-fold view, how a fold's test view is made, and the contest's rows."""
 
     out_of_fold: View
-    tests: list[View]
+    test_view: Callable[[int], View]
     exams: pd.DataFrame
     slices: pd.DataFrame
 
@@ -99,14 +103,14 @@ def read_inputs(settings: Settings) -> Inputs:
         for fold in range(settings.input.folds):
             verify(paths.model_run(backbone, fold), ["slices.parquet"])
     exams, slices = load_exams(), load_slices()
-    networks = read_networks(settings.models.backbones, settings.input.folds)
     measured = read_measured(paths.store())
-    return Inputs(
-        oof_view(networks, exams, slices, measured),
-        [test_view(networks, fold, slices, measured) for fold in range(settings.input.folds)],
-        exams,
-        slices,
-    )
+    backbones = settings.models.backbones
+
+    def test(fold: int) -> View:
+        return test_view(read_networks(backbones, [fold], "test"), fold, slices, measured)
+
+    networks = read_networks(backbones, range(settings.input.folds), "oof")
+    return Inputs(oof_view(networks, exams, slices, measured), test, exams, slices)
 
 
 def predict_all(
@@ -117,72 +121,122 @@ def predict_all(
     Returns:
         (candidate, role) -> exams and slices; and what models.json holds.
     """
-    chosen = fitters(settings.models.backbones)
     fold_of = inputs.out_of_fold.truth["fold"].to_numpy()
     parts = {f"fold{fold}": fold_of != fold for fold in np.unique(fold_of)} | {"final": np.ones(len(fold_of), bool)}
-    saved, held_out, final = {}, {name: [] for name in chosen}, {}
+    seen = seen_by(inputs.out_of_fold, settings.models.backbones)
+    saved, held_out, final = {}, {}, {}
     for part, rows in progress(parts.items(), what="second level", unit="part"):
-        training = inputs.out_of_fold.take(rows)
-        say(f"ensemble/fit: {part}: learning from {len(training.studies)} exams, {len(training.sops)} slices")
-        fitted = {name: fitter(training, settings.ensemble) for name, fitter in chosen.items()}
-        saved[part] = save_all(fitted, trees / part)
-        if part == "final":
-            final = fitted
-            continue
-        rest = inputs.out_of_fold.take(~rows)
-        exams, slices = inputs.rows("train")
-        ours = exams[STUDY].isin(exams.loc[exams["fold"] == int(part.removeprefix("fold")), STUDY])
-        theirs = slices[STUDY].isin(exams.loc[ours, STUDY])
-        for name, candidate in fitted.items():
-            prediction = candidate.predict(rest)
-            held_out[name].append(complete(prediction, rest, exams[ours], slices[theirs], fitted[PRIOR]))
+        slices = int(inputs.out_of_fold.segments.sizes[rows].sum())
+        say(f"ensemble/fit: {part}: learning from {int(rows.sum())} exams, {slices} slices")
+        final = {
+            name: fitter(seen[name].take(rows), settings.ensemble)
+            for name, fitter in fitters(settings.models.backbones).items()
+        }
+        saved[part] = save_all(final, trees / part)
+        if part != "final":
+            found = _predict_fold(int(part.removeprefix("fold")), final, seen, rows, inputs)
+            held_out = {name: [*held_out.get(name, []), tables] for name, tables in found.items()}
     tables = {(name, "oof"): tuple(map(pd.concat, zip(*found, strict=True))) for name, found in held_out.items()}
-    for name, candidate in final.items():
-        tables[name, "test"] = predict_test(candidate, inputs.tests, *inputs.rows("test"), final[PRIOR])
-    return tables, saved
+    found = predict_test(final, map(inputs.test_view, range(settings.input.folds)), *inputs.rows("test"))
+    return tables | {(name, "test"): each for name, each in found.items()}, saved
+
+
+def seen_by(view: View, backbones: tuple[str, ...]) -> dict[str, View]:
+    """Candidate -> the view that it may read, with the exam table computed once for all folds."""
+    seen = {name: view for name in fitters(backbones)} | {name: view.of_backbones([name]) for name in backbones}
+    for each in (view, *(seen[name] for name in backbones)):
+        exam_table(each)
+    return seen
+
+
+def _predict_fold(
+    fold: int, fitted: dict[str, Candidate], seen: dict[str, View], rows: np.ndarray, inputs: Inputs
+) -> dict[str, Tables]:
+    """Every candidate's rows of the held-out fold."""
+    exams, slices = inputs.rows("train")
+    exams = exams[exams["fold"] == fold]
+    slices = slices[slices[STUDY].isin(exams[STUDY])]
+    found = {}
+    for name, candidate in fitted.items():
+        rest = seen[name].take(~rows)
+        found[name] = complete(candidate.predict(rest), rest.studies, rest.sops, exams, slices, fitted[PRIOR])
+    return found
 
 
 def predict_test(
-    candidate: Candidate, views: list[View], exams: pd.DataFrame, slices: pd.DataFrame, prior: Prior
+    candidates: dict[str, Candidate], views: Iterable[View], exams: pd.DataFrame, slices: pd.DataFrame
+) -> dict[str, Tables]:
+    """Run candidates on each fold's networks and average the outputs of each; one view is held at a time.
+
+    Args:
+        candidates: name -> fitted candidate, the prior among them: it stands in where no network saw a row.
+        views: the same slices as each fold's networks see them.
+        exams: StudyInstanceUID of every exam.
+        slices: StudyInstanceUID and SOPInstanceUID of every slice.
+    """
+    predictions: dict[str, list[Prediction]] = {name: [] for name in candidates}
+    keys = []
+    for view in views:
+        keys.append((view.studies, view.sops))
+        if not np.array_equal(keys[0][1], view.sops):
+            raise UserError("The folds' networks predict different test slices; rebuild them: ./run.sh --from models")
+        for name, candidate in candidates.items():
+            predictions[name].append(candidate.predict(view))
+    return {
+        name: complete(average(found), *keys[0], exams, slices, candidates[PRIOR])
+        for name, found in predictions.items()
+    }
+
+
+def complete(
+    prediction: Prediction,
+    studies: np.ndarray,
+    sops: np.ndarray,
+    exams: pd.DataFrame,
+    slices: pd.DataFrame,
+    prior: Prior,
 ) -> Tables:
-    """Run a candidate on each fold's networks and average its outputs; rows that no network saw get the prior."""
-    prediction = average([candidate.predict(view) for view in views])
-    return complete(prediction, views[0], exams, slices, prior)
-
-
-def complete(prediction: Prediction, view: View, exams: pd.DataFrame, slices: pd.DataFrame, prior: Prior) -> Tables:
     """One row for every exam and slice that is asked for; where no network saw anything, the prior.
 
     Args:
-        prediction: of the view.
-        view: what was predicted.
+        prediction: of `studies` and `sops`.
+        studies: (e,) exams predicted.
+        sops: (n,) slices predicted.
         exams: StudyInstanceUID of every exam.
         slices: StudyInstanceUID and SOPInstanceUID of every slice.
         prior: stands in.
     """
     unseen = prior.constant(1, 1)
-    found = prediction.exams(view.studies).set_index(STUDY).reindex(exams[STUDY])
+    found = prediction.exams(studies).set_index(STUDY).reindex(exams[STUDY])
     stand_in = unseen.exams(np.array([""])).drop(columns=STUDY).iloc[0]
-    rows = pd.Index(view.sops).get_indexer(slices[SOP])
+    rows = pd.Index(sops).get_indexer(slices[SOP])
     label = np.where(rows >= 0, prediction.slices[rows], unseen.slices[0])
-    return (
-        found.fillna(stand_in).reset_index(),
-        pd.DataFrame({STUDY: slices[STUDY].to_numpy(), SOP: slices[SOP].to_numpy(), "label": label}),
-    )
+    return found.fillna(stand_in).reset_index(), slices[[STUDY, SOP]].reset_index(drop=True).assign(label=label)
 
 
 def _write_tables(directory: Path, tables: dict[tuple[str, str], Tables]) -> dict[str, int]:
-    rows = {}
-    for number, name in enumerate(("exams", "slices")):
-        parts = [found[number].assign(candidate=key[0], role=key[1]) for key, found in tables.items()]
-        table = pd.concat(parts, ignore_index=True)
-        keys = ["candidate", "role", STUDY, *([SOP] if name == "slices" else [])]
-        values = table[list(EXAM_LABELS) if name == "exams" else ["label"]].to_numpy()
-        if table.duplicated(keys).any() or not ((values >= 0) & (values <= 1)).all():
-            raise UserError(f"ensemble/fit made repeated keys or values outside [0, 1] in {name}; please report this")
-        write_table(directory / f"{name}.parquet", table[keys + [c for c in table.columns if c not in keys]])
-        rows[name] = len(table)
+    """Write both tables, one candidate and role a row group: readers filter, and memory holds one copy."""
+    rows = {"exams": 0, "slices": 0}
+    for number, name in enumerate(rows):
+        with atomic_path(directory / f"{name}.parquet") as temporary:
+            writer = None
+            for (candidate, role), found in tables.items():
+                table = _checked(found[number], SOP if name == "slices" else STUDY, f"{candidate}, {role}, {name}")
+                named = pd.DataFrame({"candidate": candidate, "role": role}, index=table.index)
+                group = pyarrow.Table.from_pandas(pd.concat([named, table], axis=1), preserve_index=False)
+                writer = writer or parquet.ParquetWriter(temporary, group.schema)
+                writer.write_table(group)
+                rows[name] += len(table)
+            writer.close()
     return rows
+
+
+def _checked(table: pd.DataFrame, key: str, what: str) -> pd.DataFrame:
+    """The table, if its keys are unique and its probabilities are in [0, 1]."""
+    values = table[[label for label in (*EXAM_LABELS, "label") if label in table]].to_numpy()
+    if table[key].duplicated().any() or not ((values >= 0) & (values <= 1)).all():
+        raise UserError(f"ensemble/fit: {what}: repeated keys, or values that are NaN or outside [0, 1]")
+    return table
 
 
 def _promoted(tables: dict[tuple[str, str], Tables], inputs: Inputs, settings: Settings) -> tuple[str, list[Step]]:

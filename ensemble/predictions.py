@@ -39,6 +39,7 @@ class View:
         exam_numbers: (e rows) measured numbers, column -> float.
         truth: (e rows) nine labels, QA labels, q, fold; None where the labels are unknown.
         slice_truth: (n,) 0/1; None where unknown.
+        cache: exam-level tables computed from this view, kept because every candidate and fold asks for them.
     """
 
     studies: np.ndarray
@@ -50,6 +51,7 @@ class View:
     exam_numbers: pd.DataFrame
     truth: pd.DataFrame | None = None
     slice_truth: np.ndarray | None = None
+    cache: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def owner(self) -> np.ndarray:
@@ -68,10 +70,11 @@ class View:
     def of_backbones(self, names: Iterable[str]) -> "View":
         """The same slices seen by some of the backbones."""
         names = list(names)
+        if names == list(self.logits):
+            return self
         heads = {label: {b: o[b] for b in names if b in o} for label, o in self.heads.items()}
-        return dataclasses.replace(
-            self, logits={b: self.logits[b] for b in names}, heads={label: o for label, o in heads.items() if o}
-        )
+        heads = {label: opinions for label, opinions in heads.items() if opinions}
+        return dataclasses.replace(self, logits={b: self.logits[b] for b in names}, heads=heads, cache={})
 
     def take(self, exams: np.ndarray) -> "View":
         """The view of some exams: boolean mask or ascending rows."""
@@ -90,6 +93,7 @@ class View:
             self.exam_numbers[chosen].reset_index(drop=True),
             None if self.truth is None else self.truth[chosen].reset_index(drop=True),
             None if self.slice_truth is None else self.slice_truth[rows],
+            {name: table[chosen].reset_index(drop=True) for name, table in self.cache.items()},
         )
 
 
@@ -110,17 +114,22 @@ def read_measured(store: Path) -> Measured:
     )
 
 
-def read_networks(backbones: Iterable[str], folds: int) -> dict[str, dict[int, pd.DataFrame]]:
-    """backbone -> fold -> its slices.parquet, every fault of every file in one error."""
+def read_networks(backbones: Iterable[str], folds: Iterable[int], role: str) -> dict[str, dict[int, pd.DataFrame]]:
+    """backbone -> fold -> the rows of one role ("oof" or "test") of its slices.parquet.
+
+    Raises:
+        UserError: every fault of every file.
+    """
+    folds = list(folds)
     tables: dict[str, dict[int, pd.DataFrame]] = {}
     faults: list[str] = []
     for backbone in backbones:
-        for fold in range(folds):
+        for fold in folds:
             path = paths.model_run(backbone, fold) / "slices.parquet"
             if not path.is_file():
                 faults.append(f"{paths.shown(path)}: missing")
                 continue
-            table = read_table(path)
+            table = pd.read_parquet(path, filters=[("role", "==", role)])
             faults += [f"{paths.shown(path)}: {fault}" for fault in table_faults(table)]
             tables.setdefault(backbone, {})[fold] = table
     if faults:
@@ -192,12 +201,17 @@ def make_view(
     Raises:
         UserError: backbones that speak of different slices, or slices that `slices` does not know.
     """
-    first, *others = list(predictions)
+    first = next(iter(predictions))
     keys = pd.Index(predictions[first][SOP])
+    indexes = {name: pd.Index(table[SOP]) for name, table in predictions.items()}
+    faults = [f"{name} predicts a slice twice" for name, index in indexes.items() if not index.is_unique]
+    if faults:
+        raise UserError.listing("Predictions do not match:", faults, "Rebuild them: ./run.sh --from models")
+    rows = {name: index.get_indexer(keys) for name, index in indexes.items()}
     faults = [
-        f"{other} and {first} predict different slices ({len(predictions[other])} and {len(keys)})"
-        for other in others
-        if len(predictions[other]) != len(keys) or not keys.isin(predictions[other][SOP]).all()
+        f"{name} and {first} predict different slices ({len(indexes[name])} and {len(keys)})"
+        for name, found in rows.items()
+        if len(indexes[name]) != len(keys) or (found < 0).any()
     ]
     base = slices.set_index(SOP).reindex(keys)
     unknown = int(base[STUDY].isna().sum())
@@ -211,11 +225,11 @@ def make_view(
     studies, sizes = np.unique(study[order], return_counts=True)
     logits, heads = {}, {}
     for name, table in predictions.items():
-        rows = pd.Index(table[SOP]).get_indexer(keys)
-        logits[name] = logit(table["pe"].to_numpy(float)[rows])
+        found = rows[name][order]
+        logits[name] = logit(table["pe"].to_numpy(float)[found]).astype(np.float32)
         for label in HEADS:
             if label in table:
-                heads.setdefault(label, {})[name] = logit(table[label].to_numpy(float)[rows])
+                heads.setdefault(label, {})[name] = logit(table[label].to_numpy(float)[found]).astype(np.float32)
     return View(
         studies,
         keys.to_numpy(str),

@@ -29,7 +29,7 @@ GIVEN_PE = (GTE_1, LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC)
 SIDES = (LEFT, RIGHT, CENTRAL)
 QUESTIONS = (PE, INDETERMINATE, *GIVEN_PE)
 #: Fewer yes (or no) answers than this in the training exams: the prior is predicted instead of learned.
-FEWEST = 4
+FEWEST = 2
 
 
 @dataclasses.dataclass(frozen=True)

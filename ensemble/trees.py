@@ -6,6 +6,7 @@ included, is chosen by cross-validation over the exams of the training part only
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.files import write_text
 #: The validation loss is looked at every so many rounds.
 STRIDE = 10
 #: Tables above this size are worth several threads.
-MANY_ROWS = 20_000
+MANY_ROWS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TreeShape:
     min_data: int
     rate: float
     rounds: int
-    features: int  # columns kept, ranked on the training rows
+    features: int  # columns kept where ranks are given: the strongest on the training rows
     column_share: float
     inner_folds: int
     seed: int
@@ -94,6 +95,7 @@ def fit_trees(
     *,
     exams: np.ndarray,
     weight: np.ndarray | None = None,
+    ranks: np.ndarray | None = None,
 ) -> Trees:
     """Grow trees on the residual of a plain model.
 
@@ -104,37 +106,54 @@ def fit_trees(
         shape: how they grow.
         exams: (n,) exam of each row; inner folds never split one.
         weight: (n,) weights, brought to mean 1 (LightGBM's minimum hessian is absolute).
+        ranks: (n, columns) from `ranks_of`, to keep the `shape.features` strongest columns; None keeps all.
     """
     weight = np.ones(len(y)) if weight is None else weight / weight.mean()
-    rounds = choose_rounds(table, y, base, weight, exams, shape)
+
+    def pick(rows: np.ndarray) -> list[str]:
+        if ranks is None:
+            return list(table.columns)
+        return strongest(table.columns, ranks[rows], (y - expit(base))[rows], weight[rows], shape.features)
+
+    rounds = choose_rounds(table, y, base, weight, exams, shape, pick)
     if rounds == 0:
         return Trees()
-    columns = strongest(table, y - expit(base), weight, shape.features)
+    columns = pick(np.ones(len(y), bool))
     booster = _train(table[columns], y, base, weight, shape, rounds)
     return Trees(tuple(columns), booster.model_to_string(num_iteration=rounds), rounds)
 
 
 def choose_rounds(
-    table: pd.DataFrame, y: np.ndarray, base: np.ndarray, weight: np.ndarray, exams: np.ndarray, shape: TreeShape
+    table: pd.DataFrame,
+    y: np.ndarray,
+    base: np.ndarray,
+    weight: np.ndarray,
+    exams: np.ndarray,
+    shape: TreeShape,
+    pick: Callable[[np.ndarray], list[str]],
 ) -> int:
-    """The number of rounds with the lowest cross-validated loss, a multiple of STRIDE; 0 where trees never help."""
+    """The number of rounds with the lowest cross-validated loss, a multiple of STRIDE; 0 where trees never help.
+
+    `pick` names the columns to use, given the mask of the rows that it may look at.
+    """
     fold = inner_folds(y, exams, shape.inner_folds, shape.seed)
     steps = shape.rounds // STRIDE
     if steps == 0:
         return 0
     loss = np.zeros(steps + 1)
-    for number in range(shape.inner_folds):
+    # Where rows abound, one held-out part tells the number of rounds as well as all of them.
+    for number in range(shape.inner_folds if len(y) <= MANY_ROWS else 1):
         held = fold == number
         if not held.any() or len(np.unique(y[~held])) < 2:
             continue
-        columns = strongest(table[~held], (y - expit(base))[~held], weight[~held], shape.features)
+        columns = pick(~held)
         booster = _train(table.loc[~held, columns], y[~held], base[~held], weight[~held], shape, steps * STRIDE)
         values = table.loc[held, columns].to_numpy(np.float32)
         decision = base[held].copy()
-        loss[0] += _loss(y[held], decision, weight[held])
+        loss[0] += log_loss(y[held], decision, weight[held])
         for step in range(steps):
             decision += booster.predict(values, raw_score=True, start_iteration=step * STRIDE, num_iteration=STRIDE)
-            loss[step + 1] += _loss(y[held], decision, weight[held])
+            loss[step + 1] += log_loss(y[held], decision, weight[held])
     return int(loss.argmin()) * STRIDE
 
 
@@ -149,17 +168,23 @@ def inner_folds(y: np.ndarray, exams: np.ndarray, folds: int, seed: int) -> np.n
     return (rank % folds)[owner]
 
 
-def strongest(table: pd.DataFrame, residual: np.ndarray, weight: np.ndarray, count: int) -> list[str]:
-    """The columns whose ranks correlate most with the residual, in the table's order."""
-    if table.shape[1] <= count:
-        return list(table.columns)
-    ranks = table.rank().fillna(len(table) / 2).to_numpy()
-    ranks = ranks - np.average(ranks, axis=0, weights=weight)
+def ranks_of(table: pd.DataFrame) -> np.ndarray:
+    """(n, columns) rank of every number in its column, missing ones in the middle."""
+    return table.rank().fillna(len(table) / 2).to_numpy(np.float32)
+
+
+def strongest(
+    columns: Iterable[str], ranks: np.ndarray, residual: np.ndarray, weight: np.ndarray, count: int
+) -> list[str]:
+    """The columns whose ranks correlate most with a residual, in the given order of columns."""
+    names = list(columns)
+    if len(names) <= count:
+        return names
+    centred = ranks - np.average(ranks, axis=0, weights=weight)
     residual = residual - np.average(residual, weights=weight)
-    spread = np.sqrt(np.average(ranks**2, axis=0, weights=weight))
-    correlation = np.abs((weight * residual) @ ranks) / np.where(spread > 1e-9, spread, np.inf)
-    chosen = np.sort(np.argsort(-correlation, kind="stable")[:count])
-    return [table.columns[number] for number in chosen]
+    spread = np.sqrt(np.average(centred**2, axis=0, weights=weight))
+    correlation = np.abs((weight * residual) @ centred) / np.where(spread > 1e-6, spread, np.inf)
+    return [names[number] for number in np.sort(np.argsort(-correlation, kind="stable")[:count])]
 
 
 def _train(
@@ -173,6 +198,7 @@ def _train(
     return lightgbm.train(shape.parameters(len(y)), data, num_boost_round=rounds)
 
 
-def _loss(y: np.ndarray, decision: np.ndarray, weight: np.ndarray) -> float:
+def log_loss(y: np.ndarray, decision: np.ndarray, weight: np.ndarray) -> float:
+    """Sum of weighted cross-entropies of 0/1 answers and logits."""
     decision = np.clip(decision, -LIMIT, LIMIT)
     return float((weight * (np.logaddexp(0, decision) - y * decision)).sum())

@@ -45,7 +45,9 @@ def main() -> None:
         train_all(settings, experiment, force=arguments.force)
     else:
         from models.runs import train_fold
+        from models.schedule import end_with_parent
 
+        end_with_parent()
         train_fold(settings, arguments.backbone, arguments.fold, arguments.threads, force=arguments.force)
 
 

@@ -22,6 +22,7 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     """
     size = (settings.height, settings.width)
     body = backbone_model(backbone, size, settings.channels, weights)
+    _freeze(body.get_layer(backbone), settings.frozen_share)
     features = body.output
     pooled = layers.Concatenate(name="pooled")(
         [layers.GlobalAveragePooling2D(name="average")(features), layers.GlobalMaxPooling2D(name="maximum")(features)]
@@ -30,6 +31,12 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     dropped = layers.Dropout(settings.dropout, seed=settings.seed, name="dropout")(embedding)
     logits = layers.Dense(len(TARGETS), name="logits")(dropped)
     return keras.Model(body.input, {"logits": logits, "embedding": embedding}, name=f"{backbone}_slice_network")
+
+
+def _freeze(graph: keras.Model, share: float) -> None:
+    """Fix the first layers: their batch normalisations then run on their pretrained statistics too."""
+    for layer in graph.layers[: round(share * len(graph.layers))]:
+        layer.trainable = False
 
 
 def weighted_logistic_loss(truth_and_weight, logits):

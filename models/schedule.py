@@ -1,7 +1,9 @@
 """Runs the (backbone, fold) jobs: each in its own process, as many at a time as the machine feeds."""
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,20 @@ from tqdm import tqdm
 
 from models.runs import run_product
 from pipeline import paths
-from pipeline.console import say
+from pipeline.console import say, watched
 from pipeline.errors import UserError
 from pipeline.jobs import cores
 from pipeline.product import read_manifest
 from pipeline.settings import Settings
+
+END_WITH_PARENT = "PE_END_WITH_PARENT"
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this job when `train_all` is killed, so that a rerun meets no second writer (Linux)."""
+    if os.environ.get(END_WITH_PARENT) and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 class Job(NamedTuple):
@@ -63,7 +74,7 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
     arguments = [*experiment, *(["--force"] if force else [])]
     with (
         tqdm(total=len(waiting) * settings.models.epochs, unit="epoch", desc="models",
-             disable=not sys.stderr.isatty(), leave=False) as bar,
+             disable=not watched(), leave=False) as bar,
         ThreadPoolExecutor(len(slots.gpus)) as pool,
     ):  # fmt: skip
         faults = list(pool.map(lambda job: _run(job, arguments, slots.threads, free, bar), waiting))
@@ -111,14 +122,14 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
         sys.executable, "-m", "models", "fold", "--backbone", job.backbone, "--fold", str(job.fold),
         "--threads", str(threads), *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", END_WITH_PARENT: "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
     try:
         with job.log.open("w") as log, subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=paths.CHECKOUT, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process:  # fmt: skip
             for line in process.stdout:
                 log.write(line)

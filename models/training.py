@@ -18,8 +18,6 @@ from models.views import SliceViews, draw_augmentation
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
-CHECK_EVERY = 20  # steps between looks at the loss, which on a GPU wait for it
-
 
 def train_network(
     slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, backbone: str, checkpoint: Path,
@@ -78,19 +76,18 @@ def _train_epoch(
         truth[flipped] = flip_targets(truth[flipped])
         return np.stack(images), truth
 
-    total, steps = 0.0, -(-len(rows) // settings.batch)
-    for step, (images, truth) in enumerate(prefetched(make, steps), start=1):
-        loss = model.train_on_batch(images, {"logits": truth})
-        if step % CHECK_EVERY == 0 or step == steps:
-            # Keras returns the running mean of the epoch, so one look covers the steps before it.
-            total = float(loss)
-            if not np.isfinite(total):
-                raise UserError(
-                    f"training diverged: loss {total} at epoch {epoch + 1}, step {step} of {steps}; "
-                    "lower models.learning_rate and run again"
-                )
-    model.reset_metrics()
-    return total
+    steps = -(-len(rows) // settings.batch)
+    losses = np.zeros(steps)
+    for step, (images, truth) in enumerate(prefetched(make, steps)):
+        # Step by step, so that the history holds the epoch's mean and a divergence its step.
+        model.reset_metrics()
+        losses[step] = float(model.train_on_batch(images, {"logits": truth}))
+        if not np.isfinite(losses[step]):
+            raise UserError(
+                f"training diverged: loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {steps}; "
+                "lower models.learning_rate and run again"
+            )
+    return float(losses.mean())
 
 
 def _optimizer(settings: ModelsSettings, steps: int) -> keras.Optimizer:

@@ -83,24 +83,20 @@ class SliceViews:
         self._open = lru_cache(maxsize=OPEN_EXAMS)(lambda study: self._prepare(open_exam(store, study)))
 
     def view(self, study: str, plane: int, change: Augmentation = UNCHANGED) -> np.ndarray:
-        """One slice of a stored exam: float32 (y, x, channels) in [0, 1]; see `view_of`."""
-        exam, neighbours = self._open(study)
-        return self.view_of(exam.hu, neighbours[plane], change)
-
-    def view_of(self, hu, neighbours: np.ndarray, change: Augmentation = UNCHANGED) -> np.ndarray:
-        """One 2.5-D stack.
+        """One slice of a stored exam with its neighbours.
 
         Args:
-            hu: int16 (z, y, x), numpy or stored.
-            neighbours: planes that become channels.
+            study: StudyInstanceUID.
+            plane: index in the store.
             change: the augmentation.
 
         Returns:
-            float32 (y, x, windows * planes) in [0, 1].
+            float32 (y, x, windows * 3) in [0, 1].
         """
+        exam, neighbours = self._open(study)
         height, width = self.settings.height, self.settings.width
-        stack = stack_slice(hu, neighbours)
-        matrix = _fit_matrix(stack.shape[:2], (height, width), change)
+        stack = stack_slice(exam.hu, neighbours[plane])
+        matrix = _fit_matrix(stack.shape[:2], (height, width), self._scale(exam), change)
         moved = cv2.warpAffine(
             stack, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
             borderValue=(AIR_HU,) * 3,
@@ -109,17 +105,19 @@ class SliceViews:
             _change_values(moved, change)
         return window_channels(moved, self.windows).reshape(height, width, -1)
 
+    def _scale(self, exam: StoredExam) -> float:
+        """Input pixels a stored pixel."""
+        if self.settings.pixel_mm:
+            return exam.spacing_mm[0] / self.settings.pixel_mm
+        return min(self.settings.height / exam.hu.shape[1], self.settings.width / exam.hu.shape[2])
+
     def _prepare(self, exam: StoredExam) -> tuple[StoredExam, np.ndarray]:
         return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
 
 
-def _fit_matrix(source: tuple[int, int], target: tuple[int, int], change: Augmentation) -> np.ndarray:
-    """The affine map (2, 3) from stored pixels to input pixels.
-
-    The plane's centre goes to the input's centre; a plane larger than the input is shrunk to fit,
-    a smaller one keeps its scale in mm and is surrounded by air.
-    """
-    fit = min(1.0, target[0] / source[0], target[1] / source[1]) * change.scale
+def _fit_matrix(source: tuple[int, int], target: tuple[int, int], scale: float, change: Augmentation) -> np.ndarray:
+    """The affine map (2, 3) from stored pixels to input pixels; the plane's centre becomes the input's."""
+    fit = scale * change.scale
     angle = np.deg2rad(change.angle_degrees)
     cosine, sine = fit * np.cos(angle), fit * np.sin(angle)
     linear = np.array([[cosine, -sine], [sine, cosine]])

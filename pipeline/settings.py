@@ -24,7 +24,7 @@ class PhantomSettings:
     seed: int = 2020
     train_exams: int = 240
     test_exams: int = 120
-    difficulty: str = "medium"  # easy | medium | contest
+    difficulty: str = "easy"  # easy | medium | contest
     positive_share: float = 0.5  # share of exams with PE (the contest's own: 0.304)
     rows: int = 224  # pixels a side; the field of view is drawn per exam
     slices: int = 44  # mean number of slices an exam
@@ -43,7 +43,7 @@ class InputSettings:
 class FeaturesSettings:
     """The pixel store. Changing one of these re-ingests; windows do not (they belong to models)."""
 
-    spacing_mm: float = 1.6  # in-plane spacing of the store
+    spacing_mm: float = 1.4  # in-plane spacing of the store
     margin_mm: float = 10.0  # around the lungs
     max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
 
@@ -54,16 +54,18 @@ class ModelsSettings:
 
     backbones: tuple[str, ...] = ("efficientnet_lite0", "mobilenetv2")
     weights: str = "imagenet"  # imagenet | none | a .npz of arrays
-    height: int = 96  # pixels of the network's input; a larger lung box is shrunk to fit
-    width: int = 128
+    height: int = 112  # pixels of the network's input
+    width: int = 144
+    pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
     neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack
+    frozen_share: float = 0.24  # of the backbone's layers, from the first on, that keep their pretrained weights
     embedding: int = 64
     dropout: float = 0.2
     seed: int = 17
-    epochs: int = 6
-    epoch_slices: int = 2400  # slices drawn an epoch
-    batch: int = 32
+    epochs: int = 5
+    epoch_slices: int = 2800  # slices drawn an epoch
+    batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1
@@ -86,17 +88,19 @@ class EnsembleSettings:
 
     seed: int = 29
     ridge: float = 0.5  # penalty of the logistic regressions, on standardised columns
+    wide_ridge: float = 10.0  # the same where the strongest columns are added
+    wide_columns: int = 16  # how many of them
     threads: int = 2  # LightGBM threads; fixed, because sums depend on it
     inner_folds: int = 4  # exams are split so often to choose the number of trees
-    features: int = 80  # columns that an exam question may use (a tenth of its exams where that is more)
+    features: int = 80  # columns that an exam's trees may use (a tenth of the exams where that is more)
     exam_leaves: int = 2  # stumps: few exams carry few interactions
     exam_min_data: int = 12  # exams in a leaf
     exam_rate: float = 0.04
-    exam_rounds: int = 240  # at most
+    exam_rounds: int = 160  # at most
     slice_leaves: int = 8
     slice_min_data: int = 100  # slices in a leaf
     slice_rate: float = 0.05
-    slice_rounds: int = 240  # at most
+    slice_rounds: int = 200  # at most
     bootstrap: int = 1000  # resamples of exams when a richer candidate asks for promotion
 
 

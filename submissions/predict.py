@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from models.predict import predict_exams
 
 from ensemble.apply import apply
 from ensemble.decode import decode
@@ -12,6 +11,7 @@ from ensemble.fit import fit_product
 from ensemble.predictions import read_measured
 from features.build import store_product
 from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
+from models.predict import predict_exams
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError

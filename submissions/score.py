@@ -111,7 +111,7 @@ def read_predictions(path: Path, truth: Truth) -> tuple[pd.DataFrame, pd.DataFra
     }
     faults = [f"{len(some)} ids {what}, e.g. {some[0]}" for what, some in found.items() if len(some)]
     if faults:
-        mend = f"See all faults with: python -m submissions check {shown(path)} --data DIR"
+        mend = f"See all faults with: ./run.sh check {shown(path)} --data DIR"
         raise UserError.listing(f"{shown(path)}: cannot be scored:", faults, mend)
     return to_tables(values, truth.slices)
 

@@ -234,5 +234,5 @@ def _show(settings: Settings, run: str) -> None:
         say(SYNTHETIC)
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
     say(f"report:      {directory}/report.md, report.png")
-    say(f"leaderboard: {directory}/leaderboard.csv  (all runs: python -m submissions leaderboard)")
-    say(f"check it:    python -m submissions check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")
+    say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
+    say(f"check it:    ./run.sh check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")

@@ -130,7 +130,7 @@ def test_all_faults_of_network_tables_are_listed_at_once(tmp_path, monkeypatch):
     write_contest(contest, tmp_path)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     with pytest.raises(UserError) as fault:
-        read_networks(("alpha", "beta", "gamma"), 3)
+        read_networks(("alpha", "beta", "gamma"), range(3), "oof")
     text = str(fault.value)
     assert "alpha/fold0/slices.parquet: pe: 1 values" in text
     assert "beta/fold1/slices.parquet: pe: 1 values" in text and "gamma/fold2/slices.parquet: missing" in text
@@ -176,3 +176,10 @@ def test_no_label_is_among_the_numbers_that_the_stack_reads():
     view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
     forbidden = {SLICE_LABEL, "q", "fold", *EXAM_LABELS, *QA_LABELS}
     assert not forbidden & (set(view.slice_numbers) | set(view.exam_numbers))
+
+
+def test_backbones_that_speak_of_different_slices_are_refused():
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    contest.networks["beta"][2] = contest.networks["beta"][2].iloc[1:]
+    with pytest.raises(UserError, match="beta and alpha predict different slices"):
+        oof_view(contest.networks, contest.exams, contest.slices, contest.measured)

@@ -85,7 +85,7 @@ def store(tmp_path):
     return tmp_path, hu
 
 
-SETTINGS = ModelsSettings(height=32, width=48)
+SETTINGS = ModelsSettings(height=32, width=48, pixel_mm=1.6)
 
 
 def test_an_unchanged_view_is_the_windowed_stack_in_the_middle_of_air(store):
@@ -102,8 +102,15 @@ def test_the_mirrored_view_is_the_view_mirrored(store):
     np.testing.assert_allclose(views.view("study", 2, MIRRORED), views.view("study", 2)[:, ::-1], atol=1e-6)
 
 
-def test_a_plane_larger_than_the_input_is_shrunk_to_fit(store):
-    small = SliceViews(store[0], ModelsSettings(height=10, width=20)).view("study", 0)
+def test_half_the_pixel_size_shows_the_middle_twice_as_large(store):
+    """A 20 x 30 plane of 1.6 mm covers 40 x 60 pixels of 0.8 mm: more than the input, no rim of air is left."""
+    double = SliceViews(store[0], ModelsSettings(height=32, width=48, pixel_mm=0.8)).view("study", 2)
+    for edge in (double[0], double[-1], double[:, 0], double[:, -1]):
+        assert edge.max() > 0
+
+
+def test_without_a_pixel_size_the_whole_plane_is_fitted(store):
+    small = SliceViews(store[0], ModelsSettings(height=10, width=20, pixel_mm=0.0)).view("study", 0)
     assert small.shape == (10, 20, 3)
     assert small[:, 3:17].mean() > 0.1  # 15 columns hold the picture, the rest is air
     assert small[:, 0].max() == 0

@@ -59,7 +59,7 @@ def test_a_lock_pins_every_version_with_hashes_and_names_no_place(name: str) -> 
     assert requirements
     for requirement in requirements:
         assert re.match(r"[a-z0-9.-]+(\[[^]]*\])?==[^ ]+ .*--hash=sha256:[0-9a-f]{64}", requirement), requirement
-    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links|/work/|/home/|/tmp/", text)
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links|(^|\s)/", text)
 
 
 @pytest.mark.parametrize(("kind", "tensorflow"), [("cpu", "tensorflow-cpu"), ("gpu", "tensorflow")])
