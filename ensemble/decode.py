@@ -29,7 +29,6 @@ from input.contest import (
     LEFT,
     LT_1,
     NEGATIVE,
-    POSITIVE_LABELS,
     RIGHT,
     STUDY,
 )
@@ -69,7 +68,7 @@ def decode(exams: pd.DataFrame, slices: pd.DataFrame, *, margin: float = MARGIN)
 
     positive_states = _positive_states(extra_on, extra_off)
     negative_states = _negative_states(extra_on, extra_off)
-    slices_positive, slices_negative = _slice_versions(slice_probabilities, owner, len(exams), margin)
+    slices_positive, slices_negative = _slice_versions(slice_probabilities, owner, margin)
     slice_weight = IMAGE_WEIGHT * expected_q
     cost_positive = _state_cost(positive_states, extra_on, extra_off)
     cost_negative = _state_cost(negative_states, extra_on, extra_off)
@@ -177,14 +176,11 @@ def _positive_states(extra_on: np.ndarray, extra_off: np.ndarray) -> np.ndarray:
 def _negative_states(extra_on: np.ndarray, extra_off: np.ndarray) -> np.ndarray:
     """The cheapest on/off pattern (e, 9) of an exam without PE."""
     states = np.zeros(extra_on.shape, bool)
-    states[:, [_COLUMN[each] for each in POSITIVE_LABELS]] = False
     _exactly_one(states, NEGATIVE, INDETERMINATE, extra_on - extra_off)
     return states
 
 
-def _slice_versions(
-    probability: np.ndarray, owner: np.ndarray, exams: int, margin: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _slice_versions(probability: np.ndarray, owner: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Slices of the positive version (at least one on) and of the negative one (none on), each (n,)."""
     negative = np.minimum(probability, 0.5 - margin)
     # Lifting the likeliest slice costs least: H(s, 0.5 + margin) - H(s, s) falls with s below 0.5.

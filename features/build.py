@@ -85,7 +85,7 @@ def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: 
 def _remove_leftovers(directory: Path) -> None:
     """Temporary files of a killed build: `.<name>.<random><suffix>`, never the product's own marker."""
     for leftover in directory.glob(".*.*.*"):
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
 
 
 def _ingest(jobs: list[ExamJob]) -> Iterator[Ingested]:

@@ -131,7 +131,7 @@ def open_exam(directory: Path, study: str) -> StoredExam:
     """
     if not is_stored(directory, study):
         raise UserError(
-            f"{paths.shown(directory)}: exam {study} is not in the store; python -m features build makes it "
+            f"{paths.shown(directory)}: exam {study} is not in the store; ./run.sh --from features makes it "
             "(an exam without one readable slice is never stored)"
         )
     sidecar = read_json(sidecar_path(directory, study))
@@ -139,7 +139,7 @@ def open_exam(directory: Path, study: str) -> StoredExam:
     if list(hu.shape) != sidecar["shape"]:
         raise UserError(
             f"{paths.shown(array_path(directory, study))}: expected shape {sidecar['shape']} as its sidecar says, "
-            f"found {list(hu.shape)}; rebuild with python -m features build --force"
+            f"found {list(hu.shape)}; rebuild it: ./run.sh --from features --force"
         )
     return StoredExam(
         study=study,

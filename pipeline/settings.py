@@ -1,6 +1,6 @@
-"""Settings: one TOML file an experiment, read into frozen dataclasses.
+"""Settings: one TOML file an experiment becomes immutable dataclasses, a section a stage.
 
-An unknown key is an error that lists the nearest names; `section.key=value` overrides from the
+A misspelt key is refused, with the names that come nearest; `section.key=value` overrides from the
 command line are parsed as TOML values. The field comments are the reference of every setting.
 """
 
@@ -180,10 +180,13 @@ def _apply_override(values: dict[str, Any], override: str, faults: list[str]) ->
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    target = values.setdefault(section, {})
+    target: Any = values.setdefault(section, {})
     *parents, leaf = name.split(".")
     for parent in parents:
-        target = target.setdefault(parent, {})
+        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        faults.append(f"--set {override}: {key.strip().rpartition('.')[0]} is no table of settings")
+        return
     target[leaf] = value
 
 

@@ -69,6 +69,10 @@ def require_finished(settings: Settings) -> None:
 def describe(study: Study, labels: pd.Series) -> str:
     """A study's labels as text; the probabilities obey the contest's rules, above 0.5 means yes."""
     lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.why})"]
+    lines += [
+        f"other series {each.series_uid} ({each.description or 'no description'}, {each.slices} slices): {each.reason}"
+        for each in study.others
+    ]
     lines += [f"odd about it: {', '.join(study.flags)}"] if study.flags else []
     lines += [f"not used: {path}: {reason}" for path, reason in study.quarantined[:10]]
     if len(study.quarantined) > 10:

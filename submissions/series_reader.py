@@ -13,6 +13,7 @@ from features.ingest import Ingested, ingest_series
 from input.contest import SERIES, SOP, STUDY
 from input.decoding import ExamJob, decode_exams
 from input.dicom import DicomFault, SliceHeader, read_header, read_series
+from input.selection import OtherSeries
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import write_table
@@ -30,6 +31,7 @@ class Study:
         flags: what is odd about the series.
         slices: SOP and z_mm of the slices in use, feet to head.
         quarantined: (path, reason) of files that were not used.
+        others: the study's series that were not chosen, with the reason against each.
         ingested: the measured numbers.
     """
 
@@ -40,6 +42,7 @@ class Study:
     flags: tuple[str, ...]
     slices: pd.DataFrame
     quarantined: list[tuple[Path, str]]
+    others: tuple[OtherSeries, ...]
     ingested: Ingested
 
 
@@ -135,6 +138,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
         flags=series.flags,
         slices=pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm}),
         quarantined=[(path, reason) for path, reason in series.quarantined if path not in order.others],
+        others=series.others,
         ingested=ingested,
     )
 

@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import os
 import shutil
 import zlib
 from io import BytesIO
@@ -55,6 +56,8 @@ def draw_contest(settings: PhantomSettings, tree: Path, *, force: bool, workers:
     if product.is_current(force=force):
         return
     with product.building(fresh=force):
+        for leftover in tree.glob("*/.*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
         exams = plan(settings)
         missing = [each for each in exams if not _done(tree, each[2]).is_file()]
         if len(missing) < len(exams):
@@ -104,11 +107,12 @@ def draw_one(settings: PhantomSettings, tree: Path, index: int, split: str, stud
     quirks = draw_quirks(streams(settings.seed, index)["files"], prone=exam.patient.prone)
     series = uid(settings.seed, "series", index)
     sops = [uid(settings.seed, "image", index, i) for i in range(len(exam.hu))]
-    folder, partial = tree / split / study, tree / split / f".{study}.partial"
-    for leftover in (folder, partial):
-        shutil.rmtree(leftover, ignore_errors=True)
+    # Named by process: a worker that outlived a killed run may still draw the same exam.
+    folder, partial = tree / split / study, tree / split / f".{study}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     (partial / series).mkdir(parents=True)
     write_exam(exam, quirks, partial / series, study=study, series=series, sops=sops)
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     write_masks(tree / "truth" / "masks" / f"{study}.npz", exam)
     write_json(_done(tree, study), _record(exam, quirks, split, study, series, sops))

@@ -22,7 +22,7 @@ def draw_page(tree: Path, png: Path, *, slices: int = 8) -> None:
     """
     records = sorted((tree / "truth" / "exams").glob("*.json"))
     if not records:
-        raise UserError(f"{tree}: no drawn exams here; run: python -m input phantom")
+        raise UserError(f"{tree}: no drawn exams here; ./run.sh --to input draws them")
     exams = [read_json(path) for path in records]
     chosen = [next((e for e in exams if bool(sum(e["pe_present"])) == kind), None) for kind in (True, False)]
     bands = [_band(tree, exam, slices) for exam in chosen if exam is not None]
