@@ -102,6 +102,7 @@ def read_inputs(settings: Settings) -> Inputs:
     for backbone in settings.models.backbones:
         for fold in range(settings.input.folds):
             verify(paths.model_run(backbone, fold), ["slices.parquet"])
+    verify(paths.store(), ["slices.parquet", "exams.parquet"])
     exams, slices = load_exams(), load_slices()
     measured = read_measured(paths.store())
     backbones = settings.models.backbones
@@ -110,7 +111,20 @@ def read_inputs(settings: Settings) -> Inputs:
         return test_view(read_networks(backbones, [fold], "test"), fold, slices, measured)
 
     networks = read_networks(backbones, range(settings.input.folds), "oof")
-    return Inputs(oof_view(networks, exams, slices, measured), test, exams, slices)
+    view = oof_view(networks, exams, slices, measured)
+    _require_pe_in_two_folds(view.truth)
+    return Inputs(view, test, exams, slices)
+
+
+def _require_pe_in_two_folds(truth: pd.DataFrame) -> None:
+    """Without PE outside a fold nothing could be learned for it."""
+    counts = truth[truth["q"] > 0].groupby("fold").size()
+    if len(counts) < 2:
+        raise UserError(
+            f"{int(counts.sum())} readable training exams with PE, in {len(counts)} folds; the second level learns "
+            "from those of the other folds and needs some in at least two: a contest with more exams, or fewer "
+            "input.folds"
+        )
 
 
 def predict_all(
@@ -181,7 +195,7 @@ def predict_test(
         if not np.array_equal(keys[0][1], view.sops):
             raise UserError("The folds' networks predict different test slices; rebuild them: ./run.sh --from models")
         for name, candidate in candidates.items():
-            predictions[name].append(candidate.predict(view))
+            predictions[name].append(candidate.predict(view) if len(view.sops) else candidates[PRIOR].constant(0, 0))
     return {
         name: complete(average(found), *keys[0], exams, slices, candidates[PRIOR])
         for name, found in predictions.items()
@@ -209,8 +223,8 @@ def complete(
     unseen = prior.constant(1, 1)
     found = prediction.exams(studies).set_index(STUDY).reindex(exams[STUDY])
     stand_in = unseen.exams(np.array([""])).drop(columns=STUDY).iloc[0]
-    rows = pd.Index(sops).get_indexer(slices[SOP])
-    label = np.where(rows >= 0, prediction.slices[rows], unseen.slices[0])
+    rows = pd.Index(sops).get_indexer(slices[SOP])  # -1 where unseen: the last entry
+    label = np.append(prediction.slices, unseen.slices)[rows]
     return found.fillna(stand_in).reset_index(), slices[[STUDY, SOP]].reset_index(drop=True).assign(label=label)
 
 

@@ -75,6 +75,8 @@ def check_command(root: Path) -> int:
     tree, faults = check_tree(root)
     for split, table in tree.tables.items():
         say(f"{split}.csv: {table['StudyInstanceUID'].nunique()} exams, {len(table)} slices")
+    for note in tree.notes:
+        say(note)
     for fault in faults:
         say(f"  - {fault}")
     say(f"{root}: {len(faults)} faults" if faults else f"{root}: ready")

@@ -45,6 +45,8 @@ def prepare(settings: Settings, *, force: bool = False) -> None:
     if product.is_current(force=force):
         return
     tree = read_tree(settings.data_root)
+    for note in tree.notes:
+        say(f"input/prepared: {note}")
     with product.building(fresh=force) as directory:
         exams, slices, report = build_tables(tree, settings.input.folds, settings.input.fold_seed)
         write_table(directory / "exams.parquet", exams)

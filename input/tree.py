@@ -30,12 +30,13 @@ class ContestTree:
     """A contest tree's tables and what is wrong with them.
 
     `tables` holds train and test (UIDs as text; labels as float64) as far as they could be read;
-    `faults` must be mended before anything is computed.
+    `faults` must be mended before anything is computed; `notes` are only worth knowing.
     """
 
     root: Path
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_tree(root: Path) -> ContestTree:
@@ -63,7 +64,7 @@ def check_tree(root: Path) -> tuple[ContestTree, list[str]]:
     if "train" in tree.tables and not tree.faults:
         faults += rule_faults(tree.tables["train"])
     if "test" in tree.tables:
-        faults += sample_submission_faults(root / "sample_submission.csv", tree.tables["test"])
+        faults += sample_submission_faults(tree)
     for split, table in tree.tables.items():
         faults += file_faults(root, split, table)
     return tree, faults
@@ -77,7 +78,7 @@ def inspect_tables(root: Path) -> ContestTree:
         return tree
     for split in SPLITS:
         path = root / f"{split}.csv"
-        table = _read_csv(path, HEADERS[split], tree.faults)
+        table = _read_csv(path, HEADERS[split], tree)
         if table is None:
             continue
         before = len(tree.faults)
@@ -93,9 +94,14 @@ def inspect_tables(root: Path) -> ContestTree:
     return tree
 
 
-def submission_ids(studies: pd.Series | list[str], sops: pd.Series | list[str]) -> list[str]:
-    """The ids of a submission: nine an exam in the contest's order, then the slices."""
-    return [f"{study}_{label}" for study in studies for label in EXAM_LABELS] + list(sops)
+def submission_ids(slices: pd.DataFrame) -> pd.Index:
+    """The ids of a submission in the contest's order: nine blocks of `<study>_<label>`, then the slices.
+
+    Args:
+        slices: StudyInstanceUID and SOPInstanceUID in the order of test.csv.
+    """
+    studies = slices[STUDY].unique()
+    return pd.Index([f"{study}_{label}" for label in EXAM_LABELS for study in studies] + slices[SOP].tolist())
 
 
 def rule_faults(train: pd.DataFrame) -> list[str]:
@@ -109,15 +115,18 @@ def rule_faults(train: pd.DataFrame) -> list[str]:
     ]
 
 
-def sample_submission_faults(path: Path, test: pd.DataFrame) -> list[str]:
+def sample_submission_faults(tree: ContestTree) -> list[str]:
     """Compare the ids of sample_submission.csv, when there is one, with test.csv."""
+    path, test = tree.root / "sample_submission.csv", tree.tables["test"]
     if not path.is_file():
         return []
-    faults: list[str] = []
-    sample = _read_csv(path, SUBMISSION_COLUMNS, faults, text=("id",))
+    read = ContestTree(tree.root)
+    sample = _read_csv(path, SUBMISSION_COLUMNS, read, text=("id",))
+    tree.notes += read.notes
+    faults = read.faults
     if sample is None:
         return faults
-    found, expected = pd.Index(sample["id"]), pd.Index(submission_ids(test[STUDY].unique(), test[SOP]))
+    found, expected = pd.Index(sample["id"]), submission_ids(test)
     for ids, problem in (
         (found[found.duplicated()], "ids are repeated"),
         (expected.difference(found), "ids that test.csv asks for are missing"),
@@ -150,11 +159,11 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _read_csv(
-    path: Path, header: tuple[str, ...], faults: list[str], text: tuple[str, ...] = ID_COLUMNS
+    path: Path, header: tuple[str, ...], tree: ContestTree, text: tuple[str, ...] = ID_COLUMNS
 ) -> pd.DataFrame | None:
-    """Read a table with exactly these columns; UIDs stay text (some are all digits, some look like 1e5)."""
+    """Read these columns, telling the tree of faults; UIDs stay text (some are all digits, some look like 1e5)."""
     if not path.is_file():
-        faults.append(f"{path.name} is missing")
+        tree.faults.append(f"{path.name} is missing")
         return None
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -162,19 +171,20 @@ def _read_csv(
         problems = (
             [f"lacks the columns {', '.join(lacking)}"] if (lacking := [c for c in header if c not in found]) else []
         )
-        if unknown := [c for c in found if c not in header]:
-            problems.append(f"has unknown columns {', '.join(unknown)}")
         if len(set(found)) < len(found):
             problems.append("repeats a column")
         if problems:
-            faults.append(f"{path.name}: its header {' and '.join(problems)}")
+            there = ", ".join(found) or "nothing"
+            tree.faults.append(f"{path.name}: its header {' and '.join(problems)}; found {there}")
             return None
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), encoding="utf-8-sig")
+        if extra := [c for c in found if c not in header]:
+            tree.notes.append(f"{path.name}: the columns {', '.join(extra)} are not the contest's and are not used")
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), encoding="utf-8-sig", usecols=list(header))
     except (ValueError, OSError) as fault:  # pandas' ParserError and UnicodeDecodeError are ValueErrors
-        faults.append(f"{path.name}: unreadable: {' '.join(str(fault).split())}")
+        tree.faults.append(f"{path.name}: unreadable: {' '.join(str(fault).split())}")
         return None
     if table.empty:
-        faults.append(f"{path.name} has no rows")
+        tree.faults.append(f"{path.name} has no rows")
     for column in table.columns.difference(list(text)):
         table[column] = pd.to_numeric(table[column], errors="coerce").astype("float64")
     return table[list(header)]

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.jobs import end_with_parent
 
 EPILOG = """examples:
   python -m models train                                  every (backbone, fold) that is not up to date
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     fold.add_argument("--backbone", required=True, help="a name of models.backbones.BACKBONES")
     fold.add_argument("--fold", type=int, required=True, help="the held-out fold")
     fold.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s); results depend on it")
+    fold.add_argument("--end-with-parent", action="store_true", help="die when `train` is killed")
     return parser
 
 
@@ -45,9 +47,9 @@ def main() -> None:
         train_all(settings, experiment, force=arguments.force)
     else:
         from models.runs import train_fold
-        from models.schedule import end_with_parent
 
-        end_with_parent()
+        if arguments.end_with_parent:
+            end_with_parent()
         train_fold(settings, arguments.backbone, arguments.fold, arguments.threads, force=arguments.force)
 
 

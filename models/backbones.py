@@ -2,19 +2,20 @@
 
 `build_backbone(name, images, weights)` takes images in [0, 1] of shape (batch, y, x, channels) and
 returns a feature map. `weights` is "imagenet", "none", or a path to arrays (.npz) that this
-project saved.
+project saved. Keras is loaded where a graph is built, so that checking a name costs nothing.
 """
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
-from keras import layers
 
-from models import mobile, pretrained
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +39,8 @@ class Backbone:
 
 def _application(name: str) -> Callable:
     def graph(images, weights: str | None = None):
+        import keras
+
         application = getattr(keras.applications, name)
         options = {"include_preprocessing": False} if name.startswith(("EfficientNetV2", "ConvNeXt")) else {}
         return application(include_top=False, weights=weights, input_tensor=images, **options).output
@@ -46,10 +49,14 @@ def _application(name: str) -> Callable:
 
 
 def _lite0(images):
+    from models import mobile
+
     return mobile.mobile_backbone(images, mobile.EFFICIENTNET_LITE0, mobile.TENSORFLOW)
 
 
 def _mobilenetv2(images):
+    from models import mobile
+
     return mobile.mobile_backbone(images, mobile.MOBILENETV2, mobile.PYTORCH)
 
 
@@ -66,7 +73,7 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str) -> keras.Model:
+def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str) -> "keras.Model":
     """Build a backbone with its input normalisation and load its weights.
 
     Args:
@@ -81,6 +88,10 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
     Raises:
         UserError: unknown backbone, missing or unfitting weights.
     """
+    import keras
+
+    from models import pretrained
+
     backbone = find_backbone(name)
     images = keras.Input((*size, channels), name="images")
     normalised = keras.Input((*size, channels), name="normalised")
@@ -93,7 +104,7 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
     elif weights != "none":
         _load_arrays(graph, weights)
     mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
-    scale = layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
+    scale = keras.layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
     return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")
 
 
@@ -105,8 +116,12 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def _load_application_weights(graph: keras.Model, name: str, size: tuple[int, int]) -> None:
+def _load_application_weights(graph: "keras.Model", name: str, size: tuple[int, int]) -> None:
     """Copy keras.applications' ImageNet weights, the first kernel adapted to the graph's channels."""
+    import keras
+
+    from models import pretrained
+
     rgb = keras.Input((*size, 3))
     source = BACKBONES[name].graph(rgb, weights="imagenet")
     values = keras.Model(rgb, source).get_weights()
@@ -116,7 +131,7 @@ def _load_application_weights(graph: keras.Model, name: str, size: tuple[int, in
     graph.set_weights(values)
 
 
-def _load_arrays(graph: keras.Model, file: str) -> None:
+def _load_arrays(graph: "keras.Model", file: str) -> None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             graph.set_weights([arrays[key] for key in sorted(arrays.files)])

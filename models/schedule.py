@@ -1,9 +1,7 @@
 """Runs the (backbone, fold) jobs: each in its own process, as many at a time as the machine feeds."""
 
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from models.backbones import find_backbone
 from models.runs import run_product
 from pipeline import paths
 from pipeline.console import say, watched
@@ -20,15 +19,6 @@ from pipeline.errors import UserError
 from pipeline.jobs import cores
 from pipeline.product import read_manifest
 from pipeline.settings import Settings
-
-END_WITH_PARENT = "PE_END_WITH_PARENT"
-
-
-def end_with_parent() -> None:
-    """Let the kernel end this job when `train_all` is killed, so that a rerun meets no second writer (Linux)."""
-    if os.environ.get(END_WITH_PARENT) and sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 class Job(NamedTuple):
@@ -109,8 +99,6 @@ def _count_gpus() -> int:
 
 
 def _check_names(settings: Settings) -> None:
-    from models.backbones import find_backbone
-
     for backbone in settings.models.backbones:
         find_backbone(backbone)
 
@@ -120,9 +108,9 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
     gpu = free.get()
     command = [
         sys.executable, "-m", "models", "fold", "--backbone", job.backbone, "--fold", str(job.fold),
-        "--threads", str(threads), *arguments,
+        "--threads", str(threads), "--end-with-parent", *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", END_WITH_PARENT: "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     job.log.parent.mkdir(parents=True, exist_ok=True)

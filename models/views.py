@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from features.slices25d import neighbours_by_distance, stack_slice
-from features.store import StoredExam, open_exam
+from features.store import StoredExam, array_path, open_exam, sidecar_path
 from features.windows import WINDOWS, window_channels
+from pipeline.product import MANIFEST, read_manifest, verify
 from pipeline.settings import ModelsSettings
 
 AIR_HU = -1000
@@ -73,14 +74,17 @@ class SliceViews:
     """Views of stored slices at a network's input size.
 
     Args:
-        store: the folder features/store.
+        store: the folder features/store, or one just filled with unlabelled exams (no manifest yet).
         settings: input size, windows and neighbour distance.
     """
 
     def __init__(self, store: Path, settings: ModelsSettings) -> None:
         self.settings = settings
         self.windows = tuple(WINDOWS[name] for name in settings.windows)
-        self._open = lru_cache(maxsize=OPEN_EXAMS)(lambda study: self._prepare(open_exam(store, study)))
+        self._store = store
+        self._recorded = read_manifest(store)["files"] if (store / MANIFEST).is_file() else {}
+        self._verified: set[str] = set()
+        self._open = lru_cache(maxsize=OPEN_EXAMS)(self._prepare)
 
     def view(self, study: str, plane: int, change: Augmentation = UNCHANGED) -> np.ndarray:
         """One slice of a stored exam with its neighbours.
@@ -111,7 +115,12 @@ class SliceViews:
             return exam.spacing_mm[0] / self.settings.pixel_mm
         return min(self.settings.height / exam.hu.shape[1], self.settings.width / exam.hu.shape[2])
 
-    def _prepare(self, exam: StoredExam) -> tuple[StoredExam, np.ndarray]:
+    def _prepare(self, study: str) -> tuple[StoredExam, np.ndarray]:
+        if self._recorded and study not in self._verified:
+            names = [array_path(self._store, study).name, sidecar_path(self._store, study).name]
+            verify(self._store, names, recorded=self._recorded)
+            self._verified.add(study)
+        exam = open_exam(self._store, study)
         return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
 
 

@@ -4,13 +4,24 @@ A job is a module-level function called with picklable arguments; what it makes,
 atomically, so a rerun or a duplicate is harmless.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from joblib import Parallel, delayed
 
 from pipeline.console import progress
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its starter is killed, so that a rerun meets no second writer (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def cores() -> int:
@@ -32,5 +43,12 @@ def run_jobs(
     """
     arguments = list(arguments)
     workers = min(workers or cores(), max(1, len(arguments)))
-    results = Parallel(n_jobs=workers, return_as="generator")(delayed(function)(*each) for each in arguments)
+    jobs = (delayed(_run_in_worker)(os.getpid(), function, each) for each in arguments)
+    results = Parallel(n_jobs=workers, return_as="generator")(jobs)
     yield from progress(results, what=what, total=len(arguments), unit=unit)
+
+
+def _run_in_worker(starter: int, function: Callable[..., Any], argument: tuple) -> Any:
+    if os.getppid() == starter:  # neither the starter itself (one worker) nor a cluster's worker
+        end_with_parent()
+    return function(*argument)

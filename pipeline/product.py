@@ -197,14 +197,15 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return read_json(directory / MANIFEST)
 
 
-def verify(directory: Path, names: list[str] | None = None) -> None:
+def verify(directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None) -> None:
     """Compare files with the manifest's sha256 before any parser sees them.
 
     Args:
         directory: a finished product.
         names: the files about to be read; every file when None.
+        recorded: the manifest's `files`, where they are at hand already.
     """
-    recorded = read_manifest(directory)["files"]
+    recorded = read_manifest(directory)["files"] if recorded is None else recorded
     faults = []
     for name in recorded if names is None else names:
         path = directory / name

@@ -40,12 +40,9 @@ def check_file(path: Path, layout: Layout) -> list[Fault]:
     try:
         rows, header = read_text_table(path)
     except UserError as fault:
-        return [Fault("unreadable file", 1, str(fault))]
-    faults = []
-    if header != SUBMISSION_COLUMNS:
-        faults.append(
-            Fault("wrong header", 1, f"found {','.join(header)!r}, expected {','.join(SUBMISSION_COLUMNS)!r}")
-        )
+        first = path.read_bytes()[:200].decode("utf-8", "replace").split("\n")[0].strip() if path.is_file() else ""
+        return [*_header_faults(first), Fault("unreadable file", 1, str(fault))]
+    faults = _header_faults(",".join(header))
     if len(header) != len(SUBMISSION_COLUMNS):
         return faults
     ids, texts = pd.Index(rows.iloc[:, 0]), rows.iloc[:, 1]
@@ -54,6 +51,11 @@ def check_file(path: Path, layout: Layout) -> list[Fault]:
     faults += value_faults
     usable = values[~values.index.duplicated(keep=False) & values.notna().to_numpy()]
     return faults + _rule_faults(usable, layout)
+
+
+def _header_faults(found: str) -> list[Fault]:
+    expected = ",".join(SUBMISSION_COLUMNS)
+    return [Fault("wrong header", 1, f"found {found!r}, expected {expected!r}")] if found not in ("", expected) else []
 
 
 def _id_faults(ids: pd.Index, expected: pd.Index) -> list[Fault]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, SOP, STUDY, SUBMISSION_COLUMNS
+from input.tree import submission_ids
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.paths import shown
@@ -37,27 +38,15 @@ class Layout:
         return pd.Index(self.slices[STUDY].unique())
 
 
-def expected_rows(exams: int, slices: int) -> int:
-    """Rows without the header; 650 exams and 146,853 slices of the public test make 152,703."""
-    return exams * len(EXAM_LABELS) + slices
-
-
 def exam_ids(studies: pd.Index, label: str) -> pd.Index:
     """The ids of one block."""
     return pd.Index(studies).astype(str) + f"_{label}"
 
 
-def default_ids(slices: pd.DataFrame) -> pd.Index:
-    """The contest's order for a table of slices (STUDY, SOP): nine blocks of exams, then the slices."""
-    studies = pd.Index(slices[STUDY].unique())
-    blocks = [exam_ids(studies, label) for label in EXAM_LABELS]
-    return pd.Index(np.concatenate([*(block.to_numpy(object) for block in blocks), slices[SOP].to_numpy(object)]))
-
-
 def layout_of(slices: pd.DataFrame) -> Layout:
     """The layout of a table of slices in the contest's default order."""
     slices = slices[[STUDY, SOP]].reset_index(drop=True)
-    return Layout(default_ids(slices), slices)
+    return Layout(submission_ids(slices), slices)
 
 
 def read_layout(data: Path) -> Layout:

@@ -47,7 +47,7 @@ def predict_folder(settings: Settings, source: Path, out: Path) -> None:
         say(f"\n{describe(study, exams[exams[STUDY] == study.name].iloc[0])}")
     write_table(out, output_table(studies, slices))
     say(f"\nslice probabilities: {paths.shown(out)}")
-    if trained_on_phantoms(settings):
+    if trained_on_phantoms():
         say(WARNING)
 
 

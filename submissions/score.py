@@ -8,11 +8,12 @@ import pandas as pd
 
 from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY, TRAIN_COLUMNS
 from input.metric import contributions, score_of
+from input.tree import submission_ids
 from pipeline.errors import UserError
 from pipeline.paths import shown
 from submissions.calibration import Calibration, calibration
 from submissions.intervals import Interval, RankedScores, ratio_interval, resample_counts
-from submissions.kaggle_csv import default_ids, read_rows, to_tables
+from submissions.kaggle_csv import read_rows, to_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_predictions(path: Path, truth: Truth) -> tuple[pd.DataFrame, pd.DataFra
     """
     rows = read_rows(path)
     values = pd.Series(pd.to_numeric(rows["label"], errors="coerce").to_numpy(float), index=pd.Index(rows["id"]))
-    needed = default_ids(truth.slices)
+    needed = submission_ids(truth.slices)
     found = {
         "missing": needed[~needed.isin(values.index)],
         "given twice": needed[needed.isin(values.index[values.index.duplicated()])],

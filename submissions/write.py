@@ -75,9 +75,9 @@ def truth_path(settings: Settings) -> Path:
     return settings.data_root / "truth" / "test_truth.csv"
 
 
-def trained_on_phantoms(settings: Settings) -> bool:
-    """Whether the contest behind the finished run was drawn: by this run, or earlier and given as a tree."""
-    return settings.is_phantom or "raw" in read_manifest(paths.prepared())["inputs"]
+def trained_on_phantoms() -> bool:
+    """Whether the contest behind the finished run was drawn: by that run, or earlier and given as a tree."""
+    return "raw" in read_manifest(paths.prepared())["inputs"]
 
 
 def write_all(settings: Settings, *, force: bool = False) -> None:
@@ -92,7 +92,7 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
             product.finish(
                 rows={"candidates": len(candidates.names), **rows},
                 metrics={"promoted": candidates.promoted},
-                is_phantom=trained_on_phantoms(settings),
+                is_phantom=trained_on_phantoms(),
             )
     _show(settings, product.identity)
 
@@ -103,7 +103,7 @@ def _product(settings: Settings, candidates: Candidates) -> Product:
         paths.submissions(),
         "submissions/write",
         version=FORMAT_VERSION,
-        settings={"submissions": dataclasses.asdict(settings.submissions), "is_phantom": trained_on_phantoms(settings)},
+        settings={"submissions": dataclasses.asdict(settings.submissions), "is_phantom": trained_on_phantoms()},
         inputs={
             "ensemble": candidates.identity,
             "prepared": read_manifest(paths.prepared())["identity"],
@@ -141,7 +141,7 @@ def _build(settings: Settings, candidates: Candidates, product: Product) -> dict
         out_of_fold={name: found for name, (found, _) in scores.items()},
         test=tests,
         quarantined=quarantined_slices(),
-        is_phantom=trained_on_phantoms(settings),
+        is_phantom=trained_on_phantoms(),
         settings=settings.submissions,
         folds=_training_folds(),
     )
@@ -230,7 +230,7 @@ def _show(settings: Settings, run: str) -> None:
     if len(rows):
         say(f"\n{run_table(rows)}\n")
         say("CV: out-of-fold metric, lower is better; `*` is promoted; columns are explained in report.md")
-    if trained_on_phantoms(settings):
+    if trained_on_phantoms():
         say(SYNTHETIC)
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
     say(f"report:      {directory}/report.md, report.png")

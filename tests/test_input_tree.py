@@ -1,11 +1,12 @@
 """The pre-flight check: every fault of a contest tree, at once."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from dicom_files import exam_rows, uid, write_tree
 
 from input.__main__ import check_command
-from input.contest import EXAM_LABELS, NEGATIVE, SERIES, SOP, STUDY
+from input.contest import NEGATIVE, SERIES, SOP, STUDY
 from input.tree import check_tree, read_tree, submission_ids
 from pipeline.errors import UserError
 
@@ -55,8 +56,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_header_faults_name_the_columns(tree):
-    edit(tree / "train.csv", lambda table: table.drop(columns=[NEGATIVE]).assign(extra=1))
-    assert f"train.csv: its header lacks the columns {NEGATIVE} and has unknown columns extra" in faults_of(tree)
+    edit(tree / "train.csv", lambda table: table.drop(columns=[NEGATIVE]))
+    assert f"train.csv: its header lacks the columns {NEGATIVE}; found {STUDY}" in faults_of(tree)
+
+
+def test_columns_of_other_people_are_told_and_left_out(tree):
+    edit(tree / "train.csv", lambda table: table.assign(weight_kg=80))
+    found = read_tree(tree)
+    assert "weight_kg" not in found.tables["train"]
+    assert found.notes == ["train.csv: the columns weight_kg are not the contest's and are not used"]
 
 
 def test_repeated_slices_are_told_with_their_line(tree):
@@ -129,10 +137,16 @@ def test_all_faults_come_at_once_and_fail_the_command(tree, capsys):
     assert f"repeated {SOP}" in printed and f"lacks the columns {SERIES}" in printed and ": 2 faults" in printed
 
 
-def test_submission_ids_follow_the_contests_order():
-    ids = submission_ids(["e"], ["s1", "s2"])
-    assert ids == [f"e_{label}" for label in EXAM_LABELS] + ["s1", "s2"]
-    assert ids[:2] == ["e_negative_exam_for_pe", "e_rv_lv_ratio_gte_1"]
+def test_submission_ids_are_nine_blocks_of_exams_then_the_slices():
+    slices = pd.DataFrame({STUDY: ["bbb", "bbb", "aaa"], SOP: ["s2", "s1", "s3"]})
+    ids = submission_ids(slices).tolist()
+    assert ids[:3] == ["bbb_negative_exam_for_pe", "aaa_negative_exam_for_pe", "bbb_rv_lv_ratio_gte_1"]
+    assert ids[-5:] == ["bbb_indeterminate", "aaa_indeterminate", "s2", "s1", "s3"] and len(ids) == 2 * 9 + 3
+
+
+def test_the_public_test_has_152_703_rows():
+    slices = pd.DataFrame({STUDY: np.arange(146_853) % 650, SOP: np.arange(146_853)})
+    assert len(submission_ids(slices)) == 152_703
 
 
 @pytest.mark.parametrize("content", ["", "\0\0\0", '"unclosed'])

@@ -61,7 +61,7 @@ def test_the_sample_submission_lists_exam_blocks_then_slices(tree: Path) -> None
     sample = pd.read_csv(tree / "sample_submission.csv")
     test = pd.read_csv(tree / "test.csv")
     studies = list(dict.fromkeys(test[STUDY]))
-    expected = [f"{study}_{label}" for study in studies for label in EXAM_LABELS] + test[SOP].tolist()
+    expected = [f"{study}_{label}" for label in EXAM_LABELS for study in studies] + test[SOP].tolist()
     assert sample["id"].tolist() == expected
     assert set(sample["label"]) == {0.5}
 

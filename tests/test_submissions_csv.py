@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from input.contest import EXAM_LABELS, SOP, STUDY
+from input.tree import submission_ids
 from pipeline.errors import UserError
 from submissions.kaggle_csv import (
-    default_ids,
-    expected_rows,
     layout_of,
     read_layout,
     read_rows,
@@ -30,19 +29,6 @@ def exams_of(slices: pd.DataFrame, value: float = 0.3) -> pd.DataFrame:
     return exams.assign(**{label: value + 0.01 * place for place, label in enumerate(EXAM_LABELS)})
 
 
-def test_the_public_test_has_152_703_rows() -> None:
-    assert expected_rows(650, 146_853) == 152_703
-
-
-def test_default_order_is_nine_blocks_then_the_slices() -> None:
-    ids = default_ids(SLICES)
-    assert len(ids) == expected_rows(2, 3)
-    assert list(ids[:4]) == [
-        "bbb_negative_exam_for_pe", "aaa_negative_exam_for_pe", "bbb_rv_lv_ratio_gte_1", "aaa_rv_lv_ratio_gte_1",
-    ]  # fmt: skip
-    assert list(ids[-5:]) == ["bbb_indeterminate", "aaa_indeterminate", "s2", "s1", "s3"]
-
-
 def test_the_file_is_written_byte_for_byte(tmp_path: Path) -> None:
     slices = SLICES.iloc[:1]
     write_submission(tmp_path / "a.csv", exams_of(slices), slices, layout_of(slices))
@@ -54,7 +40,7 @@ def test_the_file_is_written_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
-    ids = list(default_ids(SLICES))[::-1]
+    ids = list(submission_ids(SLICES))[::-1]
     (tmp_path / "test.csv").write_text(SLICES.assign(SeriesInstanceUID="x")[[STUDY, SOP]].to_csv(index=False))
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
     layout = read_layout(tmp_path)
@@ -64,7 +50,7 @@ def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
 
 def test_a_sample_that_contradicts_test_csv_is_an_error(tmp_path: Path) -> None:
     SLICES[[STUDY, SOP]].to_csv(tmp_path / "test.csv", index=False)
-    ids = [*default_ids(SLICES)[1:], "stranger"]
+    ids = [*submission_ids(SLICES)[1:], "stranger"]
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
     with pytest.raises(UserError, match="bbb_negative_exam_for_pe") as fault:
         read_layout(tmp_path)

@@ -76,6 +76,7 @@ def test_labels_are_printed_and_slices_written(
     monkeypatch.setattr(submissions.predict, "require_finished", lambda settings: None)
     monkeypatch.setattr(submissions.predict, "predict_exams", lambda settings, store: "from the networks")
     monkeypatch.setattr(submissions.predict, "apply", fake_apply)
+    monkeypatch.setattr(submissions.predict, "trained_on_phantoms", lambda: True)
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     shown = capsys.readouterr().out
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown

@@ -10,9 +10,10 @@ from submission_cases import draw_labels, predict
 
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
+from input.tree import submission_ids
 from pipeline.errors import UserError
 from submissions.intervals import resample_counts
-from submissions.kaggle_csv import default_ids, layout_of, write_submission
+from submissions.kaggle_csv import layout_of, write_submission
 from submissions.score import Truth, describe, pe_score, read_truth, score, score_file
 
 LABELS = draw_labels(60, seed=3)
@@ -21,7 +22,7 @@ TRUTH = Truth(LABELS.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]], LABELS[[STUD
 
 def test_all_one_half_gives_log_two(tmp_path: Path) -> None:
     LABELS.to_csv(tmp_path / "truth.csv", index=False)
-    pd.DataFrame({"id": default_ids(LABELS), "label": 0.5}).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame({"id": submission_ids(LABELS), "label": 0.5}).to_csv(tmp_path / "a.csv", index=False)
     found = score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20)
     assert found.total.value == pytest.approx(np.log(2))
     assert found.total.low == pytest.approx(np.log(2)) == found.total.high
@@ -69,7 +70,7 @@ def test_without_positive_exams_parts_are_undefined_and_nothing_crashes() -> Non
 
 def test_every_reason_against_scoring_is_listed(tmp_path: Path) -> None:
     LABELS.to_csv(tmp_path / "truth.csv", index=False)
-    ids = list(default_ids(LABELS))
+    ids = list(submission_ids(LABELS))
     rows = pd.DataFrame({"id": [*ids[1:], ids[5]], "label": "0.5"})
     rows.loc[10, "label"] = "1.2"
     rows.to_csv(tmp_path / "a.csv", index=False)

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from input.contest import EXAM_LABELS, ID_COLUMNS, SERIES, SLICE_LABEL, SOP, STUDY, SUBMISSION_COLUMNS, TRAIN_COLUMNS
+from input.contest import ID_COLUMNS, SERIES, SLICE_LABEL, SOP, STUDY, TRAIN_COLUMNS
 from input.phantom.dicom_writer import uid, write_exam
 from input.phantom.difficulty import difficulty_named
 from input.phantom.drawing import DrawnExam, draw_exam, streams
 from input.phantom.labels import ExamState, draw_states, label_row
 from input.phantom.quirks import Quirks, draw_quirks
+from input.tree import submission_ids
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_bytes, write_json, write_table
@@ -172,7 +173,7 @@ def write_tables(settings: PhantomSettings, tree: Path, records: list[dict]) -> 
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
     write_table(tree / "train.csv", train[list(TRAIN_COLUMNS)])
     write_table(tree / "test.csv", test[list(ID_COLUMNS)])
-    write_table(tree / "sample_submission.csv", sample_submission(test))
+    write_table(tree / "sample_submission.csv", pd.DataFrame({"id": submission_ids(test), "label": 0.5}))
     write_table(tree / "truth" / "test_truth.csv", test[list(TRAIN_COLUMNS)])
     exams = [
         {STUDY: r["study"], "split": r["split"], **r["labels"], "q": np.mean(r["pe_present"]), **r["facts"]}
@@ -196,9 +197,3 @@ def _slice_rows(record: dict) -> pd.DataFrame:
     return rows.assign(
         **{STUDY: record["study"], SERIES: record["series"], "split": record["split"], **record["labels"]}
     )
-
-
-def sample_submission(test: pd.DataFrame) -> pd.DataFrame:
-    """All rows at 0.5: the nine exam labels study by study, then every slice."""
-    exams = [f"{study}_{label}" for study in test[STUDY].drop_duplicates() for label in EXAM_LABELS]
-    return pd.DataFrame({SUBMISSION_COLUMNS[0]: [*exams, *test[SOP]], SUBMISSION_COLUMNS[1]: 0.5})
