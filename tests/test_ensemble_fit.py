@@ -123,6 +123,28 @@ def test_an_exam_in_the_wrong_fold_is_refused():
         oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
 
 
+def test_a_contest_without_one_readable_test_slice_gets_the_prior(tmp_path, monkeypatch):
+    contest = simulate(train=60, test=3, seed=4, slices=20)
+    for folds in contest.networks.values():
+        for fold, table in folds.items():
+            folds[fold] = table[table["role"] == "oof"]
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    fit(SETTINGS)
+    slices = of(pd.read_parquet(paths.ensemble_run() / "slices.parquet"), "stack", "test")
+    assert len(slices) == len(contest.test_slices) and slices["label"].nunique() == 1
+
+
+def test_pe_in_one_fold_only_is_an_error_that_says_so(tmp_path, monkeypatch):
+    contest = simulate(train=60, test=3, seed=4, slices=20)
+    negative = (contest.exams["fold"] > 0) & (contest.exams["split"] == "train")
+    contest.exams.loc[negative, "q"] = 0.0
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match="training exams with PE, in 1 folds"):
+        fit(SETTINGS)
+
+
 def test_all_faults_of_network_tables_are_listed_at_once(tmp_path, monkeypatch):
     contest = simulate(train=12, test=3, seed=1, slices=10)
     contest.networks["alpha"][0].iloc[0, 3] = np.nan

@@ -12,6 +12,8 @@ from models.sampling import draw_epoch, sampling_weights
 from models.targets import TARGETS, flip_targets, slice_targets
 from models.views import MIRRORED, Augmentation, SliceViews, draw_augmentation
 from pipeline.errors import UserError
+from pipeline.files import sha256, write_json
+from pipeline.product import MANIFEST
 from pipeline.settings import ModelsSettings
 
 
@@ -119,6 +121,17 @@ def test_without_a_pixel_size_the_whole_plane_is_fitted(store):
 def test_at_the_first_slice_the_edge_repeats(store):
     view = SliceViews(store[0], SETTINGS).view("study", 0)
     np.testing.assert_array_equal(view[..., 0], view[..., 1])
+
+
+def test_a_stored_exam_that_changed_is_refused_before_it_is_parsed(store):
+    folder, _ = store
+    write_json(folder / MANIFEST, {"files": {name: sha256(folder / name) for name in ("study.b2nd", "study.json")}})
+    SliceViews(folder, SETTINGS).view("study", 0)
+    pixels = bytearray((folder / "study.b2nd").read_bytes())
+    pixels[-3] ^= 1
+    (folder / "study.b2nd").write_bytes(pixels)
+    with pytest.raises(UserError, match="study.b2nd: changed since it was written"):
+        SliceViews(folder, SETTINGS).view("study", 0)
 
 
 def test_augmentation_is_pure_and_stays_in_range(store):
