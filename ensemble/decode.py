@@ -1,10 +1,4 @@
-"""From probabilities to a submission that obeys the contest's consistency rules, at the least expected cost.
-
-"On" means p > 0.5, and an exam is positive when any of its slices is on.
-
-    positive exam   exactly one of the two RV/LV labels on; at least one of central/left/right on;
-                    chronic and acute_and_chronic not both on; negative and indeterminate off
-    other exam      exactly one of negative/indeterminate on; the other seven off
+"""From probabilities to a submission that obeys the rules of `input.rules`, at the least expected cost.
 
 The metric's expected value under the model is a sum over labels of w * H(p, u), u being what is
 submitted, and over slices of E[q] * w_image * H(s, u), s = E[q*y]/E[q] being the slice probability that

@@ -41,7 +41,6 @@ def build(settings: Settings, *, force: bool = False) -> None:
     slices = load_slices()
     started = time.monotonic()
     with product.building(fresh=force) as directory:
-        _remove_leftovers(directory)
         jobs = exam_jobs(slices, settings.data_root, directory, settings.features)
         ingested = list(progress(_ingest(jobs), what="ingest", total=len(jobs), unit="exam"))
         slice_table, exam_table = assemble(slices, ingested)
@@ -80,12 +79,6 @@ def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: 
         )
         for study, rows in readable.groupby(STUDY, sort=True)
     ]
-
-
-def _remove_leftovers(directory: Path) -> None:
-    """Temporary files of a killed build: `.<name>.<random><suffix>`, never the product's own marker."""
-    for leftover in directory.glob(".*.*.*"):
-        leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
 
 
 def _ingest(jobs: list[ExamJob]) -> Iterator[Ingested]:

@@ -5,15 +5,6 @@ import numpy as np
 OFFSETS = (-1, 0, 1)
 
 
-def neighbours_by_position(n_slices: int, offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
-    """Index of the neighbours of every slice; beyond the first and last slice the edge repeats.
-
-    Returns:
-        int64 (n_slices, len(offsets)).
-    """
-    return np.clip(np.arange(n_slices)[:, None] + np.asarray(offsets)[None], 0, n_slices - 1)
-
-
 def neighbours_by_distance(z_mm: np.ndarray, step_mm: float, offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
     """Index of the slices nearest to z + offset * step_mm: the same depth whatever the slice distance.
 

@@ -1,4 +1,4 @@
-"""Decoding of untrusted files in processes that may die or hang without taking the run along.
+"""Untrusted files are decoded in processes of their own: a crash or a hang costs one exam's attempt, not the run.
 
 Every exam is one job in a worker process with a time limit. When its worker dies, hangs or raises, each
 of its files is decoded alone; those that misbehave are named, and the exam runs once more without them.

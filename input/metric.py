@@ -1,10 +1,11 @@
 """The contest's metric, a weighted log loss (lower is better), with its parts and cheap resampling.
 
-    total = ( sum_exams sum_labels w_j BCE + sum_exams q_i w sum_slices BCE ) / ( sum_exams sum_labels w_j + w sum_exams m_i )
+    numerator     over exams: the label losses times EXAM_WEIGHTS, plus IMAGE_WEIGHT * q * its slices' losses
+    denominator   over exams: the sum of EXAM_WEIGHTS, plus IMAGE_WEIGHT * its number of positive slices
 
-with w_j the exam weights, w the image weight, m_i the positive slices of exam i and q_i = m_i / n_i their
-share: slices of exams without PE weigh nothing. Source: the contest's evaluation page.
-"""  # noqa: E501 - the formula reads best on one line
+q is an exam's share of positive slices, so the slices of exams without PE weigh nothing, and the
+denominator is what the weights sum up to. Source: the contest's evaluation page.
+"""
 
 from dataclasses import dataclass
 

@@ -16,8 +16,8 @@ GAP_STEPS = 1.5
 def order_series(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], tuple[str, ...]]:
     """Sort slices from the feet to the head and tell what is odd about the series.
 
-    The order is z along the slice normal, then InstanceNumber, then SOPInstanceUID; InstanceNumber
-    alone is often wrong. Two passes at the same positions keep every slice.
+    Position along the slice normal decides. InstanceNumber, which scanners and exports number as they
+    like, and SOPInstanceUID only break ties, as where a region was scanned twice; nothing is dropped.
 
     Returns:
         The sorted headers, and flags: those of the slices, `single_slice`, `duplicate_positions`,

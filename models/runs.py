@@ -6,8 +6,7 @@ models/runs/<backbone>/fold<k>/
     embeddings.npy   float16 (rows, d)
     weights.npz      the network's variables in order
     history.csv      mean training loss an epoch
-    checkpoint.npz   while training: the last finished epoch (removed at the end)
-    manifest.json    written last
+    manifest.json    written last; until then .checkpoint.npz holds the last finished epoch
 """
 
 from pathlib import Path
@@ -85,7 +84,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     _check_disjoint(train, scored)
     views = SliceViews(paths.store(), settings.models)
     with product.building(fresh=force) as directory:
-        checkpoint = directory / "checkpoint.npz"
+        checkpoint = directory / ".checkpoint.npz"
 
         def report(epoch: int, loss: float, rate: float) -> None:
             say(f"epoch {epoch}/{settings.models.epochs} loss {loss:.4f} {rate:.0f} slices/s")
@@ -94,11 +93,11 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
         engine = build_engine(model, settings.models.engine, threads)
         auc = _write_predictions(directory, engine, scored, views, settings.models)
         _write_network(directory, model, losses)
-        checkpoint.unlink(missing_ok=True)
         product.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
             metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=settings.models.seed, threads=threads,
         )  # fmt: skip
+        checkpoint.unlink(missing_ok=True)
     say(f"done: loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}")
 
 

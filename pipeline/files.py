@@ -13,6 +13,9 @@ import pandas as pd
 
 from pipeline.errors import UserError
 
+#: Glob pattern of what a killed write leaves: `.<name>.<random><suffix>`; one hidden name of two parts does not match.
+TEMPORARY = ".*.*.*"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ from typing import Any
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import read_json, sha256, write_json
+from pipeline.files import TEMPORARY, read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
 BUILDING = ".building.json"
@@ -138,6 +138,8 @@ class Product:
         if not resumable and self.directory.exists():
             self._empty()
         self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(TEMPORARY):
+            leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
         write_json(marker, {"identity": self.identity})
         self._started = time.monotonic()
         yield self.directory

@@ -21,11 +21,6 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})" if np.isfinite(self.value) else "-"
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside (never when the interval is undefined)."""
-        return bool(self.low > 0 or self.high < 0)
-
 
 def resample_counts(exams: int, resamples: int, seed: int) -> np.ndarray:
     """How often every exam is drawn in every resample: int array (resamples, exams), rows sum to `exams`."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.slices25d import neighbours_by_distance, neighbours_by_position, stack_slice
+from features.slices25d import neighbours_by_distance, stack_slice
 from features.windows import WINDOWS, apply_window, window_channels
 
 
@@ -36,11 +36,6 @@ def test_window_channels_come_last_in_the_given_order():
     assert channels.shape == (2, 3, 2)
     assert channels.dtype == np.float32
     assert channels[0, 0].tolist() == pytest.approx([0.5, (100 + 1350) / 1500])
-
-
-def test_neighbours_by_position_repeat_the_edges():
-    assert neighbours_by_position(3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 2]]
-    assert neighbours_by_position(1).tolist() == [[0, 0, 0]]
 
 
 def test_neighbours_by_distance_keep_the_depth():
