@@ -76,7 +76,7 @@ def _check(arguments: argparse.Namespace) -> int:
     layout = read_layout(arguments.data)
     faults = check_file(arguments.file, layout)
     if faults:
-        say(f"{paths.shown(arguments.file)}: {len(faults)} kinds of fault")
+        say(f"{paths.shown(arguments.file)}: not valid, {len(faults)} kind{'s' if len(faults) > 1 else ''} of fault")
         for fault in faults:
             say(f"  - {fault}")
         return 1
