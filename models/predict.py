@@ -61,8 +61,9 @@ def _predict_one(settings: Settings, backbone: str, fold: int, slices: pd.DataFr
 
     directory = paths.model_run(backbone, fold)
     verify(directory, ["weights.npz"])
-    model = slice_network(settings.models, backbone, "none")
+    recipe = settings.models.of(backbone)
+    model = slice_network(recipe, backbone, "none")
     load_weights(directory / "weights.npz", model)
-    engine = build_engine(model, settings.models.engine, cores())
-    views = SliceViews(store, settings.models)
-    return pd.concat([frame for frame, _ in predict_slices(engine, slices, views, settings.models)], ignore_index=True)
+    engine = build_engine(model, recipe.engine, cores())
+    views = SliceViews(store, recipe)
+    return pd.concat([frame for frame, _ in predict_slices(engine, slices, views, recipe)], ignore_index=True)

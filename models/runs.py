@@ -9,6 +9,7 @@ models/runs/<backbone>/fold<k>/
     manifest.json    written last; until then .checkpoint.npz holds the last finished epoch
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,15 @@ from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_table, write_table
 from pipeline.product import Product, read_manifest, verify
-from pipeline.settings import ModelsSettings, Settings
+from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
 
 VERSION = 1
-#: Settings that change how a job runs, not what it makes.
-RUNNING = ("backbones", "workers")
 
 
 def run_product(settings: Settings, backbone: str, fold: int) -> Product:
     """The product of one job."""
-    recipe = {key: value for key, value in settings.as_dict()["models"].items() if key not in RUNNING}
+    resolved = dataclasses.asdict(settings.models.of(backbone))
+    recipe = {key: value for key, value in resolved.items() if key not in FOR_ALL_BACKBONES}
     return Product(
         paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
         settings={**recipe, "backbone": backbone, "fold": fold},
@@ -69,7 +69,8 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
 
 def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> None:
     """Train one network on the exams outside a fold; predict the fold and the test exams."""
-    _prepare_backend(settings.models, threads)
+    recipe = settings.models.of(backbone)
+    _prepare_backend(recipe, threads)
     from models.inference import build_engine
     from models.training import train_network
     from models.views import SliceViews
@@ -82,20 +83,20 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")
     scored = pd.concat([held_out, table[table["split"] == "test"].assign(role="test")], ignore_index=True)
     _check_disjoint(train, scored)
-    views = SliceViews(paths.store(), settings.models)
+    views = SliceViews(paths.store(), recipe)
     with product.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
 
         def report(epoch: int, loss: float, rate: float) -> None:
-            say(f"epoch {epoch}/{settings.models.epochs} loss {loss:.4f} {rate:.0f} slices/s")
+            say(f"epoch {epoch}/{recipe.epochs} loss {loss:.4f} {rate:.0f} slices/s")
 
-        model, losses = train_network(train, views, settings.models, backbone, checkpoint, report)
-        engine = build_engine(model, settings.models.engine, threads)
-        auc = _write_predictions(directory, engine, scored, views, settings.models)
+        model, losses = train_network(train, views, recipe, backbone, checkpoint, report)
+        engine = build_engine(model, recipe.engine, threads)
+        auc = _write_predictions(directory, engine, scored, views, recipe)
         _write_network(directory, model, losses)
         product.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
-            metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=settings.models.seed, threads=threads,
+            metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=recipe.seed, threads=threads,
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     say(f"done: loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}")

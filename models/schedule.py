@@ -63,7 +63,7 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         free.put(gpu)
     arguments = [*experiment, *(["--force"] if force else [])]
     with (
-        tqdm(total=len(waiting) * settings.models.epochs, unit="epoch", desc="models",
+        tqdm(total=sum(settings.models.of(job.backbone).epochs for job in waiting), unit="epoch", desc="models",
              disable=not watched(), leave=False) as bar,
         ThreadPoolExecutor(len(slots.gpus)) as pool,
     ):  # fmt: skip
@@ -99,7 +99,7 @@ def _count_gpus() -> int:
 
 
 def _check_names(settings: Settings) -> None:
-    for backbone in settings.models.backbones:
+    for backbone in (*settings.models.backbones, *settings.models.per_backbone):
         find_backbone(backbone)
 
 

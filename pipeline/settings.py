@@ -48,6 +48,10 @@ class FeaturesSettings:
     max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
 
 
+#: Fields of [models] that say how jobs run, or which there are; a backbone has none of its own.
+FOR_ALL_BACKBONES = ("backbones", "workers", "per_backbone")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelsSettings:
     """Backbones, the slices that they see, and their training."""
@@ -75,6 +79,12 @@ class ModelsSettings:
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
     engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO on a CPU, Keras elsewhere
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
+    # What differs for a backbone, a table each: [models.per_backbone.efficientnet_lite0] learning_rate = 2e-3
+    per_backbone: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def of(self, backbone: str) -> "ModelsSettings":
+        """The settings of one backbone, `per_backbone` resolved."""
+        return dataclasses.replace(self, **{**self.per_backbone.get(backbone, {}), "per_backbone": {}})
 
     @property
     def channels(self) -> int:
@@ -165,9 +175,22 @@ def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | No
     if data:
         values.setdefault("input", {})["data"] = data
     settings = _build(Settings, values, "", faults)
+    for name, differing in _tables(values, "models", "per_backbone").items():
+        prefix = f"models.per_backbone.{name}."
+        faults += [f"{prefix}{key}: is the same for all" for key in differing if key in FOR_ALL_BACKBONES]
+        checked = _build(ModelsSettings, differing, prefix, faults)
+        if checked:
+            settings.models.per_backbone[name] = {key: getattr(checked, key) for key in differing}
     if faults:
         raise UserError.listing(f"{file}: unusable settings:", faults)
     return settings
+
+
+def _tables(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:
+    """The tables in a table of settings; empty where there is none."""
+    for name in names:
+        values = values.get(name, {}) if isinstance(values, dict) else {}
+    return {key: value for key, value in values.items() if isinstance(value, dict)} if isinstance(values, dict) else {}
 
 
 def _apply_override(values: dict[str, Any], override: str, faults: list[str]) -> None:
@@ -210,6 +233,8 @@ def _build(kind: type, values: dict[str, Any], prefix: str, faults: list[str]) -
 def _convert(value: Any, hint: Any, key: str, faults: list[str]) -> Any:
     """Check a TOML value against a field's type; lists become tuples, int passes for float."""
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if isinstance(value, list):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import ModelsSettings, Settings, load_settings
 
 SETTINGS = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
 
@@ -140,6 +140,25 @@ def test_every_settings_file_loads_and_opens_with_command_hardware_time_and_scor
     head = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
     for word in ("command", "hardware", "time", "score"):
         assert any(line.lstrip("# ").startswith(word) for line in head), word
+
+
+def test_a_backbone_may_have_values_of_its_own(toml) -> None:
+    text = "[models]\nepochs = 4\n[models.per_backbone.mobilenetv2]\nlearning_rate = 1\n"
+    models = load_settings(toml(text), overrides=["models.per_backbone.mobilenetv2.batch=8"]).models
+    assert models.of("mobilenetv2") == dataclasses.replace(models.of("other"), learning_rate=1.0, batch=8)
+    assert models.of("other").epochs == 4 and models.of("other").batch == ModelsSettings().batch
+
+
+def test_faults_in_a_backbones_own_values_are_told_together(toml) -> None:
+    text = "[models.per_backbone.mobilenetv2]\nlearning_rat = 1\nworkers = 2\nepochs = 'x'\n"
+    with pytest.raises(UserError) as caught:
+        load_settings(toml(text))
+    for part in (
+        "mobilenetv2.learning_rat: unknown; nearest: learning_rate",
+        "workers: is the same",
+        "epochs: expected",
+    ):
+        assert part in str(caught.value)
 
 
 def test_settings_become_plain_values_that_json_can_hold(toml) -> None:
