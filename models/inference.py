@@ -1,14 +1,14 @@
 """One forward pass gives a slice's logits and its embedding; on a CPU through OpenVINO.
 
 OpenVINO runs the exported graph with fused batch normalisation at float32: two to three times
-the speed of Keras on TensorFlow, equal within 1e-3 (a test compares them).
+the speed of Keras on TensorFlow, equal within 1e-3 (a test compares them). The exported graph is kept,
+so applying a finished network needs neither Keras nor TensorFlow.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -18,22 +18,23 @@ from models.targets import FLIPPED, TARGETS
 from models.views import MIRRORED, UNCHANGED, SliceViews
 from pipeline.settings import ModelsSettings
 
+if TYPE_CHECKING:
+    import keras
+
 #: images (batch, y, x, channels) -> logits (batch, targets), embeddings (batch, d)
 Engine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCH = 32
+#: The exported graph of a run; its weights lie beside it, in GRAPH_WEIGHTS.
+GRAPH, GRAPH_WEIGHTS = "network.xml", "network.bin"
 
 
-def build_engine(model: keras.Model, name: str, threads: int) -> Engine:
-    """Turn a trained network into an inference function.
+def chosen_engine(name: str) -> str:
+    """`keras` or `openvino`, as named; "auto" is OpenVINO on a CPU with the TensorFlow backend, else Keras."""
+    if name != "auto":
+        return name
+    import keras
 
-    Args:
-        model: from `models.network.slice_network`.
-        name: "keras", "openvino", or "auto".
-        threads: for OpenVINO.
-    """
-    if name == "auto":
-        name = "openvino" if keras.backend.backend() == "tensorflow" and not _has_gpu() else "keras"
-    return _openvino_engine(model, threads) if name == "openvino" else _keras_engine(model)
+    return "openvino" if keras.backend.backend() == "tensorflow" and not _has_gpu() else "keras"
 
 
 def _has_gpu() -> bool:
@@ -42,7 +43,9 @@ def _has_gpu() -> bool:
     return bool(tensorflow.config.list_physical_devices("GPU"))
 
 
-def _keras_engine(model: keras.Model) -> Engine:
+def keras_engine(model: "keras.Model") -> Engine:
+    """Inference by a network from `models.network.slice_network`."""
+
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = model.predict_on_batch(images)
         return outputs["logits"], outputs["embedding"]
@@ -50,17 +53,22 @@ def _keras_engine(model: keras.Model) -> Engine:
     return run
 
 
-def _openvino_engine(model: keras.Model, threads: int) -> Engine:
-    import openvino
+def export_graph(model: "keras.Model", directory: Path) -> None:
+    """Write a network from `models.network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
+    import keras
 
     # Outputs of an exported dict lose their names, so they are told apart by a graph with a fixed order.
     ordered = keras.Model(model.input, [model.output["logits"], model.output["embedding"]])
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "network.xml")
-        ordered.export(path, format="openvino", verbose=False)
-        compiled = openvino.Core().compile_model(
-            path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        )
+    ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
+
+
+def openvino_engine(directory: Path, threads: int) -> Engine:
+    """Inference by what `export_graph` wrote."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        str(directory / GRAPH), "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    )
     request = compiled.create_infer_request()
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,15 @@ import pandas as pd
 
 from features.store import open_exam, stored_studies
 from input.contest import SOP, STUDY
+from models.inference import GRAPH, GRAPH_WEIGHTS, Engine, keras_engine, openvino_engine, predict_slices
 from models.runs import run_product
+from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import progress
 from pipeline.errors import UserError
 from pipeline.jobs import cores
 from pipeline.product import verify
-from pipeline.settings import Settings
+from pipeline.settings import ModelsSettings, Settings
 
 
 def predict_exams(settings: Settings, store: Path) -> dict[int, dict[str, pd.DataFrame]]:
@@ -54,16 +56,21 @@ def _require_finished(settings: Settings, jobs: list[tuple[int, str]]) -> None:
 
 
 def _predict_one(settings: Settings, backbone: str, fold: int, slices: pd.DataFrame, store: Path) -> pd.DataFrame:
-    from models.checkpoint import load_weights
-    from models.inference import build_engine, predict_slices
-    from models.network import slice_network
-    from models.views import SliceViews
-
-    directory = paths.model_run(backbone, fold)
-    verify(directory, ["weights.npz"])
     recipe = settings.models.of(backbone)
-    model = slice_network(recipe, backbone, "none")
-    load_weights(directory / "weights.npz", model)
-    engine = build_engine(model, recipe.engine, cores())
+    engine = _engine(recipe, backbone, paths.model_run(backbone, fold))
     views = SliceViews(store, recipe)
     return pd.concat([frame for frame, _ in predict_slices(engine, slices, views, recipe)], ignore_index=True)
+
+
+def _engine(recipe: ModelsSettings, backbone: str, directory: Path) -> Engine:
+    """The engine that the run was predicted with; Keras is loaded only where it is that."""
+    if (directory / GRAPH).is_file():
+        verify(directory, [GRAPH, GRAPH_WEIGHTS])
+        return openvino_engine(directory, cores())
+    from models.checkpoint import load_weights
+    from models.network import slice_network
+
+    verify(directory, ["weights.npz"])
+    model = slice_network(recipe, backbone, "none")
+    load_weights(directory / "weights.npz", model)
+    return keras_engine(model)

@@ -5,6 +5,7 @@ models/runs/<backbone>/fold<k>/
                      study, SOP, role, row of the embedding, pe, one probability an exam label
     embeddings.npy   float16 (rows, d)
     weights.npz      the network's variables in order
+    network.xml/.bin the same network for OpenVINO, where that is the engine of inference
     history.csv      mean training loss an epoch
     manifest.json    written last; until then .checkpoint.npz holds the last finished epoch
 """
@@ -71,7 +72,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     """Train one network on the exams outside a fold; predict the fold and the test exams."""
     recipe = settings.models.of(backbone)
     _prepare_backend(recipe, threads)
-    from models.inference import build_engine
+    from models.inference import chosen_engine, export_graph, keras_engine, openvino_engine
     from models.training import train_network
     from models.views import SliceViews
 
@@ -91,7 +92,11 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
             say(f"epoch {epoch}/{recipe.epochs} loss {loss:.4f} {rate:.0f} slices/s")
 
         model, losses = train_network(train, views, recipe, backbone, checkpoint, report)
-        engine = build_engine(model, recipe.engine, threads)
+        if chosen_engine(recipe.engine) == "openvino":
+            export_graph(model, directory)
+            engine = openvino_engine(directory, threads)
+        else:
+            engine = keras_engine(model)
         auc = _write_predictions(directory, engine, scored, views, recipe)
         _write_network(directory, model, losses)
         product.finish(
