@@ -70,7 +70,7 @@ class ModelsSettings:
     epochs: int = 5
     epoch_slices: int = 2800  # slices drawn an epoch
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1
     positive_share: float = 0.5  # of drawn slices: slices with PE
