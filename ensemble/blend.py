@@ -16,14 +16,14 @@ from ensemble.logistic import Logistic, expit, logit
 from ensemble.predictions import View
 from ensemble.questions import GIVEN_PE, PE, QUESTIONS, Prediction, asked, prior, rare
 from ensemble.segments import Segments
-from input.contest import CENTRAL, GTE_1, INDETERMINATE, LEFT, QA_CONTRAST, QA_MOTION, RIGHT
+from input.contest import CENTRAL, GTE_1, INDETERMINATE, LEFT, NEGATIVE, QA_CONTRAST, QA_MOTION, RIGHT
 from pipeline.console import say
 from pipeline.settings import EnsembleSettings
 
 #: question -> columns of the exam table that it is read from, where present.
 POOLED = {
-    PE: ("mean.contrast", "mean.top_20mm", "mean.top_100mm"),
-    INDETERMINATE: (f"{QA_MOTION}.mean.mean", f"{QA_CONTRAST}.mean.mean"),
+    PE: ("mean.contrast", "mean.top_20mm", "mean.top_100mm", f"{NEGATIVE}.mean.mean"),
+    INDETERMINATE: (f"{QA_MOTION}.mean.mean", f"{QA_CONTRAST}.mean.mean", f"{INDETERMINATE}.mean.mean"),
     **{label: (f"{label}.mean.attended", "mean.top_100mm") for label in GIVEN_PE},
     GTE_1: (f"{GTE_1}.mean.mean", f"{GTE_1}.mean.attended", "mean.top_100mm"),
     LEFT: (f"{LEFT}.mean.attended", "left_minus_right", "mean.top_100mm"),
@@ -139,7 +139,7 @@ def _slice_columns(view: View, sigma_mm: float) -> np.ndarray:
 class Blend:
     """Logit mean of a view's backbones with a small calibration: `fit`, `predict`, kept as JSON."""
 
-    backbones: tuple[str, ...]
+    networks: tuple[str, ...]
     exams: ExamLogistics
     slices: SliceLogistic
 
@@ -155,7 +155,7 @@ class Blend:
 
     def predict(self, view: View) -> Prediction:
         """Answers, E[q | PE] and slice probabilities of a view."""
-        view = view.of_backbones(self.backbones)
+        view = view.of_networks(self.networks)
         answers = {q: expit(value) for q, value in self.exams.decisions(exam_table(view)).items()}
         slices = expit(self.slices.decision(view))
         mean = view.segments.mean(slices, np.ones_like(slices))
@@ -164,14 +164,14 @@ class Blend:
     def save(self, folder: Path) -> dict[str, Any]:
         """Plain values; no file is written."""
         return {
-            "backbones": list(self.backbones), "exams": self.exams.as_json(), "slices": self.slices.as_json()
+            "networks": list(self.networks), "exams": self.exams.as_json(), "slices": self.slices.as_json()
         }  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Blend":
         """Read what `save` returned."""
         return cls(
-            tuple(value["backbones"]),
+            tuple(value["networks"]),
             ExamLogistics.from_json(value["exams"]),
             SliceLogistic.from_json(value["slices"]),
         )

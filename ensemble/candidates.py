@@ -8,7 +8,7 @@ from ensemble.baselines import PositionOnly, Prior
 from ensemble.blend import Blend
 from ensemble.predictions import View
 from ensemble.stack import Stack
-from pipeline.settings import EnsembleSettings
+from pipeline.settings import EnsembleSettings, ModelsSettings
 
 PRIOR, Z_ONLY, MEAN, STACK = "prior", "z_only", "mean", "stack"
 Candidate = Prior | PositionOnly | Blend | Stack
@@ -16,7 +16,7 @@ _KINDS: dict[str, type] = {"Prior": Prior, "PositionOnly": PositionOnly, "Blend"
 
 
 def by_simplicity(names: Iterable[str]) -> list[str]:
-    """Candidate names, the simplest first: baselines, the mean, each backbone alone, the stack.
+    """Candidate names, the simplest first: baselines, the mean, one network or one kind alone, the stack.
 
     The mean chooses nothing; to submit one backbone alone is a choice that has to be earned.
     """
@@ -24,19 +24,21 @@ def by_simplicity(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: place.get(name, 3))
 
 
-def fitters(backbones: tuple[str, ...]) -> dict[str, Callable[[View, EnsembleSettings], Candidate]]:
-    """Candidate name -> how it is fitted on a view with truth."""
+def networks_read(models: ModelsSettings) -> dict[str, tuple[str, ...]]:
+    """Candidate -> the networks that it reads: each slice network alone, the mean of all slice networks, the mean of
+    all exam networks of a kind, and the stack of everything."""
+    kinds = {kind: tuple(f"{each}_{kind}" for each in models.backbones) for kind in models.exam.kinds}
+    return {**{name: (name,) for name in models.backbones}, MEAN: models.backbones, **kinds, STACK: models.networks}
 
-    def single(name: str) -> Callable[[View, EnsembleSettings], Candidate]:
-        return lambda view, settings: Blend.fit(view.of_backbones([name]), settings, who=name)
 
-    return {
-        PRIOR: Prior.fit,
-        Z_ONLY: PositionOnly.fit,
-        **{name: single(name) for name in backbones},
-        MEAN: Blend.fit,
-        STACK: Stack.fit,
-    }
+def fitters(models: ModelsSettings) -> dict[str, Callable[[View, EnsembleSettings], Candidate]]:
+    """Candidate name -> how it is fitted on a view with truth, which holds the networks that it reads."""
+
+    def blend(name: str) -> Callable[[View, EnsembleSettings], Candidate]:
+        return lambda view, settings: Blend.fit(view, settings, who=name)
+
+    blends = {name: blend(name) for name in networks_read(models) if name != STACK}
+    return {PRIOR: Prior.fit, Z_ONLY: PositionOnly.fit, **blends, STACK: Stack.fit}
 
 
 def save_all(candidates: dict[str, Candidate], folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pyarrow
 from pyarrow import parquet
 
 from ensemble.baselines import Prior
-from ensemble.candidates import PRIOR, Candidate, by_simplicity, fitters, save_all
+from ensemble.candidates import PRIOR, Candidate, by_simplicity, fitters, networks_read, save_all
 from ensemble.exam_table import exam_table
 from ensemble.predictions import View, oof_view, read_measured, read_networks, test_view
 from ensemble.promote import Step, out_of_fold_parts, promote
@@ -35,7 +35,7 @@ from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_json, write_table
 from pipeline.product import MANIFEST, Product, read_manifest, verify
-from pipeline.settings import Settings
+from pipeline.settings import ModelsSettings, Settings
 
 FORMAT_VERSION = 1
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -79,8 +79,8 @@ def fit(settings: Settings, *, force: bool = False) -> None:
 def fit_product(settings: Settings) -> Product:
     """The product that `fit` makes; its inputs are the tables, the store and every network's run."""
     runs = {
-        f"{backbone}/fold{fold}": paths.model_run(backbone, fold)
-        for backbone in settings.models.backbones
+        f"{network}/fold{fold}": paths.model_run(network, fold)
+        for network in settings.models.networks
         for fold in range(settings.input.folds)
     }
     missing = [paths.shown(folder) for folder in runs.values() if not (folder / MANIFEST).is_file()]
@@ -91,7 +91,7 @@ def fit_product(settings: Settings) -> Product:
         inputs[name] = read_manifest(folder)["identity"]
     chosen = {
         "ensemble": dataclasses.asdict(settings.ensemble),
-        "backbones": list(settings.models.backbones),
+        "networks": list(settings.models.networks),
         "folds": settings.input.folds,
     }
     return Product(paths.ensemble_run(), "ensemble/fit", version=FORMAT_VERSION, settings=chosen, inputs=inputs)
@@ -99,18 +99,18 @@ def fit_product(settings: Settings) -> Product:
 
 def read_inputs(settings: Settings) -> Inputs:
     """Read and join everything; files are compared with their manifests before any parser sees them."""
-    for backbone in settings.models.backbones:
+    for network in settings.models.networks:
         for fold in range(settings.input.folds):
-            verify(paths.model_run(backbone, fold), ["slices.parquet"])
+            verify(paths.model_run(network, fold), ["slices.parquet"])
     verify(paths.store(), ["slices.parquet", "exams.parquet"])
     exams, slices = load_exams(), load_slices()
     measured = read_measured(paths.store())
-    backbones = settings.models.backbones
+    names = settings.models.networks
 
     def test(fold: int) -> View:
-        return test_view(read_networks(backbones, [fold], "test"), fold, slices, measured)
+        return test_view(read_networks(names, [fold], "test"), fold, slices, measured)
 
-    networks = read_networks(backbones, range(settings.input.folds), "oof")
+    networks = read_networks(names, range(settings.input.folds), "oof")
     view = oof_view(networks, exams, slices, measured)
     _require_pe_in_two_folds(view.truth)
     return Inputs(view, test, exams, slices)
@@ -137,14 +137,13 @@ def predict_all(
     """
     fold_of = inputs.out_of_fold.truth["fold"].to_numpy()
     parts = {f"fold{fold}": fold_of != fold for fold in np.unique(fold_of)} | {"final": np.ones(len(fold_of), bool)}
-    seen = seen_by(inputs.out_of_fold, settings.models.backbones)
+    seen = seen_by(inputs.out_of_fold, settings.models)
     saved, held_out, final = {}, {}, {}
     for part, rows in progress(parts.items(), what="second level", unit="part"):
         slices = int(inputs.out_of_fold.segments.sizes[rows].sum())
         say(f"ensemble/fit: {part}: learning from {int(rows.sum())} exams, {slices} slices")
         final = {
-            name: fitter(seen[name].take(rows), settings.ensemble)
-            for name, fitter in fitters(settings.models.backbones).items()
+            name: fitter(seen[name].take(rows), settings.ensemble) for name, fitter in fitters(settings.models).items()
         }
         saved[part] = save_all(final, trees / part)
         if part != "final":
@@ -155,11 +154,12 @@ def predict_all(
     return tables | {(name, "test"): each for name, each in found.items()}, saved
 
 
-def seen_by(view: View, backbones: tuple[str, ...]) -> dict[str, View]:
+def seen_by(view: View, models: ModelsSettings) -> dict[str, View]:
     """Candidate -> the view that it may read, with the exam table computed once for all folds."""
-    seen = {name: view for name in fitters(backbones)} | {name: view.of_backbones([name]) for name in backbones}
-    for each in (view, *(seen[name] for name in backbones)):
-        exam_table(each)
+    reads = networks_read(models)
+    seen = {name: view.of_networks(reads[name]) if name in reads else view for name in fitters(models)}
+    for name in reads:
+        exam_table(seen[name])
     return seen
 
 

@@ -67,7 +67,7 @@ class View:
         opinions = self.heads.get(label)
         return np.mean(list(opinions.values()), axis=0) if opinions else None
 
-    def of_backbones(self, names: Iterable[str]) -> "View":
+    def of_networks(self, names: Iterable[str]) -> "View":
         """The same slices seen by some of the backbones."""
         names = list(names)
         if names == list(self.logits):

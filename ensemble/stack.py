@@ -15,7 +15,7 @@ from pipeline.settings import EnsembleSettings
 class Stack:
     """The slice stack and the exam stack of the same backbones."""
 
-    backbones: tuple[str, ...]
+    networks: tuple[str, ...]
     exams: ExamStack
     slices: SliceStack
 
@@ -26,21 +26,21 @@ class Stack:
 
     def predict(self, view: View) -> Prediction:
         """Answers, E[q | PE] and slice probabilities of a view."""
-        view = view.of_backbones(self.backbones)
+        view = view.of_networks(self.networks)
         slices, q_given_pe = self.slices.predict(view)
         return Prediction(self.exams.answers(view), q_given_pe, slices)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the trees into `folder`; returns the JSON value that `load` needs."""
         return {
-            "backbones": list(self.backbones), "exams": self.exams.save(folder), "slices": self.slices.save(folder)
+            "networks": list(self.networks), "exams": self.exams.save(folder), "slices": self.slices.save(folder)
         }  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Stack":
         """Read what `save` wrote, digests first."""
         return cls(
-            tuple(value["backbones"]),
+            tuple(value["networks"]),
             ExamStack.load(folder, value["exams"]),
             SliceStack.load(folder, value["slices"]),
         )

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.console import say
 from pipeline.jobs import end_with_parent
 
 EPILOG = """examples:
@@ -50,7 +51,13 @@ def main() -> None:
 
         if arguments.end_with_parent:
             end_with_parent()
-        train_fold(settings, arguments.backbone, arguments.fold, arguments.threads, force=arguments.force)
+        job = settings, arguments.backbone, arguments.fold, arguments.threads
+        told = train_fold(*job, force=arguments.force)
+        if settings.models.exam.kinds:
+            from models.exam_runs import train_exam_networks
+
+            told += train_exam_networks(*job, force=arguments.force)
+        say(f"done: {'; '.join(told)}")
 
 
 if __name__ == "__main__":

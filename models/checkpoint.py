@@ -12,7 +12,7 @@ from pipeline.files import atomic_path
 
 def save_weights(path: Path, model: keras.Model) -> None:
     """Write the network's variables (weights, statistics, random seeds) in their order."""
-    _save(path, _arrays("v", model.variables))
+    save_arrays(path, _arrays("v", model.variables))
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
@@ -21,7 +21,7 @@ def load_weights(path: Path, model: keras.Model) -> None:
     Raises:
         UserError: a damaged file, or one of another network.
     """
-    arrays = _load(path)
+    arrays = load_arrays(path)
     _assign(model.variables, [arrays[key] for key in sorted(arrays)], path)
 
 
@@ -30,12 +30,12 @@ def save_checkpoint(
 ) -> None:
     """Write everything that the next epoch depends on."""
     arrays = _arrays("v", model.variables) | _arrays("o", optimizer.variables)
-    _save(path, arrays | {"epoch": np.array(epoch), "losses": np.array(losses, np.float64)})
+    save_arrays(path, arrays | {"epoch": np.array(epoch), "losses": np.array(losses, np.float64)})
 
 
 def load_checkpoint(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> tuple[int, list[float]]:
     """Restore network and optimiser; the finished epochs and their losses."""
-    arrays = _load(path)
+    arrays = load_arrays(path)
     _assign(model.variables, [arrays[key] for key in sorted(arrays) if key.startswith("v")], path)
     _assign(optimizer.variables, [arrays[key] for key in sorted(arrays) if key.startswith("o")], path)
     return int(arrays["epoch"]), arrays["losses"].tolist()
@@ -45,12 +45,14 @@ def _arrays(letter: str, variables: list) -> dict[str, np.ndarray]:
     return {f"{letter}{index:04d}": keras.ops.convert_to_numpy(each) for index, each in enumerate(variables)}
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote; a damaged file is an error that names it."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}

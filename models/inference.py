@@ -15,7 +15,7 @@ import pandas as pd
 from input.contest import SOP, STUDY
 from models.batches import prefetched
 from models.targets import FLIPPED, TARGETS
-from models.views import MIRRORED, UNCHANGED, SliceViews
+from models.views import SliceViews
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ def predict_slices(
         A frame (study, SOP, a probability a target, the slice label's named `pe`) and the
         embeddings, float16 (rows, d). Logits are averaged, so are the embeddings.
     """
-    changes = (UNCHANGED, MIRRORED) if settings.flip_tta else (UNCHANGED,)
     studies, planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
     def make(batch: int) -> tuple[slice, list[np.ndarray]]:
         rows = slice(batch * BATCH, min((batch + 1) * BATCH, len(slices)))
         pairs = list(zip(studies[rows], planes[rows], strict=True))
-        return rows, [np.stack([views.view(study, int(plane), change) for study, plane in pairs]) for change in changes]
+        images = np.stack([views.view(study, int(plane)) for study, plane in pairs])
+        return rows, [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
 
     for rows, images in prefetched(make, -(-len(slices) // BATCH)):
         outputs = [engine(each) for each in images]

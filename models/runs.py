@@ -18,6 +18,17 @@ import pandas as pd
 
 from features.store import open_exam, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from models.inference import (
+    GRAPH,
+    GRAPH_WEIGHTS,
+    Engine,
+    chosen_engine,
+    export_graph,
+    keras_engine,
+    openvino_engine,
+    predict_slices,
+)
+from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -26,6 +37,9 @@ from pipeline.product import Product, read_manifest, verify
 from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
 
 VERSION = 1
+EXAM_VERSION = 1
+#: Kinds of networks over an exam's slices, built in models.exam_network.
+EXAM_KINDS = ("gru", "transformer")
 
 
 def run_product(settings: Settings, backbone: str, fold: int) -> Product:
@@ -40,6 +54,28 @@ def run_product(settings: Settings, backbone: str, fold: int) -> Product:
             "features/store": read_manifest(paths.store())["identity"],
         },
     )  # fmt: skip
+
+
+def exam_network_name(backbone: str, kind: str) -> str:
+    """The name of an exam network's predictions."""
+    return f"{backbone}_{kind}"
+
+
+def exam_product(settings: Settings, backbone: str, fold: int, kind: str) -> Product:
+    """The product of one exam network over one slice network (see models.exam_runs)."""
+    recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key != "kinds"}
+    name = exam_network_name(backbone, kind)
+    return Product(
+        paths.model_run(name, fold), f"models/{name}/fold{fold}", version=EXAM_VERSION,
+        settings={**recipe, "backbone": backbone, "fold": fold, "kind": kind},
+        inputs={"slice network": run_product(settings, backbone, fold).identity},
+    )  # fmt: skip
+
+
+def job_products(settings: Settings, backbone: str, fold: int) -> list[Product]:
+    """The products of one (backbone, fold) job: the slice network's, then those of the exam networks over it."""
+    exams = [exam_product(settings, backbone, fold, kind) for kind in settings.models.exam.kinds]
+    return [run_product(settings, backbone, fold), *exams]
 
 
 def plane_table(split: str | None = None) -> pd.DataFrame:
@@ -68,17 +104,15 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
     return table.merge(exams[exam_columns], on=STUDY, how="left", validate="many_to_one")
 
 
-def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> None:
-    """Train one network on the exams outside a fold; predict the fold and the test exams."""
+def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> list[str]:
+    """Train one network on the exams outside a fold; predict the fold and the test exams; what to tell of it."""
     recipe = settings.models.of(backbone)
     _prepare_backend(recipe, threads)
-    from models.inference import chosen_engine, export_graph, keras_engine, openvino_engine
     from models.training import train_network
-    from models.views import SliceViews
 
     product = run_product(settings, backbone, fold)
     if product.is_current(force=force):
-        return
+        return []
     table = plane_table()
     train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
     held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")
@@ -104,7 +138,21 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
             metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=recipe.seed, threads=threads,
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
-    say(f"done: loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}")
+    return [f"loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}"]
+
+
+def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
+    """The engine that a finished run was predicted with; Keras is loaded only where it is that."""
+    if (directory / GRAPH).is_file():
+        verify(directory, [GRAPH, GRAPH_WEIGHTS])
+        return openvino_engine(directory, threads)
+    from models.checkpoint import load_weights
+    from models.network import slice_network
+
+    verify(directory, ["weights.npz"])
+    model = slice_network(recipe, backbone, "none")
+    load_weights(directory / "weights.npz", model)
+    return keras_engine(model)
 
 
 def _prepare_backend(settings: ModelsSettings, threads: int) -> None:
@@ -130,8 +178,6 @@ def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, set
     """Write slices.parquet and embeddings.npy; the AUC of `pe` on the held-out fold's slices."""
     from numpy.lib.format import open_memmap
     from sklearn.metrics import roc_auc_score
-
-    from models.inference import predict_slices
 
     frames = []
     with atomic_path(directory / "embeddings.npy") as temporary:

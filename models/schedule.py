@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,12 +13,11 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from models.backbones import find_backbone
-from models.runs import run_product
+from models.runs import EXAM_KINDS, job_products
 from pipeline import paths
 from pipeline.console import say, watched
 from pipeline.errors import UserError
 from pipeline.jobs import cores
-from pipeline.product import read_manifest
 from pipeline.settings import Settings
 
 
@@ -52,10 +52,10 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         UserError: names every failed job and its log.
     """
     jobs = [Job(backbone, fold) for backbone in settings.models.backbones for fold in range(settings.input.folds)]
-    waiting = [job for job in jobs if not run_product(settings, *job).is_current(force=force)]
+    _check_names(settings)
+    waiting = [job for job in jobs if not all([each.is_current(force=force) for each in job_products(settings, *job)])]
     if not waiting:
         return
-    _check_names(settings)
     slots = share_machine(settings.models.workers, len(jobs))
     say(f"models: {len(waiting)} networks to train, {len(slots.gpus)} at a time, {slots.threads} threads each")
     free: SimpleQueue = SimpleQueue()
@@ -101,6 +101,9 @@ def _count_gpus() -> int:
 def _check_names(settings: Settings) -> None:
     for backbone in (*settings.models.backbones, *settings.models.per_backbone):
         find_backbone(backbone)
+    unknown = sorted(set(settings.models.exam.kinds) - set(EXAM_KINDS))
+    if unknown:
+        raise UserError(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")
 
 
 def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: tqdm) -> str | None:
@@ -114,7 +117,7 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    last = ""
+    last, started = "", time.monotonic()
     try:
         with job.log.open("w") as log, subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -128,6 +131,5 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
         free.put(gpu)
     if process.returncode:
         return f"{job.backbone} fold {job.fold} (exit {process.returncode}): {last}; log: {paths.shown(job.log)}"
-    seconds = read_manifest(paths.model_run(*job))["wall_seconds"]
-    say(f"models/{job.backbone}/fold{job.fold}: {last.removeprefix('done: ')}, {seconds:.0f} s")
+    say(f"models/{job.backbone}/fold{job.fold}: {last.removeprefix('done: ')}, {time.monotonic() - started:.0f} s")
     return None

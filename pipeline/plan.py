@@ -33,7 +33,7 @@ def describe(settings: Settings, file: str) -> list[str]:
 
 def product_directories(settings: Settings) -> dict[str, list[Path]]:
     """Stage -> the folders of its products under these settings."""
-    runs = [paths.model_run(name, fold) for name in settings.models.backbones for fold in range(settings.input.folds)]
+    runs = [paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)]
     return {
         "input": [paths.prepared()],
         "features": [paths.store()],

@@ -48,8 +48,25 @@ class FeaturesSettings:
     max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
 
 
+@dataclasses.dataclass(frozen=True)
+class ExamNetworkSettings:
+    """The networks over an exam's slices, [models.exam]; they read the slice networks' embeddings."""
+
+    kinds: tuple[str, ...] = ()  # gru | transformer: one network of each kind a (backbone, fold)
+    seed: int = 19
+    step_mm: float = 5.0  # distance of the positions along z
+    length: int = 64  # positions; a longer exam gets wider steps
+    units: int = 48
+    dropout: float = 0.3
+    noise: float = 0.3  # standard deviation added to the standardised inputs
+    epochs: int = 30
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+
+
 #: Fields of [models] that say how jobs run, or which there are; a backbone has none of its own.
-FOR_ALL_BACKBONES = ("backbones", "workers", "per_backbone")
+FOR_ALL_BACKBONES = ("backbones", "workers", "per_backbone", "exam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +98,16 @@ class ModelsSettings:
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
     # What differs for a backbone, a table each: [models.per_backbone.efficientnet_lite0] learning_rate = 2e-3
     per_backbone: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    exam: ExamNetworkSettings = ExamNetworkSettings()
 
     def of(self, backbone: str) -> "ModelsSettings":
         """The settings of one backbone, `per_backbone` resolved."""
         return dataclasses.replace(self, **{**self.per_backbone.get(backbone, {}), "per_backbone": {}})
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of all networks whose predictions the ensemble reads: slice networks, then exam networks."""
+        return (*self.backbones, *(f"{each}_{kind}" for kind in self.exam.kinds for each in self.backbones))
 
     @property
     def channels(self) -> int:

@@ -10,7 +10,7 @@ from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, S
 from models.batches import prefetched
 from models.sampling import draw_epoch, sampling_weights
 from models.targets import TARGETS, flip_targets, slice_targets
-from models.views import MIRRORED, Augmentation, SliceViews, draw_augmentation
+from models.views import Augmentation, SliceViews, draw_augmentation
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json
 from pipeline.product import MANIFEST
@@ -101,7 +101,9 @@ def test_an_unchanged_view_is_the_windowed_stack_in_the_middle_of_air(store):
 
 def test_the_mirrored_view_is_the_view_mirrored(store):
     views = SliceViews(store[0], SETTINGS)
-    np.testing.assert_allclose(views.view("study", 2, MIRRORED), views.view("study", 2)[:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        views.view("study", 2, Augmentation(flip=True)), views.view("study", 2)[:, ::-1], atol=1e-6
+    )
 
 
 def test_half_the_pixel_size_shows_the_middle_twice_as_large(store):

@@ -9,7 +9,7 @@ import pytest
 from models import schedule
 from models.schedule import Slots, share_machine, train_all
 from pipeline.errors import UserError
-from pipeline.settings import ModelsSettings, Settings
+from pipeline.settings import ExamNetworkSettings, ModelsSettings, Settings
 
 
 def test_without_a_gpu_every_core_trains_a_network_of_its_own(monkeypatch):
@@ -32,23 +32,25 @@ def test_jobs_are_spread_one_a_gpu(monkeypatch):
 
 
 class _NeverCurrent:
-    def __init__(self, *_):
-        pass
-
     def is_current(self, *, force):
         return False
 
 
 def test_an_unknown_backbone_is_told_before_any_training(monkeypatch):
-    monkeypatch.setattr(schedule, "run_product", _NeverCurrent)
     settings = replace(Settings(), models=ModelsSettings(backbones=("mobilenet_v2",)))
     with pytest.raises(UserError, match="unknown backbone 'mobilenet_v2'; nearest: mobilenetv2"):
         train_all(settings, [], force=False)
 
 
+def test_an_unknown_kind_of_exam_network_is_told_before_any_training():
+    settings = replace(Settings(), models=ModelsSettings(exam=ExamNetworkSettings(kinds=("lstm",))))
+    with pytest.raises(UserError, match="expected some of gru, transformer, found lstm"):
+        train_all(settings, [], force=False)
+
+
 def test_every_failed_job_is_named_with_its_log(monkeypatch, tmp_path):
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    monkeypatch.setattr(schedule, "run_product", _NeverCurrent)
+    monkeypatch.setattr(schedule, "job_products", lambda *_: [_NeverCurrent()])
     monkeypatch.setattr(schedule, "_check_names", lambda settings: None)
     real = subprocess.Popen
 
