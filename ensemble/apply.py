@@ -22,8 +22,8 @@ def apply(
     """Predict exams with the finished ensemble of `paths.ensemble_run()`.
 
     Args:
-        networks: fold -> backbone -> what that network says: StudyInstanceUID, SOPInstanceUID, `pe` and one column
-            an auxiliary head (as in models/runs/<backbone>/fold<k>/slices.parquet).
+        networks: fold -> network -> what that network says: StudyInstanceUID, SOPInstanceUID, `pe` and one column
+            an auxiliary head (as in models/runs/<network>/fold<k>/slices.parquet).
         slices: StudyInstanceUID, SOPInstanceUID and z_mm of every slice of these exams, unreadable ones too.
         measured: numbers of features.measure, as in features/store; without them they count as unknown.
         candidate: a candidate's name; the promoted one when None.
@@ -43,9 +43,9 @@ def apply(
     if name not in saved:
         raise UserError(f"{name}: no such candidate; the ensemble has {', '.join(saved)}")
     faults = [
-        f"{backbone} fold {fold}: {fault}"
+        f"{network} fold {fold}: {fault}"
         for fold, tables in networks.items()
-        for backbone, table in tables.items()
+        for network, table in tables.items()
         for fault in table_faults(table)
     ]
     if faults:

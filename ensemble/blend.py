@@ -1,7 +1,7 @@
 """The plain rival of the stack: the mean of the networks' logits, and two or three parameters a label.
 
-Each question is answered by a ridge logistic regression on one to three pooled logits of the exam; slices by one
-on the mean logit smoothed along z and the exam's level. With one backbone it is that backbone's own score.
+Each question is answered by a ridge logistic regression on a few pooled logits of the exam; slices by one
+on the mean logit smoothed along z and the exam's level. With one network it is that network's own score.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def _slice_columns(view: View, sigma_mm: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Logit mean of a view's backbones with a small calibration: `fit`, `predict`, kept as JSON."""
+    """Logit mean of a view's networks with a small calibration: `fit`, `predict`, kept as JSON."""
 
     networks: tuple[str, ...]
     exams: ExamLogistics

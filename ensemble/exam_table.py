@@ -1,6 +1,6 @@
 """What the slices of an exam say about the exam: one row an exam, a column a number.
 
-Every slice stream (each backbone, and the mean of all) is described by its distribution and its shape
+Every slice stream (each network, and the mean of all) is described by its distribution and its shape
 along z, in mm wherever a count would depend on the slice thickness. Opinions on the exam labels are
 averaged with the slice probability as weight: where the clot seems to be, its side can be read.
 """

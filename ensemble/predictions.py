@@ -1,7 +1,7 @@
 """The networks' predictions joined to the slices and measured numbers they speak of, checked.
 
 A `View` is what a second-level model sees: the slices of some exams with exactly one prediction of every
-backbone. The out-of-fold view holds every training exam as its held-out fold's networks see it; the test
+network. The out-of-fold view holds every training exam as its held-out fold's networks see it; the test
 view of fold k holds every test exam as fold k's networks see it.
 """
 
@@ -27,14 +27,14 @@ _NOT_MEASURED = {STUDY, SERIES, SOP, SLICE_LABEL, "position", "z_mm", "quarantin
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Slices of exams, sorted by StudyInstanceUID and z, with one prediction of every backbone.
+    """Slices of exams, sorted by StudyInstanceUID and z, with one prediction of every network.
 
     Attributes:
         studies: (e,) StudyInstanceUIDs, ascending.
         sops: (n,) SOPInstanceUIDs.
         segments: the layout of the n slices in the e exams.
-        logits: backbone -> (n,) logit of its slice probability.
-        heads: exam label -> backbone -> (n,) logit of its opinion on that label.
+        logits: network -> (n,) logit of its slice probability.
+        heads: exam label -> network -> (n,) logit of its opinion on that label.
         slice_numbers: (n rows) measured numbers, column -> float.
         exam_numbers: (e rows) measured numbers, column -> float.
         truth: (e rows) nine labels, QA labels, q, fold; None where the labels are unknown.
@@ -59,16 +59,16 @@ class View:
         return self.segments.owner
 
     def mean_logit(self) -> np.ndarray:
-        """(n,) mean over backbones of the slice logits."""
+        """(n,) mean over networks of the slice logits."""
         return np.mean(list(self.logits.values()), axis=0)
 
     def mean_head(self, label: str) -> np.ndarray | None:
-        """(n,) mean over backbones of the logits of one exam label; None where no backbone has it."""
+        """(n,) mean over networks of the logits of one exam label; None where no network has it."""
         opinions = self.heads.get(label)
         return np.mean(list(opinions.values()), axis=0) if opinions else None
 
     def of_networks(self, names: Iterable[str]) -> "View":
-        """The same slices seen by some of the backbones."""
+        """The same slices seen by some of the networks."""
         names = list(names)
         if names == list(self.logits):
             return self
@@ -114,8 +114,8 @@ def read_measured(store: Path) -> Measured:
     )
 
 
-def read_networks(backbones: Iterable[str], folds: Iterable[int], role: str) -> dict[str, dict[int, pd.DataFrame]]:
-    """backbone -> fold -> the rows of one role ("oof" or "test") of its slices.parquet.
+def read_networks(networks: Iterable[str], folds: Iterable[int], role: str) -> dict[str, dict[int, pd.DataFrame]]:
+    """network -> fold -> the rows of one role ("oof" or "test") of its slices.parquet.
 
     Raises:
         UserError: every fault of every file.
@@ -123,15 +123,15 @@ def read_networks(backbones: Iterable[str], folds: Iterable[int], role: str) -> 
     folds = list(folds)
     tables: dict[str, dict[int, pd.DataFrame]] = {}
     faults: list[str] = []
-    for backbone in backbones:
+    for network in networks:
         for fold in folds:
-            path = paths.model_run(backbone, fold) / "slices.parquet"
+            path = paths.model_run(network, fold) / "slices.parquet"
             if not path.is_file():
                 faults.append(f"{paths.shown(path)}: missing")
                 continue
             table = pd.read_parquet(path, filters=[("role", "==", role)])
             faults += [f"{paths.shown(path)}: {fault}" for fault in table_faults(table)]
-            tables.setdefault(backbone, {})[fold] = table
+            tables.setdefault(network, {})[fold] = table
     if faults:
         raise UserError.listing("Unusable network predictions:", faults, "Rebuild them: ./run.sh --from models")
     return tables
@@ -165,15 +165,15 @@ def oof_view(
     """
     fold_of = exams.loc[exams["split"] == "train"].set_index(STUDY)["fold"]
     faults, predictions = [], {}
-    for backbone, folds in networks.items():
+    for network, folds in networks.items():
         parts = []
         for fold, table in folds.items():
             held_out = table[table["role"] == "oof"]
             strangers = held_out[held_out[STUDY].map(fold_of) != fold][STUDY].nunique()
             if strangers:
-                faults.append(f"{backbone} fold {fold}: {strangers} out-of-fold exams are not in fold {fold}")
+                faults.append(f"{network} fold {fold}: {strangers} out-of-fold exams are not in fold {fold}")
             parts.append(held_out)
-        predictions[backbone] = pd.concat(parts, ignore_index=True)
+        predictions[network] = pd.concat(parts, ignore_index=True)
     if faults:
         raise UserError.listing("The networks' folds disagree with input/prepared:", faults, "./run.sh --from models")
     return make_view(predictions, slices[slices["split"] == "train"], measured, exams[exams["split"] == "train"])
@@ -193,13 +193,13 @@ def make_view(
     """Join predictions, geometry, measured numbers and truth by UID.
 
     Args:
-        predictions: backbone -> StudyInstanceUID, SOPInstanceUID, `pe` and heads, a row a slice.
+        predictions: network -> StudyInstanceUID, SOPInstanceUID, `pe` and heads, a row a slice.
         slices: StudyInstanceUID, SOPInstanceUID, z_mm, and the slice label where `truth` is given.
         measured: numbers of the pixel store.
         truth: exam labels, QA labels, q and fold, a row an exam.
 
     Raises:
-        UserError: backbones that speak of different slices, or slices that `slices` does not know.
+        UserError: networks that speak of different slices, or slices that `slices` does not know.
     """
     first = next(iter(predictions))
     keys = pd.Index(predictions[first][SOP])

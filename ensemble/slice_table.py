@@ -9,7 +9,7 @@ import pandas as pd
 from ensemble.logistic import expit
 from ensemble.predictions import View
 
-#: Offsets of the mean stream's neighbours; each backbone's own stream gets the nearest ones only.
+#: Offsets of the mean stream's neighbours; each network's own stream gets the nearest ones only.
 OFFSETS_MM = (-30.0, -15.0, -7.0, -3.5, 3.5, 7.0, 15.0, 30.0)
 NEAR_MM = (-7.0, 7.0)
 HALF_WINDOWS_MM = (5.0, 10.0, 20.0, 40.0)

@@ -13,7 +13,7 @@ from pipeline.settings import EnsembleSettings
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """The slice stack and the exam stack of the same backbones."""
+    """The slice stack and the exam stack of the same networks."""
 
     networks: tuple[str, ...]
     exams: ExamStack

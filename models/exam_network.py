@@ -17,7 +17,7 @@ def exam_network(kind: str, features: int, settings: ExamNetworkSettings) -> ker
     """Build a network over one exam.
 
     Args:
-        kind: "gru" or "transformer".
+        kind: a key of BUILDERS.
         features: numbers a position.
         settings: length, units, dropout.
 
@@ -30,7 +30,7 @@ def exam_network(kind: str, features: int, settings: ExamNetworkSettings) -> ker
     dropped = layers.SpatialDropout1D(settings.dropout, seed=settings.seed, name="drop_features")(sequence)
     tensor = layers.Dense(2 * settings.units, activation="relu", name="project")(dropped)
     tensor = layers.Multiply(name="projected")([tensor, inside])
-    states = (_gru if kind == "gru" else _transformer)(tensor, inside, settings)
+    states = BUILDERS[kind](tensor, inside, settings)
     slices = layers.Dense(1, name="slices")(states)
     pooled = layers.Concatenate(name="pooled")([_attended(states, inside), _highest(states, inside)])
     pooled = layers.Dropout(settings.dropout, seed=settings.seed + 1, name="drop_exam")(pooled)
@@ -71,6 +71,9 @@ class Places(layers.Layer):
     def call(self, tensor):
         """(batch, length, width) -> the same."""
         return tensor + self.vectors
+
+
+BUILDERS = {"gru": _gru, "transformer": _transformer}
 
 
 def _attended(states, inside):
