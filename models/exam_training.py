@@ -83,6 +83,7 @@ def train_exam_network(
     Raises:
         UserError: the loss became NaN or infinite.
     """
+    keras.utils.set_random_seed(settings.seed)  # whatever this process drew before
     scale = Scale.of(exams)
     model = exam_network(kind, 3 * exams[0].numbers.shape[1], settings)
     steps = -(-len(exams) // settings.batch)
