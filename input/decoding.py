@@ -13,6 +13,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from input.archive import source_files
 from input.dicom import Series, read_series
 from input.faults import DicomFault
 from input.slice_file import read_pixels
@@ -98,8 +99,7 @@ def read_series_safely(source: Path, *, timeout_s: float = 600.0, file_timeout_s
     Raises:
         UserError: no usable series.
     """
-    files = tuple(sorted(each for each in source.rglob("*") if each.is_file())) if source.is_dir() else ()
-    job = ExamJob(str(source), files)
+    job = ExamJob(str(source), tuple(source_files(source)[0]))
     (outcome,) = decode_exams([job], _read_series_job, workers=1, timeout_s=timeout_s, file_timeout_s=file_timeout_s)
     if outcome.fault:
         raise UserError(f"{source}: cannot be decoded: {outcome.fault}")

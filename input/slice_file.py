@@ -1,10 +1,14 @@
-"""One slice's file: its header alone, or header and pixels with the checksum of the bytes they came from."""
+"""One slice's file: its header alone, or header and pixels with the checksum of the bytes they came from.
+
+A path may lead into a zip archive, see `input.archive`.
+"""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from input.archive import open_file
 from input.faults import DicomFault, UnfinishedHeader
 from input.gates import MAX_FILE_BYTES
 from input.header import HEAD_BYTES, SliceHeader, parse_header
@@ -18,8 +22,7 @@ def read_header(path: Path) -> SliceHeader:
         DicomFault: the file is not a usable axial CT slice.
     """
     try:
-        with path.open("rb") as file:
-            file_bytes = path.stat().st_size
+        with open_file(path) as (file, file_bytes):
             data = file.read(HEAD_BYTES)
             try:
                 return parse_header(data, path, file_bytes)
@@ -38,10 +41,10 @@ def read_slice(path: Path) -> tuple[SliceHeader, np.ndarray, str]:
         DicomFault: the file is not a usable axial CT slice, or its pixels do not decode.
     """
     try:
-        file_bytes = path.stat().st_size
-        if file_bytes > MAX_FILE_BYTES:
-            raise DicomFault(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
-        data = path.read_bytes()
+        with open_file(path) as (file, file_bytes):
+            if file_bytes > MAX_FILE_BYTES:
+                raise DicomFault(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
+            data = file.read()
     except OSError as fault:
         raise DicomFault(_unreadable(fault)) from fault
     header = parse_header(data, path, len(data))

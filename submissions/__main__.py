@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "predict", "apply the finished ensemble to unlabelled DICOM series",
         "python -m submissions predict my_scans --out slices.csv",
     )  # fmt: skip
-    predict.add_argument("dicom_dir", metavar="DICOM_DIR", type=Path, help="one series, or a folder of studies")
+    predict.add_argument(
+        "dicom_dir", metavar="DICOM_DIR", type=Path, help="a series, a folder of studies, or a zip archive"
+    )
     predict.add_argument(
         "--out",
         metavar="CSV",

@@ -29,7 +29,7 @@ def predict_folder(settings: Settings, source: Path, out: Path) -> None:
 
     Args:
         settings: those of the finished run.
-        source: one series, or a folder of studies.
+        source: one series, a folder of studies, or a zip archive of either; archives in the folder are read too.
         out: the CSV: study, series and slice UID, z_mm (feet to head), pe_present_on_image.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A folder of DICOM files without tables, sorted into studies and stored as the networks expect it."""
+"""DICOM files without tables, in folders or zip archives, sorted into studies and stored as the networks expect it."""
 
 import dataclasses
 import os
@@ -10,9 +10,10 @@ import pandas as pd
 
 from features.build import assemble
 from features.ingest import Ingested, ingest_series
+from input.archive import source_files
 from input.contest import SERIES, SOP, STUDY
 from input.decoding import ExamJob, decode_exams
-from input.dicom import DicomFault, SliceHeader, read_header, read_series
+from input.dicom import DicomFault, SliceHeader, read_files, read_header
 from input.selection import OtherSeries
 from pipeline.console import progress, say
 from pipeline.errors import UserError
@@ -48,27 +49,26 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """The payload of a study's job."""
+    """The payload of a study's job; `place` is the deepest folder or archive that holds all of its files."""
 
-    folder: Path
-    others: frozenset[Path]
+    place: Path
     store: Path
     settings: FeaturesSettings
 
 
 def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[Study]:
-    """Read every study below a folder into a store, and write the store's two tables.
+    """Read every study below a folder, or in a zip archive, into a store, and write the store's two tables.
 
     Files are told apart by the StudyInstanceUID in their headers, however they lie in folders; of each study the
     series that suits PE detection is taken. Decoding happens in processes that may die or hang.
 
     Args:
-        source: a folder.
+        source: a folder, whose zip archives are read like folders, or a zip archive.
         store: an empty folder.
         settings: as the networks were trained with.
 
     Raises:
-        UserError: no such folder, or no usable series in it.
+        UserError: neither a folder nor an archive, or no usable series in it.
     """
     headers, faults = _headers(source)
     jobs = _jobs(headers, store, settings)
@@ -78,9 +78,11 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
         if isinstance(outcome.value, Study):
             studies.append(outcome.value)
         else:
-            lost.append(f"{job.payload.folder}: {outcome.value or outcome.fault}")
+            lost.append(f"{job.payload.place}: {outcome.value or outcome.fault}")
     if faults:
-        say(f"files that are no usable axial CT slice: {len(faults)}, e.g. {faults[0][0]}: {faults[0][1]}")
+        say(f"files that are no usable axial CT slice: {len(faults)}, the first of them:")
+    for path, reason in faults[:5]:
+        say(f"  {path}: {reason}")
     if not studies:
         reasons = [*lost, *(f"{path}: {reason}" for path, reason in faults)] or ["it holds no files"]
         raise UserError.listing(f"{source}: no usable series:", reasons)
@@ -91,10 +93,8 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
 
 
 def _headers(source: Path) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder; expected one with DICOM files of one or more studies")
-    headers, faults, seen = [], [], {}
-    files = sorted(each for each in source.rglob("*") if each.is_file() and not each.name.startswith("."))
+    files, faults = source_files(source)
+    headers, seen = [], {}
     for path in progress(files, what="headers", unit="file"):
         try:
             header = read_header(path)
@@ -116,9 +116,8 @@ def _jobs(headers: Iterable[SliceHeader], store: Path, settings: FeaturesSetting
     jobs = []
     for number, uid in enumerate(sorted(of_study)):
         files = of_study[uid]
-        folder = Path(os.path.commonpath([path.parent for path in files]))
-        others = frozenset(each for each in folder.rglob("*") if each.is_file()) - set(files)
-        jobs.append(ExamJob(f"study{number:05d}", tuple(files), _Order(folder, others, store, settings)))
+        place = Path(os.path.commonpath([path.parent for path in files]))
+        jobs.append(ExamJob(f"study{number:05d}", tuple(files), _Order(place, store, settings)))
     return jobs
 
 
@@ -126,7 +125,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
     """Read and store one study; a study without a usable series gives the reason instead."""
     order: _Order = job.payload
     try:
-        series = read_series(order.folder, without={*bad_files, *order.others})
+        series = read_files(order.place, job.files, without=bad_files)
     except UserError as fault:
         return str(fault)
     ingested = ingest_series(dataclasses.replace(series, study_uid=job.name), order.store, order.settings)
@@ -137,7 +136,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
         why=series.why,
         flags=series.flags,
         slices=pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm}),
-        quarantined=[(path, reason) for path, reason in series.quarantined if path not in order.others],
+        quarantined=series.quarantined,
         others=series.others,
         ingested=ingested,
     )

@@ -1,5 +1,6 @@
 """Unlabelled DICOM files become studies in a store, and the ensemble's answer becomes text and a CSV."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ from dicom_files import write_slice
 
 import submissions.predict
 from ensemble.predictions import read_measured
-from features.store import stored_studies
+from features.store import open_exam, stored_studies
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
 from pipeline.errors import UserError
 from pipeline.settings import FeaturesSettings, Settings
 from submissions.predict import predict_folder
-from submissions.series_reader import read_studies, slice_table
+from submissions.series_reader import Study, read_studies, slice_table
 
 #: pydicom warns about the hostile UID; an error would keep it from reaching what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
@@ -64,6 +65,50 @@ def test_a_folder_without_a_usable_series_is_an_error(tmp_path: Path, text: str)
         read_studies(tmp_path / "nowhere", tmp_path, FeaturesSettings())
 
 
+def pack(folder: Path, archive: Path) -> Path:
+    """A zip archive of a folder's files."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        for path in sorted(folder.iterdir()):
+            opened.write(path, f"patient/{path.name}")
+    return archive
+
+
+def read_into(store: Path, source: Path) -> list[Study]:
+    store.mkdir()
+    return read_studies(source, store, FeaturesSettings())
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["the archive itself", "an archive in a folder"])
+def test_an_archive_becomes_the_same_studies_as_its_folder(scans: Path, tmp_path: Path, inside: bool) -> None:
+    (tmp_path / "packed").mkdir()
+    archive = pack(scans, tmp_path / "packed" / "export.zip")
+    before = sorted(tmp_path.rglob("*"))
+    packed = read_into(tmp_path / "b", archive.parent if inside else archive)
+    assert [each for each in sorted(tmp_path.rglob("*")) if tmp_path / "b" not in (each, each.parent)] == before
+    plain = read_into(tmp_path / "a", scans)
+    pd.testing.assert_frame_equal(slice_table(packed), slice_table(plain))
+    for study in stored_studies(tmp_path / "a"):
+        np.testing.assert_array_equal(open_exam(tmp_path / "b", study).hu[:], open_exam(tmp_path / "a", study).hu[:])
+    for table in ("slices", "exams"):
+        pd.testing.assert_frame_equal(
+            getattr(read_measured(tmp_path / "b"), table), getattr(read_measured(tmp_path / "a"), table)
+        )
+
+
+def test_a_damaged_member_is_named_and_the_rest_is_read(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = pack(scans, tmp_path / "export.zip")
+    with zipfile.ZipFile(archive) as opened:
+        middle = opened.getinfo("patient/a00000000001.dcm").header_offset + 400
+    data = bytearray(archive.read_bytes())
+    data[middle : middle + 40] = bytes(40)
+    archive.write_bytes(data)
+    study = read_into(tmp_path / "store", archive)[1]
+    assert study.slices[SOP].tolist() == ["a00000000000", "a00000000002", "a00000000003"]
+    assert f"  {archive}/patient/a00000000001.dcm: unreadable zip member" in capsys.readouterr().out
+
+
 def test_labels_are_printed_and_slices_written(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,9 +123,11 @@ def test_labels_are_printed_and_slices_written(
     monkeypatch.setattr(submissions.predict, "apply", fake_apply)
     monkeypatch.setattr(submissions.predict, "trained_on_phantoms", lambda: True)
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
+    predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")
+    assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "slices.csv").read_bytes()
     shown = capsys.readouterr().out
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
-    assert shown.count("rv_lv_ratio_gte_1           0.800  yes") == 2
+    assert shown.count("rv_lv_ratio_gte_1           0.800  yes") == 4
     assert shown.rstrip().endswith("trained on phantoms, not for clinical use")
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
