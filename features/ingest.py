@@ -3,6 +3,7 @@
 bytes -> sha256 and HU -> lung box on the whole planes -> crop and in-plane spacing -> b2nd -> numbers
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.lungbox import find_lung_box
+from features.lungbox import find_lung_box, known_spacing
 from features.measure import measure_slices
 from features.resample import resample_box
 from features.store import StoredExam, is_stored, open_exam, write_exam
 from features.summary import summarise_exam
 from input.decoding import ExamJob
-from input.dicom import DicomFault, Series, SliceHeader, read_slice
+from input.dicom import DicomFault, Series, SlicePlane, read_plane
 from pipeline.settings import FeaturesSettings
 
 
@@ -66,11 +67,11 @@ def ingest_exam(job: ExamJob, bad_files: dict[Path, str]) -> Ingested:
         study=job.name,
         series=order.series,
         hu=hu,
-        z_mm=np.array([header.z_mm for header, _, _ in kept]),
-        spacing_mm=kept[0][0].spacing_mm,
-        sop_uids=tuple(sop for _, sop, _ in kept),
+        z_mm=np.array([plane.z_mm for plane in kept.values()]),
+        spacing_mm=next(iter(kept.values())).spacing_mm,
+        sop_uids=tuple(kept),
         quarantine=quarantine,
-        source_sha256={sop: digest for _, sop, digest in kept},
+        source_sha256={sop: plane.sha256 for sop, plane in kept.items()},
     )
 
 
@@ -106,18 +107,20 @@ def store_planes(
 
     Args:
         hu: int16 (z, y, x) as read, z ascending; z_mm and sop_uids are aligned with it.
-        spacing_mm: (y, x) of `hu`.
+        spacing_mm: (y, x) of `hu`; NaN where it is unknown: then the pixels are stored as they are.
         facts: further JSON values for the sidecar.
     """
     box = find_lung_box(hu, spacing_mm, margin_mm=settings.margin_mm, max_box_mm=settings.max_box_mm)
-    stored = resample_box(hu, (box.y0, box.y1, box.x0, box.x1), spacing_mm, settings.spacing_mm)
+    known = bool(np.isfinite(spacing_mm).all())
+    from_mm = known_spacing(spacing_mm, settings.spacing_mm)
+    stored = resample_box(hu, (box.y0, box.y1, box.x0, box.x1), from_mm, settings.spacing_mm)
     write_exam(
         directory,
         study,
         series,
         stored,
         z_mm=z_mm,
-        spacing_mm=(settings.spacing_mm, settings.spacing_mm),
+        spacing_mm=(settings.spacing_mm, settings.spacing_mm) if known else (np.nan, np.nan),
         raw_spacing_mm=spacing_mm,
         sop_uids=sop_uids,
         box=box,
@@ -128,29 +131,28 @@ def store_planes(
     return _measured(open_exam(directory, study), stored)
 
 
-def _read_planes(
-    job: ExamJob, bad_files: dict[Path, str]
-) -> tuple[np.ndarray, list[tuple[SliceHeader, str, str]], dict[str, str]]:
-    """Read every file once: planes (z, y, x), their (header, SOP, sha256), and the reasons of the others."""
+def _read_planes(job: ExamJob, bad_files: dict[Path, str]) -> tuple[np.ndarray, dict[str, SlicePlane], dict[str, str]]:
+    """Read every file once: HU (z, y, x), SOP -> what is known of each plane, SOP -> reason of the others."""
     hu = np.empty((0, 0, 0), np.int16)
-    kept: list[tuple[SliceHeader, str, str]] = []
+    kept: dict[str, SlicePlane] = {}
     quarantine: dict[str, str] = {}
     for sop, file in zip(job.payload.sop_uids, job.files, strict=True):
         if file in bad_files:
             quarantine[sop] = bad_files[file]
             continue
         try:
-            header, plane, digest = read_slice(file)
+            plane = read_plane(file)
         except DicomFault as fault:
             quarantine[sop] = fault.reason
             continue
+        shape = plane.hu.shape
         if not kept:
-            hu = np.empty((len(job.files), *plane.shape), np.int16)
-        elif plane.shape != hu.shape[1:]:
-            quarantine[sop] = f"{plane.shape[0]} x {plane.shape[1]} pixels in a series of {hu.shape[1]} x {hu.shape[2]}"
+            hu = np.empty((len(job.files), *shape), np.int16)
+        elif shape != hu.shape[1:]:
+            quarantine[sop] = f"{shape[0]} x {shape[1]} pixels in a series of {hu.shape[1]} x {hu.shape[2]}"
             continue
-        hu[len(kept)] = plane
-        kept.append((header, sop, digest))
+        hu[len(kept)] = plane.hu
+        kept[sop] = dataclasses.replace(plane, hu=hu[len(kept)])  # not a second copy of the pixels
     return hu[: len(kept)], kept, quarantine
 
 

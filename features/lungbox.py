@@ -20,6 +20,8 @@ MIN_SHARE_OF_LARGEST = 0.08  # a smaller part is gas elsewhere, or a crumb
 MIN_DEPTH_OF_WIDTH = 0.55  # lungs less deep than this have lost their dependent part to consolidation
 MIN_SIDE_OF_OTHER = 0.75  # a side narrower than this share of the other is completed by symmetry
 MAX_COARSE_SLICES = 48
+#: Where the spacing is unknown (the 256-pixel derivative): a field of 360 mm, the usual one of a CTPA.
+NOMINAL_PIXEL_MM = 1.4
 THIN_RADIUS = 2  # coarse pixels: what is thinner than five of them is no body
 
 
@@ -57,11 +59,12 @@ def find_lung_box(
 
     Args:
         hu_zyx: HU (z, y, x), +x to the patient's left, +y to the back; any number of slices from one.
-        spacing_mm: (y, x) pixel spacing.
+        spacing_mm: (y, x) pixel spacing; where it is NaN, all lengths are meant in pixels of `NOMINAL_PIXEL_MM`.
         margin_mm: added on every side, then clipped to the image.
         max_box_mm: a longer side is clipped about its centre.
         grid_mm: the coarse grid; finer costs time and gains little.
     """
+    spacing_mm = known_spacing(spacing_mm, NOMINAL_PIXEL_MM)
     z_step = -(-len(hu_zyx) // MAX_COARSE_SLICES)
     y_step, x_step = (max(1, round(grid_mm / spacing)) for spacing in spacing_mm)
     # Samples, not means: lung and body lie hundreds of HU apart, noise does not bridge that.
@@ -81,6 +84,11 @@ def find_lung_box(
     )
     z0, z1 = int(extent[0][0]) * z_step, min(len(hu_zyx), int(extent[0][1]) * z_step)
     return Box(y0, y1, x0, x1, z0, max(z1, z0 + 1), float(middle * x_step), bool(found))
+
+
+def known_spacing(spacing_mm: tuple[float, float], instead: float) -> tuple[float, float]:
+    """The spacing, or `instead` on both axes where it is unknown (NaN)."""
+    return spacing_mm if np.isfinite(spacing_mm).all() else (instead, instead)
 
 
 def _lungs(coarse: np.ndarray) -> np.ndarray | None:

@@ -2,12 +2,16 @@
 
 All are taken on the stored planes (inside the lung box, at the store's spacing), a block of planes
 at a time. They are aids for the second level and for reports: rough, cheap, and named with units.
-"Right" and "left" are the patient's.
+"Right" and "left" are the patient's. Where the spacing is unknown, regions are found as if a pixel had
+the usual size, and every number in mm or cm2 is missing.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
+from features.lungbox import NOMINAL_PIXEL_MM, known_spacing
 from features.masks import between_first_and_last, close_gaps, grow, shrink
 from features.store import StoredExam
 
@@ -41,7 +45,13 @@ def measure_slices(exam: StoredExam, hu: np.ndarray | None = None) -> pd.DataFra
     threshold = vessel_threshold(table["vessel_hu"])
     second = [_filling_numbers(hu[block], view.lung[block], view, threshold) for block in view.blocks]
     table |= {name: np.concatenate([numbers[name] for numbers in second]) for name in second[0]}
-    return pd.DataFrame(_positions(exam) | table | _edge_numbers(view))
+    measured = pd.DataFrame(_positions(exam) | table | _edge_numbers(view))
+    return measured if exam.has_spacing else measured.assign(**dict.fromkeys(lengths(measured), np.nan))
+
+
+def lengths(names: Iterable[str]) -> list[str]:
+    """The names of numbers that need a spacing: those in mm, cm2 or ml."""
+    return [name for name in names if name.endswith(("_mm", "_cm2", "_ml"))]
 
 
 def vessel_threshold(vessel_hu: np.ndarray) -> float:
@@ -64,8 +74,8 @@ class _View:
     def __init__(self, exam: StoredExam, hu: np.ndarray) -> None:
         self.blocks = [slice(start, start + BLOCK) for start in range(0, len(hu), BLOCK)]
         self.lung = np.concatenate([_lung(hu[block]) for block in self.blocks])
-        self.x_mm = exam.spacing_mm[1]
-        self.pixel_cm2 = exam.spacing_mm[0] * exam.spacing_mm[1] / 100
+        y_mm, self.x_mm = known_spacing(exam.spacing_mm, NOMINAL_PIXEL_MM)
+        self.pixel_cm2 = y_mm * self.x_mm / 100
         self.middle = int(np.clip(round(exam.middle_column), 1, hu.shape[2] - 1))
         self.offset_mm = (np.arange(hu.shape[2]) + 0.5 - exam.middle_column) * self.x_mm
         self.is_central = np.abs(self.offset_mm) < CENTRAL_MM

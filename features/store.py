@@ -33,10 +33,10 @@ class StoredExam:
         study, series: UIDs.
         hu: blosc2 array int16 (z, y, x); `hu[i]` or `hu[i:j]` gives numpy.
         z_mm: (z,) ascending positions, mm.
-        spacing_mm: (y, x) of the stored planes, mm.
+        spacing_mm: (y, x) of the stored planes, mm; NaN (null in the file) where the source has lost it.
         sop_uids: SOPInstanceUID of every plane, in order.
         box: the lung box in pixels of the raw series.
-        raw_spacing_mm: (y, x) of the raw series, mm.
+        raw_spacing_mm: (y, x) of the raw series, mm, or NaN.
         sidecar: everything else that was recorded (sources with sha256, quarantine, flags).
 
     Open it in the process that reads it: the handle does not survive a fork.
@@ -59,8 +59,15 @@ class StoredExam:
     def middle_column(self) -> float:
         """The stored column between the patient's halves; larger columns are the patient's left."""
         centre = (self.box.x0 + self.box.x1) / 2
-        offset_mm = (self.box.middle_x - centre) * self.raw_spacing_mm[1]
-        return self.hu.shape[2] / 2 + offset_mm / self.spacing_mm[1]
+        offset = self.box.middle_x - centre
+        if self.has_spacing:  # without spacing the raw pixels were stored
+            offset = offset * self.raw_spacing_mm[1] / self.spacing_mm[1]
+        return self.hu.shape[2] / 2 + offset
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether lengths are known; without it no number in mm, cm2 or ml may be told."""
+        return bool(np.isfinite(self.spacing_mm).all())
 
 
 def array_path(directory: Path, study: str) -> Path:
@@ -117,8 +124,8 @@ def write_exam(
     write_bytes(array_path(directory, study), packed.to_cframe())
     sidecar = {
         "study": study, "series": series, "shape": list(hu.shape), "sop_uids": list(sop_uids),
-        "z_mm": [float(z) for z in z_mm], "spacing_mm": [float(each) for each in spacing_mm],
-        "raw_spacing_mm": [float(each) for each in raw_spacing_mm], "box": box.as_dict(), **facts,
+        "z_mm": [float(z) for z in z_mm], "spacing_mm": _as_json(spacing_mm),
+        "raw_spacing_mm": _as_json(raw_spacing_mm), "box": box.as_dict(), **facts,
     }  # fmt: skip
     write_json(sidecar_path(directory, study), sidecar)
 
@@ -146,12 +153,20 @@ def open_exam(directory: Path, study: str) -> StoredExam:
         series=sidecar["series"],
         hu=hu,
         z_mm=np.asarray(sidecar["z_mm"]),
-        spacing_mm=tuple(sidecar["spacing_mm"]),
+        spacing_mm=_from_json(sidecar["spacing_mm"]),
         sop_uids=tuple(sidecar["sop_uids"]),
         box=Box(**sidecar["box"]),
-        raw_spacing_mm=tuple(sidecar["raw_spacing_mm"]),
+        raw_spacing_mm=_from_json(sidecar["raw_spacing_mm"]),
         sidecar=sidecar,
     )
+
+
+def _as_json(pair: tuple[float, float]) -> list[float | None]:
+    return [float(each) if np.isfinite(each) else None for each in pair]
+
+
+def _from_json(pair: list[float | None]) -> tuple[float, float]:
+    return tuple(np.nan if each is None else each for each in pair)
 
 
 def stored_studies(directory: Path) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.measure import lengths
 from features.store import StoredExam
 
 VESSEL_ZONE = (0.35, 0.75)  # relative z of the large pulmonary arteries
@@ -19,7 +20,7 @@ def summarise_exam(exam: StoredExam, slices: pd.DataFrame) -> dict[str, Any]:
         slices: its rows of `measure.measure_slices`.
 
     Returns:
-        column -> number; NaN where the exam shows too little to tell.
+        column -> number; NaN where the exam shows too little to tell, or a length without a known spacing.
     """
     zone = slices[slices["relative_z"].between(*VESSEL_ZONE)]
     lungs = slices[slices["relative_z"].between(0.0, 1.0) & (slices["lung_share"] > 0.1)]
@@ -28,7 +29,7 @@ def summarise_exam(exam: StoredExam, slices: pd.DataFrame) -> dict[str, Any]:
     vessel_hu, noise_hu = _percentile(zone["vessel_hu"], 80), _percentile(zone["noise_hu"], 50)
     heart_mm = _percentile(heart["mediastinum_right_mm"] + heart["mediastinum_left_mm"], 50)
     chest_mm = (exam.box.x1 - exam.box.x0) * exam.raw_spacing_mm[1]
-    return {
+    numbers = {
         "n_stored": len(exam),
         "slice_step_mm": float(np.median(np.diff(exam.z_mm))) if len(exam) > 1 else np.nan,
         "lungs_found": float(exam.box.found),
@@ -49,6 +50,7 @@ def summarise_exam(exam: StoredExam, slices: pd.DataFrame) -> dict[str, Any]:
         "motion_edge_flicker_p90": _percentile(lungs["edge_flicker"], 90),
         "motion_edge_jump_mm": _percentile(lungs["edge_jump_mm"], 50),
     }
+    return numbers if exam.has_spacing else numbers | dict.fromkeys(lengths(numbers), np.nan)
 
 
 def slice_depth_mm(z_mm: np.ndarray) -> np.ndarray:

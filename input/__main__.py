@@ -31,7 +31,16 @@ def parser() -> argparse.ArgumentParser:
         "Exit code 0: ready; 1: faults, listed.",
         epilog="example: python -m input check ~/rsna",
     )
-    check.add_argument("tree", metavar="DIR", type=Path, help="folder with train.csv, test.csv, train/ and test/")
+    check.add_argument("tree", metavar="DIR", type=Path, help="folder with train.csv, test.csv, train/, test/")
+    jpeg256 = verbs.add_parser(
+        "jpeg256",
+        help="convert a contest tree of DICOM files into its JPEG-256 derivative",
+        description="Write train-jpegs/, test-jpegs/ and the CSVs of a contest tree: 256 x 256 RGB, the lung, PE and "
+        "mediastinal windows as channels. Spacing, slice distance and whatever is denser than 450 HU are lost.",
+        epilog="example: python -m input jpeg256 --data ~/rsna --out ~/rsna-jpeg256",
+    )
+    jpeg256.add_argument("--data", metavar="DIR", type=Path, required=True, help="the tree of DICOM files")
+    jpeg256.add_argument("--out", metavar="DIR", type=Path, required=True, help="an empty or new folder")
     prepare = verbs.add_parser(
         "prepare",
         help="make input/prepared: exam and slice tables, folds (headers only)",
@@ -48,6 +57,11 @@ def main() -> int | None:
     arguments = parser().parse_args()
     if arguments.verb == "check":
         return check_command(arguments.tree.expanduser())
+    if arguments.verb == "jpeg256":
+        from input.phantom.jpeg256 import convert_tree
+
+        convert_tree(arguments.data.expanduser(), arguments.out.expanduser())
+        return None
     settings = settings_from(arguments)
     if arguments.verb == "phantom" and not settings.is_phantom:
         raise UserError(

@@ -16,7 +16,7 @@ from pebble import ProcessExpired, ProcessPool
 from input.archive import source_files
 from input.dicom import Series, read_series
 from input.faults import DicomFault
-from input.slice_file import read_pixels
+from input.slice_file import read_plane
 from pipeline.errors import UserError
 from pipeline.jobs import cores
 
@@ -46,7 +46,7 @@ class Outcome:
 def decode_file(path: Path) -> None:
     """Decode one file; an ordinary fault is the exam's own business, so it passes."""
     try:
-        read_pixels(path)
+        read_plane(path)
     except DicomFault:
         return
 

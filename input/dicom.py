@@ -19,12 +19,12 @@ from input.faults import DicomFault
 from input.header import SliceHeader
 from input.ordering import agreeing_geometry, order_series, slice_step_mm
 from input.selection import OtherSeries, choose_series
-from input.slice_file import read_header, read_pixels, read_slice
+from input.slice_file import SlicePlane, read_header, read_pixels, read_plane, read_slice
 from pipeline.errors import UserError
 
 __all__ = [
-    "DicomFault", "Series", "SliceHeader", "agreeing_geometry", "order_series", "read_files", "read_header",
-    "read_pixels", "read_series", "read_slice", "slice_step_mm",
+    "DicomFault", "Series", "SliceHeader", "SlicePlane", "agreeing_geometry", "order_series", "read_files",
+    "read_header", "read_pixels", "read_plane", "read_series", "read_slice", "slice_step_mm",
 ]  # fmt: skip
 
 

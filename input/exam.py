@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from input.dicom import DicomFault, SliceHeader, agreeing_geometry, order_series, read_header, slice_step_mm
+from input.jpeg256 import FLAG, SUFFIX, SYNTAX, gate_jpeg, split_name
+
+HEAD_BYTES = 1 << 16  # of a JPEG: its frame header comes first, but for comments
 
 
 @dataclass
@@ -16,6 +19,7 @@ class ExamGeometry:
     position: np.ndarray  # (n,) int32, rank by z ascending among readable slices; -1 unreadable
     z_mm: np.ndarray  # (n,) float64, NaN unreadable
     quarantine: list[str]  # (n,) reason, "" readable
+    names: list[str]  # (n,) file names in the series' folder
     spacing_mm: tuple[float, float] = (np.nan, np.nan)  # (y, x)
     slice_step_mm: float = np.nan
     flags: tuple[str, ...] = ()
@@ -31,11 +35,11 @@ def read_exam_headers(folder: Path, study: str, series: str, sops: list[str]) ->
         series: SeriesInstanceUID that the tables give.
         sops: SOPInstanceUIDs of the exam.
     """
-    exam = ExamGeometry(np.full(len(sops), -1, np.int32), np.full(len(sops), np.nan), [""] * len(sops))
+    exam = _unread([f"{sop}.dcm" for sop in sops])
     row_of: dict[Path, int] = {}
     headers = []
-    for row, sop in enumerate(sops):
-        path = folder / f"{sop}.dcm"
+    for row, name in enumerate(exam.names):
+        path = folder / name
         row_of[path] = row
         try:
             headers.append(read_header(path))
@@ -48,6 +52,45 @@ def read_exam_headers(folder: Path, study: str, series: str, sops: list[str]) ->
         _describe(exam, kept, row_of)
         exam.flags = tuple(sorted({*exam.flags, *_uid_flags(kept, study, series)}))
     return exam
+
+
+def read_exam_jpegs(folder: Path, sops: list[str]) -> ExamGeometry:
+    """Tell an exam of the JPEG-256 derivative from its files' names and first bytes; z is the rank.
+
+    Args:
+        folder: the series' folder, with a file `<iiii>_<SOP>.jpg` a slice.
+        sops: SOPInstanceUIDs of the exam.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if named := split_name(path.name):
+            found.setdefault(named[1], (named[0], path))
+    exam = _unread([found[sop][1].name if sop in found else f"{sop}{SUFFIX}" for sop in sops])
+    for row, sop in enumerate(sops):
+        exam.quarantine[row] = _jpeg_fault(found[sop][1]) if sop in found else "file missing"
+    ranked = sorted((found[sop][0], sop, row) for row, sop in enumerate(sops) if not exam.quarantine[row])
+    for position, (rank, _, row) in enumerate(ranked):
+        exam.position[row], exam.z_mm[row] = position, rank
+    if ranked:
+        exam.flags, exam.syntaxes = (FLAG,), Counter({SYNTAX: len(ranked)})
+    return exam
+
+
+def _unread(names: list[str]) -> ExamGeometry:
+    count = len(names)
+    return ExamGeometry(np.full(count, -1, np.int32), np.full(count, np.nan), [""] * count, names)
+
+
+def _jpeg_fault(path: Path) -> str:
+    """Why the first bytes are not those of a slice of the derivative; "" when they are."""
+    try:
+        with path.open("rb") as file:
+            gate_jpeg(file.read(HEAD_BYTES))
+    except DicomFault as fault:
+        return fault.reason
+    except OSError as fault:
+        return f"unreadable file: {fault.strerror}"
+    return ""
 
 
 def _describe(exam: ExamGeometry, headers: list[SliceHeader], row_of: dict[Path, int]) -> None:

@@ -4,6 +4,7 @@ A path may lead into a zip archive, see `input.archive`.
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from input.archive import open_file
 from input.faults import DicomFault, UnfinishedHeader
 from input.gates import MAX_FILE_BYTES
 from input.header import HEAD_BYTES, SliceHeader, parse_header
+from input.jpeg256 import read_jpeg, split_name
 from input.pixels import decode_hu
 
 
@@ -49,6 +51,30 @@ def read_slice(path: Path) -> tuple[SliceHeader, np.ndarray, str]:
         raise DicomFault(_unreadable(fault)) from fault
     header = parse_header(data, path, len(data))
     return header, decode_hu(data, header), hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class SlicePlane:
+    """The pixels of one slice and what is known of their place."""
+
+    hu: np.ndarray  # int16 (y, x), as `read_pixels` gives them
+    z_mm: float  # towards the head; the rank in a derivative that lost it
+    spacing_mm: tuple[float, float]  # (y, x), NaN where it is lost
+    sha256: str  # of the file
+
+
+def read_plane(path: Path) -> SlicePlane:
+    """Read one file of a contest tree once: DICOM, or a slice of the JPEG-256 derivative.
+
+    Raises:
+        DicomFault: the file is not a usable axial CT slice, or its pixels do not decode.
+    """
+    named = split_name(path.name)
+    if named:
+        hu, digest = read_jpeg(path)
+        return SlicePlane(hu, float(named[0]), (np.nan, np.nan), digest)
+    header, hu, digest = read_slice(path)
+    return SlicePlane(hu, header.z_mm, header.spacing_mm, digest)
 
 
 def read_pixels(source: SliceHeader | Path) -> np.ndarray:

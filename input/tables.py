@@ -4,7 +4,8 @@
     slices.parquet    a row a row of the contest's CSVs: ids, split, position, z, label, path, quarantine
     report.json       transfer syntaxes, flags and quarantine reasons, counted
 
-Only headers are read; pixels are decoded once, by the stage to the right.
+Only headers are read, and of the JPEG-256 derivative file names and first bytes; pixels are decoded
+once, by the stage to the right.
 """
 
 import re
@@ -15,9 +16,9 @@ import pandas as pd
 from pydicom.uid import UID
 
 from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
-from input.exam import ExamGeometry, read_exam_headers
+from input.exam import ExamGeometry, read_exam_headers, read_exam_jpegs
 from input.folds import assign_folds
-from input.tree import SPLITS, ContestTree, read_tree
+from input.tree import SPLITS, ContestTree, is_jpeg_tree, read_tree, split_folder
 from pipeline import paths
 from pipeline.console import say
 from pipeline.files import read_table, sha256, write_json, write_table
@@ -68,6 +69,8 @@ def prepared_product(settings: Settings) -> Product:
         inputs = {"raw": read_manifest(root)["identity"]}
     else:
         inputs = {name: sha256(root / name) for name in ("train.csv", "test.csv") if (root / name).is_file()}
+    if is_jpeg_tree(root):
+        inputs["layout"] = "jpeg256"  # the same CSVs may lie beside DICOM files
     chosen = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
     return Product(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
 
@@ -89,15 +92,21 @@ def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.Data
     jobs = []
     for (split, study), rows in groups.items():
         series = slices[SERIES].iat[rows[0]]
-        jobs.append((tree.root / split / study / series, study, series, slices[SOP].iloc[rows].tolist()))
-    geometries = list(run_jobs(read_exam_headers, jobs, what="headers"))
+        jobs.append((split_folder(tree.root, split) / study / series, study, series, slices[SOP].iloc[rows].tolist()))
+    if is_jpeg_tree(tree.root):
+        jobs = [(folder, sops) for folder, _, _, sops in jobs]
+        geometries = list(run_jobs(read_exam_jpegs, jobs, what="file names"))
+    else:
+        geometries = list(run_jobs(read_exam_headers, jobs, what="headers"))
     columns = {
-        name: np.empty(len(slices), kind) for name, kind in (("position", int), ("z_mm", float), ("quarantine", object))
+        name: np.empty(len(slices), kind)
+        for name, kind in (("position", int), ("z_mm", float), ("quarantine", object), ("names", object))
     }
     for rows, geometry in zip(groups.values(), geometries, strict=True):
         for name, values in columns.items():
             values[rows] = getattr(geometry, name)
-    slices = slices.assign(**columns)
+    names = columns.pop("names")
+    slices = slices.assign(**columns, path=slices["folder"] + names)
     exams = _exam_rows(tree, groups, geometries, slices)
     exams["fold"] = (
         exams[STUDY].map(assign_folds(exams[exams["split"] == "train"], folds, fold_seed)).fillna(-1).astype(int)
@@ -109,7 +118,8 @@ def _slice_rows(tree: ContestTree) -> pd.DataFrame:
     tables = [tree.tables[split].reindex(columns=[*ID_COLUMNS, SLICE_LABEL]).assign(split=split) for split in SPLITS]
     slices = pd.concat(tables, ignore_index=True)
     slices[SLICE_LABEL] = slices[SLICE_LABEL].astype("float64")
-    slices["path"] = slices["split"] + "/" + slices[STUDY] + "/" + slices[SERIES] + "/" + slices[SOP] + ".dcm"
+    folders = slices["split"].map({split: split_folder(tree.root, split).name for split in SPLITS})
+    slices["folder"] = folders + "/" + slices[STUDY] + "/" + slices[SERIES] + "/"
     return slices
 
 

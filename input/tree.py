@@ -1,6 +1,8 @@
 """The pre-flight check of a contest tree: all its faults at once, before hours of work.
 
 train|test/<Study>/<Series>/<SOP>.dcm    train.csv    test.csv    sample_submission.csv (optional)
+
+or, instead of the DICOM files, the JPEG-256 derivative: train-jpegs|test-jpegs/<Study>/<Series>/<iiii>_<SOP>.jpg
 """
 
 import csv
@@ -15,6 +17,7 @@ import pandas as pd
 
 from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY, SUBMISSION_COLUMNS
 from input.contest import TRAIN_COLUMNS as TRAIN_HEADER
+from input.jpeg256 import split_name
 from input.rules import RULES, violations
 from pipeline.errors import UserError
 
@@ -37,6 +40,18 @@ class ContestTree:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def is_jpeg_tree(root: Path) -> bool:
+    """Whether a tree holds the JPEG-256 derivative; DICOM files beside it are preferred."""
+    return not any((root / split).is_dir() for split in SPLITS) and any(
+        (root / f"{split}-jpegs").is_dir() for split in SPLITS
+    )
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """The folder with a split's image files."""
+    return root / (f"{split}-jpegs" if is_jpeg_tree(root) else split)
 
 
 def read_tree(root: Path) -> ContestTree:
@@ -86,6 +101,8 @@ def inspect_tables(root: Path) -> ContestTree:
         if split == "train" and len(tree.faults) == before:
             tree.faults += _label_faults(path.name, table)
         tree.tables[split] = table
+    if not is_jpeg_tree(root) and any((root / f"{split}-jpegs").is_dir() for split in SPLITS):
+        tree.notes.append("the JPEG files are not read: there are DICOM files beside them")
     if len(tree.tables) == 2:
         for key, what in ((STUDY, "exams"), (SOP, "slices")):
             both = np.intersect1d(tree.tables["train"][key].dropna(), tree.tables["test"][key].dropna())
@@ -139,17 +156,31 @@ def sample_submission_faults(tree: ContestTree) -> list[str]:
 
 def file_faults(root: Path, split: str, table: pd.DataFrame) -> list[str]:
     """Files that the table names and the tree lacks, and the other way round."""
-    expected = set((table[STUDY] + "/" + table[SERIES] + "/" + table[SOP] + ".dcm").dropna())
-    found = set(_files_below(root / split))
+    folder = split_folder(root, split)
+    expected = (table[STUDY] + "/" + table[SERIES] + "/" + table[SOP]).dropna()
+    if is_jpeg_tree(root):
+        found = {_without_rank(name): name for name in _files_below(folder)}
+        wanted = {f"{name}.jpg": f"{name}.jpg (with its rank before it)" for name in expected}
+    else:
+        found = {name: name for name in _files_below(folder)}
+        wanted = {f"{name}.dcm": f"{name}.dcm" for name in expected}
     faults = []
-    for names, problem in (
-        (expected - found, f"files of {split}.csv are missing"),
-        (found - expected, f"files are in no row of {split}.csv"),
+    for names, shown, problem in (
+        (wanted.keys() - found.keys(), wanted, f"files of {split}.csv are missing"),
+        (found.keys() - wanted.keys(), found, f"files are in no row of {split}.csv"),
     ):
         if names:
             exams = len({name.split("/")[0] for name in names})
-            faults.append(f"{split}/: {len(names)} {problem} ({exams} exams), e.g. {split}/{min(names)}")
+            example = f"{folder.name}/{shown[min(names)]}"
+            faults.append(f"{folder.name}/: {len(names)} {problem} ({exams} exams), e.g. {example}")
     return faults
+
+
+def _without_rank(name: str) -> str:
+    """`<Study>/<Series>/<SOP>.jpg` of a file of the derivative; another file's name as it is."""
+    folder, _, last = name.rpartition("/")
+    named = split_name(last)
+    return f"{folder}/{named[1]}.jpg" if named else name
 
 
 def _files_below(folder: Path) -> Iterator[str]:

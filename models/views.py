@@ -109,8 +109,8 @@ class SliceViews:
         return window_channels(moved, self.windows).reshape(height, width, -1)
 
     def _scale(self, exam: StoredExam) -> float:
-        """Input pixels a stored pixel."""
-        if self.settings.pixel_mm:
+        """Input pixels a stored pixel; an exam whose spacing is unknown is shrunk to fit, whatever `pixel_mm` says."""
+        if self.settings.pixel_mm and exam.has_spacing:
             return exam.spacing_mm[0] / self.settings.pixel_mm
         return min(self.settings.height / exam.hu.shape[1], self.settings.width / exam.hu.shape[2])
 
