@@ -1,10 +1,11 @@
-"""Commands of the features stage: build the pixel store, draw a page of one exam."""
+"""Commands of the features stage: build the pixel store, check its sources, draw a page of one exam."""
 
 import argparse
 from pathlib import Path
 
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
+from pipeline.settings import Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +24,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: python -m features build --data ~/rsna --settings settings/rsna.toml",
     )
     add_settings_arguments(build)
+    check = verbs.add_parser(
+        "check",
+        help="tell raw files that changed since they were stored",
+        description="Read every raw file of the stored exams in full and compare its sha256 with the one taken at "
+        "ingest; changes nothing. Exit code 0: all are the same; 1: the changed and missing files, listed.",
+        epilog="example: python -m features check --data ~/rsna --settings settings/rsna.toml",
+    )
+    add_settings_arguments(check)
     page = verbs.add_parser(
         "page",
         help="draw the lung box and three windows of an exam into a PNG",
@@ -46,11 +55,27 @@ def main() -> int | None:
 
         build(settings, force=arguments.force)
         return None
+    if arguments.verb == "check":
+        return check_command(settings)
     from features.preview import draw_exam
 
     out = arguments.out or Path(f"{Path(arguments.exam).name}.png")
     say(draw_exam(arguments.exam, out, settings, columns=arguments.columns))
     return None
+
+
+def check_command(settings: Settings) -> int:
+    """Print every raw file that changed since it was stored; 0 when there is none."""
+    from features.sources import changed_sources
+
+    lines = changed_sources(settings)
+    for line in lines:
+        say(f"  - {line}")
+    if lines:
+        say(f"{settings.data_root}: {len(lines)} files changed; store them anew: ./run.sh --from input --force")
+        return 1
+    say(f"{settings.data_root}: every stored file is as it was")
+    return 0
 
 
 if __name__ == "__main__":

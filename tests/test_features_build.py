@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from features.__main__ import check_command
 from features.build import build, exam_jobs
 from features.ingest import ingest_exam
 from features.preview import draw_exam
@@ -108,6 +109,19 @@ def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
     assert "8 exams" in capsys.readouterr().out
     build(prepared)
     assert "up to date" in capsys.readouterr().out
+
+
+def test_raw_files_that_changed_since_they_were_stored_are_told(prepared, capsys):
+    job, _ = ingest(prepared, paths.store())
+    assert check_command(prepared) == 0
+    changed, lost, _ = job.files
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    lost.unlink()
+    capsys.readouterr()
+    assert check_command(prepared) == 1
+    printed = capsys.readouterr().out
+    assert f"{changed}: expected sha256 " in printed and f"{lost}: No such file or directory" in printed
+    assert f"{prepared.data_root}: 2 files changed; store them anew" in printed
 
 
 def test_another_spacing_is_another_product(prepared):
