@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from pipeline import environment, paths, plan
+from pipeline import environment, needs, paths, plan
 from pipeline.settings import Settings
 
 LIBRARIES = (
@@ -42,8 +42,40 @@ def examine(settings: Settings, venv: Path) -> tuple[list[str], list[str]]:
         f"{'libraries':<13} {_libraries()}",
         f"{'products':<13} {paths.root()}, {_free_gb():.0f} GB free",
     ]
+    need_lines, need_faults = _needs(settings, kind)
+    lines += need_lines
     for stage, directories in plan.product_directories(settings).items():
         lines += [_product_line(stage, directory) for directory in directories]
+    return lines, faults + need_faults
+
+
+def _needs(settings: Settings, kind: str) -> tuple[list[str], list[str]]:
+    """What the run will take of disk and memory, and what of it is not there."""
+    slices = needs.count_slices(settings)
+    if slices is None:
+        return [], [f"{settings.data_root}: no train.csv and test.csv; --data expects a contest tree"]
+    disk = needs.disk_bytes(settings, slices)
+    # What lies there already need not fit again.
+    stages = plan.product_directories(settings)
+    open_disk = sum(
+        size for stage, size in disk.items() if any(plan.state(each) != "finished" for each in stages[stage])
+    )
+    memory = needs.memory_bytes(settings, _cores()) if kind == "cpu" else 0
+    parts = ", ".join(f"{stage} {needs.told(size)}" for stage, size in disk.items() if size)
+    lines = [
+        f"{'needs':<13} {slices:,} slices: {parts} of disk" + (f", {needs.told(memory)} of memory" if memory else "")
+    ]
+    faults = []
+    if open_disk > _free_gb() * 1e9:
+        faults.append(
+            f"disk: about {needs.told(open_disk)} needed at {paths.root()}, {_free_gb():.0f} GB free; "
+            "PE_ROOT moves the products, features.spacing_mm shrinks the store"
+        )
+    if memory > _memory_gb() * 1e9:
+        faults.append(
+            f"memory: about {needs.told(memory)} needed, {_memory_gb():.0f} GB there; --set models.workers=1 trains "
+            "one network at a time"
+        )
     return lines, faults
 
 
