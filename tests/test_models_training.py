@@ -165,9 +165,11 @@ def test_every_backbone_trains_two_steps(backbone):
 
     from models.network import slice_network, weighted_logistic_loss
 
+    keras.utils.set_random_seed(0)
     settings = ModelsSettings(height=72, width=72, embedding=4, windows=("pe", "lung"))
     model = slice_network(settings, backbone, "none")
-    model.compile(keras.optimizers.SGD(1e-3), loss={"logits": weighted_logistic_loss}, run_eagerly=True)
+    optimizer = keras.optimizers.SGD(0.1, global_clipnorm=1.0)
+    model.compile(optimizer, loss={"logits": weighted_logistic_loss}, run_eagerly=True)
     random = np.random.default_rng(0)
     images = random.random((2, 72, 72, 6), dtype=np.float32)
     targets = np.ones((2, 2 * len(TARGETS)), np.float32)
@@ -177,7 +179,8 @@ def test_every_backbone_trains_two_steps(backbone):
     moved = sum(
         not np.array_equal(old, _values(new)) for old, new in zip(before, model.trainable_variables, strict=True)
     )
-    assert moved > 0.9 * len(before)
+    # ConvNeXt scales its blocks by 1e-6 at first: the steps of some kernels drown in the rounding of float32.
+    assert moved > 0.8 * len(before)
 
 
 def test_every_registered_backbone_is_tried():
