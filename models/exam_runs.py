@@ -22,14 +22,14 @@ from models.checkpoint import load_weights, save_weights
 from models.exam_network import exam_network
 from models.exam_training import Scale, exams_of, predict_exams, train_exam_network
 from models.inference import predict_slices
-from models.runs import exam_network_name, exam_product, plane_table, slice_engine
+from models.runs import exam_product, plane_table, slice_engine
 from models.targets import TARGETS
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import say
 from pipeline.files import write_table
 from pipeline.product import verify
-from pipeline.settings import Settings
+from pipeline.settings import Settings, exam_network_name
 
 
 def train_exam_networks(

@@ -34,7 +34,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_table, write_table
 from pipeline.product import Product, read_manifest, verify
-from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
+from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_network_name
 
 VERSION = 1
 EXAM_VERSION = 1
@@ -54,11 +54,6 @@ def run_product(settings: Settings, backbone: str, fold: int) -> Product:
             "features/store": read_manifest(paths.store())["identity"],
         },
     )  # fmt: skip
-
-
-def exam_network_name(backbone: str, kind: str) -> str:
-    """The name of an exam network's predictions."""
-    return f"{backbone}_{kind}"
 
 
 def exam_product(settings: Settings, backbone: str, fold: int, kind: str) -> Product:

@@ -48,6 +48,11 @@ class FeaturesSettings:
     max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
 
 
+def exam_network_name(backbone: str, kind: str) -> str:
+    """The name of the exam network of some kind over one backbone's slice network, in folders and tables."""
+    return f"{backbone}_{kind}"
+
+
 @dataclasses.dataclass(frozen=True)
 class ExamNetworkSettings:
     """The networks over an exam's slices, [models.exam]; they read the slice networks' embeddings."""
@@ -107,7 +112,8 @@ class ModelsSettings:
     @property
     def networks(self) -> tuple[str, ...]:
         """Names of all networks whose predictions the ensemble reads: slice networks, then exam networks."""
-        return (*self.backbones, *(f"{each}_{kind}" for kind in self.exam.kinds for each in self.backbones))
+        over = [exam_network_name(each, kind) for kind in self.exam.kinds for each in self.backbones]
+        return (*self.backbones, *over)
 
     @property
     def channels(self) -> int:
