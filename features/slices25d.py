@@ -8,27 +8,27 @@ OFFSETS = (-1, 0, 1)
 def neighbours_by_distance(z_mm: np.ndarray, step_mm: float, offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
     """Index of the slices nearest to z + offset * step_mm: the same depth whatever the slice distance.
 
-    A slice is its own neighbour at offset 0, also where several slices share a position.
+    A slice is its own neighbour at distance 0, also where several slices share a position.
 
     Args:
         z_mm: (n,) ascending positions, mm.
-        step_mm: distance between channels, mm; positive.
+        step_mm: distance between channels, mm; 0 repeats the slice itself.
 
     Returns:
         int64 (n, len(offsets)).
 
     Raises:
-        ValueError: positions that descend, or a step that is not positive.
+        ValueError: positions that descend, or a negative step.
     """
     z_mm = np.asarray(z_mm, float)
-    if step_mm <= 0 or np.any(np.diff(z_mm) < 0):
-        raise ValueError(f"expected ascending z and a positive step, received step {step_mm} mm")
+    if step_mm < 0 or np.any(np.diff(z_mm) < 0):
+        raise ValueError(f"expected ascending z and a step from 0, received step {step_mm} mm")
     wanted = z_mm[:, None] + np.asarray(offsets, float)[None] * step_mm
     upper = np.clip(np.searchsorted(z_mm, wanted), 1, max(len(z_mm) - 1, 1))
     upper = np.minimum(upper, len(z_mm) - 1)
     lower = np.maximum(upper - 1, 0)
     nearest = np.where(wanted - z_mm[lower] <= z_mm[upper] - wanted, lower, upper)
-    nearest[:, np.asarray(offsets) == 0] = np.arange(len(z_mm))[:, None]
+    nearest[:, np.asarray(offsets) * step_mm == 0] = np.arange(len(z_mm))[:, None]
     return nearest
 
 

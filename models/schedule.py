@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from models.backbones import find_backbone
 from models.runs import EXAM_KINDS, job_products
+from models.sampling import MODES
 from pipeline import paths
 from pipeline.console import say, watched
 from pipeline.errors import UserError
@@ -101,6 +102,9 @@ def _count_gpus() -> int:
 def _check_names(settings: Settings) -> None:
     for backbone in (*settings.models.backbones, *settings.models.per_backbone):
         find_backbone(backbone)
+        mode = settings.models.of(backbone).sampling
+        if mode not in MODES:
+            raise UserError(f"models.sampling: expected one of {', '.join(MODES)}, found {mode!r}")
     unknown = sorted(set(settings.models.exam.kinds) - set(EXAM_KINDS))
     if unknown:
         raise UserError(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")

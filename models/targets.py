@@ -29,12 +29,13 @@ TARGETS = (SLICE_LABEL, *ON_POSITIVE_SLICES, *ON_POSITIVE_EXAMS, *ON_EVERY_SLICE
 FLIPPED = [TARGETS.index({LEFT: RIGHT, RIGHT: LEFT}.get(name, name)) for name in TARGETS]
 
 
-def slice_targets(slices: pd.DataFrame, auxiliary_weight: float) -> np.ndarray:
+def slice_targets(slices: pd.DataFrame, auxiliary_weight: float, slice_weights: np.ndarray | None = None) -> np.ndarray:
     """Labels and weights of slices.
 
     Args:
         slices: a row a slice with the slice label and the exam's labels (missing labels: NaN).
         auxiliary_weight: weight of each auxiliary target beside the slice label's 1.
+        slice_weights: (slices,) weights of the slice label; 1 when None.
 
     Returns:
         float32 (slices, 2 * targets): labels, then weights.
@@ -43,7 +44,7 @@ def slice_targets(slices: pd.DataFrame, auxiliary_weight: float) -> np.ndarray:
     on_slice = slices[SLICE_LABEL].to_numpy() > 0
     in_exam = slices.groupby("StudyInstanceUID")[SLICE_LABEL].transform("max").to_numpy() > 0
     asked = {
-        SLICE_LABEL: np.ones(len(slices)),
+        SLICE_LABEL: np.ones(len(slices)) if slice_weights is None else slice_weights,
         **{name: auxiliary_weight * on_slice for name in ON_POSITIVE_SLICES},
         **{name: auxiliary_weight * in_exam for name in ON_POSITIVE_EXAMS},
         **{name: auxiliary_weight * np.ones(len(slices)) for name in ON_EVERY_SLICE},

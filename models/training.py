@@ -12,7 +12,7 @@ from input.contest import STUDY
 from models.batches import prefetched
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.network import slice_network, weighted_logistic_loss
-from models.sampling import draw_epoch, sampling_weights
+from models.sampling import draw_epoch, q_weights, sampling_weights
 from models.targets import flip_targets, slice_targets
 from models.views import SliceViews, draw_augmentation
 from pipeline.errors import UserError
@@ -46,8 +46,9 @@ def train_network(
     model.compile(optimizer=optimizer, loss={"logits": weighted_logistic_loss}, jit_compile=_jit())
     optimizer.build(model.trainable_variables)
     done, losses = load_checkpoint(checkpoint, model, optimizer) if resumed else (0, [])
-    targets = slice_targets(slices, settings.auxiliary_weight)
-    weights = sampling_weights(slices, settings.positive_share, settings.negative_exam_share)
+    weights = sampling_weights(slices, settings.positive_share, settings.negative_exam_share, settings.sampling)
+    slice_weights = q_weights(slices, weights) if settings.q_weighting else None
+    targets = slice_targets(slices, settings.auxiliary_weight, slice_weights)
     for epoch in range(done, settings.epochs):
         rows = draw_epoch(weights, steps * settings.batch, seed=settings.seed, epoch=epoch)
         started = time.monotonic()

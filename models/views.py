@@ -55,7 +55,7 @@ def draw_augmentation(settings: ModelsSettings, *, epoch: int, draw: int) -> Aug
     seed = (settings.seed, epoch, draw)
     random = np.random.default_rng(seed)
     strength = settings.augmentation
-    side = 0.25 if random.random() < 0.2 * strength else 0.0
+    side = 0.25 if random.random() < settings.cutout * strength else 0.0
     return Augmentation(
         flip=bool(random.random() < 0.5),
         angle_degrees=strength * random.uniform(-12, 12),

@@ -84,7 +84,7 @@ class ModelsSettings:
     width: int = 144
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
-    neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack
+    neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, thrice
     frozen_share: float = 0.24  # of the backbone's layers, from the first on, that keep their pretrained weights
     embedding: int = 64
     dropout: float = 0.2
@@ -94,10 +94,13 @@ class ModelsSettings:
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1
+    auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1; 0: the slice label alone
+    q_weighting: bool = False  # the slice label's loss counts with q of its exam, as in the metric
+    sampling: str = "shares"  # shares (the next two settings) | uniform (every slice of every exam alike)
     positive_share: float = 0.5  # of drawn slices: slices with PE
-    negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE
-    augmentation: float = 1.0  # strength of moves, HU jitter and noise; 0 leaves only the flip
+    negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE; 0: exams with PE only
+    augmentation: float = 1.0  # strength of moves, HU jitter, noise and cutout; 0 leaves only the flip
+    cutout: float = 0.2  # share of views that lose a square of a quarter of each side to air
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
     engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO on a CPU, Keras elsewhere
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core

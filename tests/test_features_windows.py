@@ -49,6 +49,11 @@ def test_slices_at_one_position_are_their_own_neighbours():
     assert neighbours_by_distance(z, 5.0)[:, 1].tolist() == [0, 1, 2, 3]
 
 
+def test_without_a_distance_a_slice_is_its_own_neighbour():
+    z = np.array([0.0, 0.0, 5.0])
+    assert neighbours_by_distance(z, 0.0).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+
+
 def test_a_single_slice_is_every_neighbour():
     assert neighbours_by_distance(np.array([7.0]), 5.0).tolist() == [[0, 0, 0]]
 

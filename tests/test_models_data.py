@@ -8,7 +8,7 @@ from features.lungbox import Box
 from features.store import write_exam
 from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, STUDY
 from models.batches import prefetched
-from models.sampling import draw_epoch, sampling_weights
+from models.sampling import draw_epoch, q_weights, sampling_weights
 from models.targets import TARGETS, flip_targets, slice_targets
 from models.views import Augmentation, SliceViews, draw_augmentation
 from pipeline.errors import UserError
@@ -48,6 +48,46 @@ def test_a_kind_that_does_not_occur_leaves_its_share():
 def test_shares_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="positive_share 0.8"):
         sampling_weights(_slices(), 0.8, 0.4)
+
+
+def test_uniform_sampling_shows_every_slice_alike_whatever_the_shares():
+    slices = _slices()
+    np.testing.assert_allclose(sampling_weights(slices, 0.5, 0.25, "uniform"), 1 / 20)
+    rows = draw_epoch(sampling_weights(slices, 0.5, 0.25, "uniform"), 40, seed=1, epoch=0)
+    assert np.bincount(rows).tolist() == [2] * 20
+
+
+def test_an_unknown_way_of_sampling_is_refused():
+    with pytest.raises(UserError, match="models.sampling: expected one of shares, uniform, found 'even'"):
+        sampling_weights(_slices(), 0.5, 0.25, "even")
+
+
+def test_q_weighting_on_uniform_draws_is_the_metrics_image_part():
+    """Weights go with q (.3 and 0); a uniformly drawn slice weighs 1 on average, so PE's exam weighs 2."""
+    slices = _slices()
+    weights = q_weights(slices, sampling_weights(slices, 0.5, 0.25, "uniform"))
+    np.testing.assert_allclose(weights, [2.0] * 10 + [0.0] * 10)
+
+
+def test_q_weighting_counts_the_slice_label_only_and_one_on_average():
+    slices = _slices()
+    drawn = sampling_weights(slices, 0.5, 0.2)
+    weights = q_weights(slices, drawn)
+    assert drawn @ weights == pytest.approx(1)
+    plain, weighted = slice_targets(slices, 0.2), slice_targets(slices, 0.2, weights)
+    np.testing.assert_allclose(weighted[:, len(TARGETS)], weights, rtol=1e-6)
+    assert np.array_equal(np.delete(weighted, len(TARGETS), 1), np.delete(plain, len(TARGETS), 1))
+
+
+def test_q_weighting_without_pe_is_refused():
+    slices = _slices().query("StudyInstanceUID == 'neg'")
+    with pytest.raises(UserError, match="q_weighting: no drawn training slice belongs to an exam with PE"):
+        q_weights(slices, np.full(10, 0.1))
+
+
+def test_without_auxiliary_weight_the_slice_label_is_asked_alone():
+    weight = slice_targets(_slices(**{LEFT: 1.0}), 0.0)[:, len(TARGETS) :]
+    assert (weight[:, 0] == 1).all() and not weight[:, 1:].any()
 
 
 def test_exam_labels_are_asked_where_a_slice_can_answer():
@@ -120,6 +160,14 @@ def test_without_a_pixel_size_the_whole_plane_is_fitted(store):
     assert small[:, 0].max() == 0
 
 
+def test_without_a_neighbour_distance_the_slice_stands_thrice(store):
+    settings = ModelsSettings(height=32, width=48, pixel_mm=1.6, neighbour_mm=0.0)
+    view = SliceViews(store[0], settings).view("study", 2)
+    np.testing.assert_array_equal(view[..., 0], view[..., 1])
+    np.testing.assert_array_equal(view[..., 2], view[..., 1])
+    np.testing.assert_array_equal(view[..., 1], SliceViews(store[0], SETTINGS).view("study", 2)[..., 1])
+
+
 def test_at_the_first_slice_the_edge_repeats(store):
     view = SliceViews(store[0], SETTINGS).view("study", 0)
     np.testing.assert_array_equal(view[..., 0], view[..., 1])
@@ -144,6 +192,14 @@ def test_augmentation_is_pure_and_stays_in_range(store):
     view = views.view("study", 2, change)
     np.testing.assert_array_equal(view, views.view("study", 2, change))
     assert 0 <= view.min() and view.max() <= 1
+
+
+def test_cutout_has_a_switch_of_its_own():
+    def holes(cutout):
+        settings = ModelsSettings(cutout=cutout)
+        return [draw_augmentation(settings, epoch=0, draw=draw).hole[2] for draw in range(200)]
+
+    assert not any(holes(0.0)) and all(holes(1.0)) and 20 < np.count_nonzero(holes(0.2)) < 60
 
 
 def test_a_hole_is_air(store):
