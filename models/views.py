@@ -108,6 +108,12 @@ class SliceViews:
             _change_values(moved, change)
         return window_channels(moved, self.windows).reshape(height, width, -1)
 
+    def matrix(self, study: str) -> np.ndarray:
+        """Affine map (2, 3) from an exam's stored pixels (x, y) to those of its unchanged views."""
+        exam, _ = self._open(study)
+        size = (self.settings.height, self.settings.width)
+        return _fit_matrix(exam.hu.shape[1:], size, self._scale(exam), UNCHANGED)
+
     def _scale(self, exam: StoredExam) -> float:
         """Input pixels a stored pixel; an exam whose spacing is unknown is shrunk to fit, whatever `pixel_mm` says."""
         if self.settings.pixel_mm and exam.has_spacing:
