@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from models.averaging import WeightAverage
+from models.history import History
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 
@@ -26,23 +28,47 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 
 def save_checkpoint(
-    path: Path, model: keras.Model, optimizer: keras.Optimizer, epoch: int, losses: list[float]
+    path: Path, model: keras.Model, average: WeightAverage | None, best: list[np.ndarray], history: History
 ) -> None:
-    """Write everything that the next epoch depends on."""
-    arrays = _arrays("v", model.variables) | _arrays("o", optimizer.variables)
-    save_arrays(path, arrays | {"epoch": np.array(epoch), "losses": np.array(losses, np.float64)})
+    """Write everything that the next epoch depends on, atomically.
+
+    Args:
+        path: the file.
+        model: compiled; its optimiser is saved too.
+        average: of its weights, where they are averaged.
+        best: weights of the best epoch so far; empty where none is chosen.
+        history: of the finished epochs.
+    """
+    arrays = _arrays("v", model.variables) | _arrays("o", model.optimizer.variables) | _arrays("b", best)
+    if average:
+        arrays |= _arrays("a", average.values()) | {"updates": np.array(average.updates)}
+    save_arrays(path, arrays | history.arrays())
 
 
-def load_checkpoint(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> tuple[int, list[float]]:
-    """Restore network and optimiser; the finished epochs and their losses."""
-    arrays = load_arrays(path)
-    _assign(model.variables, [arrays[key] for key in sorted(arrays) if key.startswith("v")], path)
-    _assign(optimizer.variables, [arrays[key] for key in sorted(arrays) if key.startswith("o")], path)
-    return int(arrays["epoch"]), arrays["losses"].tolist()
+def restore_checkpoint(
+    arrays: dict[str, np.ndarray], path: Path, model: keras.Model, average: WeightAverage | None
+) -> list[np.ndarray]:
+    """Give network, optimiser and average what `save_checkpoint` wrote; the best epoch's weights.
+
+    Args:
+        arrays: from `load_arrays`; the history is read by `History.of`.
+        path: for messages.
+        model: compiled as it was when the checkpoint was written.
+        average: of its weights, where they are averaged.
+    """
+    _assign(model.variables, _group("v", arrays), path)
+    _assign(model.optimizer.variables, _group("o", arrays), path)
+    if average:
+        average.restore(_group("a", arrays), int(arrays["updates"]))
+    return _group("b", arrays)
 
 
 def _arrays(letter: str, variables: list) -> dict[str, np.ndarray]:
     return {f"{letter}{index:04d}": keras.ops.convert_to_numpy(each) for index, each in enumerate(variables)}
+
+
+def _group(letter: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [arrays[key] for key in sorted(arrays) if key[0] == letter and key[1:].isdigit()]
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,8 @@ models/runs/<backbone>_<kind>/fold<k>/
                      which are the same on every slice of an exam
     weights.npz      the network's variables in order
     scale.npz        mean and deviation of the inputs
-    history.csv      mean training loss an epoch, in units of the metric
+    history.csv      a row an epoch: mean training loss in units of the metric, learning rate
+    learning.png     the same as curves
     manifest.json    written last
 """
 
@@ -19,6 +20,7 @@ import pandas as pd
 from features.store import open_exam
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from models.checkpoint import load_weights, save_weights
+from models.curves import draw_curves
 from models.exam_network import exam_network
 from models.exam_training import Scale, exams_of, predict_exams, train_exam_network
 from models.inference import predict_slices
@@ -49,19 +51,19 @@ def train_exam_networks(
     numbers = _stored_numbers(paths.model_run(backbone, fold), scored)
     for kind, product in waiting.items():
         with product.building(fresh=force) as directory:
-            model, scale, losses = train_exam_network(seen, kind, settings.models.exam, _report(settings, kind))
+            model, scale, history = train_exam_network(seen, kind, settings.models.exam, _report(settings, kind))
             found = predict_exams(model, scored, numbers, scale, settings.models.exam)
             found.insert(2, "role", np.where(scored["split"] == "test", "test", "oof"))
             write_table(directory / "slices.parquet", found)
             save_weights(directory / "weights.npz", model)
             scale.save(directory / "scale.npz")
-            history = pd.DataFrame({"epoch": np.arange(1, len(losses) + 1), "loss": losses})
-            write_table(directory / "history.csv", history)
+            write_table(directory / "history.csv", history.table())
+            draw_curves(directory / "learning.png", history.table(), product.name.removeprefix("models/"))
             product.finish(
                 rows={"training exams": len(seen), "predicted slices": len(scored)},
-                metrics={"final_loss": losses[-1]}, seed=settings.models.exam.seed, threads=threads,
+                metrics={"final_loss": history.losses[-1]}, seed=settings.models.exam.seed, threads=threads,
             )  # fmt: skip
-        told.append(f"{kind} loss {losses[-1]:.4f}")
+        told.append(f"{kind} loss {history.losses[-1]:.4f}")
     return told
 
 

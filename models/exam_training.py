@@ -16,6 +16,7 @@ import pandas as pd
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, SLICE_LABEL, SOP, STUDY
 from models.checkpoint import load_arrays, save_arrays
 from models.exam_network import exam_loss, exam_network, slice_loss
+from models.history import History
 from models.sequences import Grid, from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
@@ -68,7 +69,7 @@ class Scale:
 
 def train_exam_network(
     exams: list[ExamSlices], kind: str, settings: ExamNetworkSettings, report: Callable[[int, float], None]
-) -> tuple[keras.Model, Scale, list[float]]:
+) -> tuple[keras.Model, Scale, History]:
     """Train from scratch; order, shifts and noise are a pure function of (seed, epoch).
 
     Args:
@@ -78,7 +79,7 @@ def train_exam_network(
         report: called with (epoch, mean loss) after every epoch.
 
     Returns:
-        The network, the inputs' scale, and the mean loss (in units of the metric) of every epoch.
+        The network, the inputs' scale, and the history; losses are in units of the metric.
 
     Raises:
         UserError: the loss became NaN or infinite.
@@ -97,11 +98,12 @@ def train_exam_network(
         optimizer, {"slices": slice_loss, "exams": exam_loss}, {"slices": 1 / unit, "exams": 1 / unit},
         jit_compile=False,
     )  # fmt: skip
-    losses = []
+    history = History()
     for epoch in range(settings.epochs):
-        losses.append(_train_epoch(model, exams, scale, settings, epoch))
-        report(epoch + 1, losses[-1])
-    return model, scale, losses
+        history.losses.append(_train_epoch(model, exams, scale, settings, epoch))
+        history.rates.append(float(optimizer.learning_rate))
+        report(epoch + 1, history.losses[-1])
+    return model, scale, history
 
 
 def metric_unit(exams: list[ExamSlices]) -> float:

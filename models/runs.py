@@ -6,7 +6,8 @@ models/runs/<backbone>/fold<k>/
     embeddings.npy   float16 (rows, d)
     weights.npz      the network's variables in order
     network.xml/.bin the same network for OpenVINO, where that is the engine of inference
-    history.csv      mean training loss an epoch
+    history.csv      a row an epoch: mean training loss, inner loss where there is one, learning rate
+    learning.png     the same as curves
     manifest.json    written last; until then .checkpoint.npz holds the last finished epoch
 """
 
@@ -18,6 +19,8 @@ import pandas as pd
 
 from features.store import open_exam, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from models.curves import draw_curves
+from models.history import History
 from models.inference import (
     GRAPH,
     GRAPH_WEIGHTS,
@@ -28,6 +31,7 @@ from models.inference import (
     openvino_engine,
     predict_slices,
 )
+from models.recipe import check_recipe
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import say
@@ -36,8 +40,8 @@ from pipeline.files import atomic_path, read_table, write_table
 from pipeline.product import Product, read_manifest, verify
 from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_network_name
 
-VERSION = 1
-EXAM_VERSION = 1
+VERSION = 2
+EXAM_VERSION = 2
 #: Kinds of networks over an exam's slices, built in models.exam_network.
 EXAM_KINDS = ("gru", "transformer")
 
@@ -102,7 +106,9 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
 def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> list[str]:
     """Train one network on the exams outside a fold; predict the fold and the test exams; what to tell of it."""
     recipe = settings.models.of(backbone)
+    check_recipe(recipe, backbone)
     _prepare_backend(recipe, threads)
+    from models.progress import TrainingLog
     from models.training import train_network
 
     product = run_product(settings, backbone, fold)
@@ -116,24 +122,25 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     views = SliceViews(paths.store(), recipe)
     with product.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
-
-        def report(epoch: int, loss: float, rate: float) -> None:
-            say(f"epoch {epoch}/{recipe.epochs} loss {loss:.4f} {rate:.0f} slices/s")
-
-        model, losses = train_network(train, views, recipe, backbone, checkpoint, report)
+        with TrainingLog(recipe.epochs, paths.training_events(backbone, fold)) as log:
+            model, history = train_network(
+                train, views, recipe, backbone, checkpoint, log, loaders=max(1, min(threads // 2, 8))
+            )
         if chosen_engine(recipe.engine) == "openvino":
             export_graph(model, directory)
             engine = openvino_engine(directory, threads)
         else:
             engine = keras_engine(model)
         auc = _write_predictions(directory, engine, scored, views, recipe)
-        _write_network(directory, model, losses)
+        _write_network(directory, model, history, f"{backbone}/fold{fold}")
+        loss = history.losses[-1]
         product.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
-            metrics={"final_loss": losses[-1], "oof_slice_auc": auc}, seed=recipe.seed, threads=threads,
+            metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},
+            seed=recipe.seed, threads=threads,
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
-    return [f"loss {losses[-1]:.4f}, out-of-fold slice AUC {auc:.3f}"]
+    return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]
 
 
 def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
@@ -194,9 +201,9 @@ def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, set
     return float(roc_auc_score(truth, table.loc[held_out, "pe"]))
 
 
-def _write_network(directory: Path, model, losses: list[float]) -> None:
+def _write_network(directory: Path, model, history: History, title: str) -> None:
     from models.checkpoint import save_weights
 
     save_weights(directory / "weights.npz", model)
-    history = pd.DataFrame({"epoch": np.arange(1, len(losses) + 1), "loss": losses})
-    write_table(directory / "history.csv", history)
+    write_table(directory / "history.csv", history.table())
+    draw_curves(directory / "learning.png", history.table(), title)

@@ -13,11 +13,13 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from models.backbones import find_backbone
+from models.curves import draw_overview
+from models.recipe import check_recipe
 from models.runs import EXAM_KINDS, job_products
-from models.sampling import MODES
 from pipeline import paths
 from pipeline.console import say, watched
 from pipeline.errors import UserError
+from pipeline.files import read_table
 from pipeline.jobs import cores
 from pipeline.settings import Settings
 
@@ -69,11 +71,22 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         ThreadPoolExecutor(len(slots.gpus)) as pool,
     ):  # fmt: skip
         faults = list(pool.map(lambda job: _run(job, arguments, slots.threads, free, bar), waiting))
+    _draw_overview(settings)
     faults = [fault for fault in faults if fault]
     if faults:
         raise UserError.listing(
             "Training failed:", faults, "Finished networks and epochs are kept; the same command resumes."
         )
+
+
+def _draw_overview(settings: Settings) -> None:
+    """Draw the learning curves of all finished runs."""
+    runs = [(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)]
+    tables = {(name, fold): paths.model_run(name, fold) / "history.csv" for name, fold in runs}
+    histories = {f"{name}/fold{fold}": read_table(file) for (name, fold), file in tables.items() if file.is_file()}
+    if histories:
+        draw_overview(paths.learning_curves(), histories)
+        say(f"models: learning curves of {len(histories)} runs: {paths.shown(paths.learning_curves())}")
 
 
 def share_machine(workers: int, jobs: int) -> Slots:
@@ -102,9 +115,7 @@ def _count_gpus() -> int:
 def _check_names(settings: Settings) -> None:
     for backbone in (*settings.models.backbones, *settings.models.per_backbone):
         find_backbone(backbone)
-        mode = settings.models.of(backbone).sampling
-        if mode not in MODES:
-            raise UserError(f"models.sampling: expected one of {', '.join(MODES)}, found {mode!r}")
+        check_recipe(settings.models.of(backbone), backbone)
     unknown = sorted(set(settings.models.exam.kinds) - set(EXAM_KINDS))
     if unknown:
         raise UserError(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")
@@ -118,6 +129,7 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
         "--threads", str(threads), "--end-with-parent", *arguments,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment.pop("PE_PROGRESS", None)  # a bar of its own would only fill the log
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +143,8 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
                 log.flush()
                 last = line.strip() or last
                 bar.update(line.startswith("epoch "))
+                if line.startswith(("epoch ", "step ")):
+                    bar.set_postfix_str(f"{job.backbone} fold {job.fold}: {line.strip()}")
     finally:
         free.put(gpu)
     if process.returncode:

@@ -19,6 +19,8 @@ from input.contest import (
     RIGHT,
     SLICE_LABEL,
 )
+from models.sampling import q_weights, sampling_weights
+from pipeline.settings import ModelsSettings
 
 ON_POSITIVE_SLICES = (LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC)
 ON_POSITIVE_EXAMS = (GTE_1,)
@@ -52,6 +54,21 @@ def slice_targets(slices: pd.DataFrame, auxiliary_weight: float, slice_weights: 
     weight = np.stack([asked[name] for name in TARGETS], axis=1).astype(np.float32)
     weight[np.isnan(truth)] = 0
     return np.concatenate([np.nan_to_num(truth), weight], axis=1)
+
+
+def drawn_targets(slices: pd.DataFrame, settings: ModelsSettings) -> tuple[np.ndarray, np.ndarray]:
+    """What slices are asked and how often, as a recipe has it.
+
+    Args:
+        slices: a row a slice, all slices of every exam.
+        settings: recipe.
+
+    Returns:
+        Targets as from `slice_targets`, and each slice's probability to be drawn, float64 (slices,).
+    """
+    draws = sampling_weights(slices, settings.positive_share, settings.negative_exam_share, settings.sampling)
+    weights = q_weights(slices, draws) if settings.q_weighting else None
+    return slice_targets(slices, settings.auxiliary_weight, weights), draws
 
 
 def flip_targets(targets: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ One affine map does the fitting of the lung box to the network's input and the a
 slice is interpolated once.
 """
 
+import threading
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -83,7 +84,7 @@ class SliceViews:
         self._store = store
         self._recorded = read_manifest(store)["files"] if (store / MANIFEST).is_file() else {}
         self._verified: set[str] = set()
-        self._open = lru_cache(maxsize=OPEN_EXAMS)(self._prepare)
+        self._of_thread = threading.local()  # an opened exam decodes in one thread at a time
 
     def view(self, study: str, plane: int, change: Augmentation = UNCHANGED) -> np.ndarray:
         """One slice of a stored exam with its neighbours.
@@ -113,6 +114,11 @@ class SliceViews:
         exam, _ = self._open(study)
         size = (self.settings.height, self.settings.width)
         return _fit_matrix(exam.hu.shape[1:], size, self._scale(exam), UNCHANGED)
+
+    def _open(self, study: str) -> tuple[StoredExam, np.ndarray]:
+        if not hasattr(self._of_thread, "open"):
+            self._of_thread.open = lru_cache(maxsize=OPEN_EXAMS)(self._prepare)
+        return self._of_thread.open(study)
 
     def _scale(self, exam: StoredExam) -> float:
         """Input pixels a stored pixel; an exam whose spacing is unknown is shrunk to fit, whatever `pixel_mm` says."""

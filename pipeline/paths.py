@@ -36,6 +36,11 @@ def model_run(backbone: str, fold: int) -> Path:
     return root() / "models" / "runs" / backbone / f"fold{fold}"
 
 
+def learning_curves() -> Path:
+    """One picture of the learning curves of all trainings."""
+    return root() / "models" / "runs" / "learning_curves.png"
+
+
 def ensemble_run() -> Path:
     """Predictions and trees of the second level."""
     return root() / "ensemble" / "runs"
@@ -49,6 +54,11 @@ def submissions() -> Path:
 def logs() -> Path:
     """One log a stage, one a training job."""
     return root() / "logs"
+
+
+def training_events(network: str, fold: int) -> Path:
+    """The curves of one training, for TensorBoard."""
+    return logs() / "tensorboard" / network / f"fold{fold}"
 
 
 def shown(path: Path) -> str:

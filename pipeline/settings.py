@@ -86,6 +86,7 @@ class ModelsSettings:
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
     neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, thrice
     frozen_share: float = 0.24  # of the backbone's layers, from the first on, that keep their pretrained weights
+    unfreeze_epoch: int = 0  # from this epoch on (1 is the first) every layer learns; 0: frozen_share holds to the end
     embedding: int = 64
     dropout: float = 0.2
     seed: int = 17
@@ -94,6 +95,10 @@ class ModelsSettings:
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
+    accumulate: int = 1  # batches whose gradients are averaged before a step; memory of one, gradient of all
+    ema: float = 0.0  # decay of the moving average of the weights that predicts, e.g. 0.99; 0: the last weights predict
+    inner_share: float = 0.0  # of the training exams, set aside to choose the epoch; the held-out fold is never asked
+    patience: int = 2  # epochs without a lower inner loss after which training stops; needs inner_share
     auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1; 0: the slice label alone
     q_weighting: bool = False  # the slice label's loss counts with q of its exam, as in the metric
     sampling: str = "shares"  # shares (the next two settings) | uniform (every slice of every exam alike)

@@ -112,7 +112,13 @@ def test_every_imported_library_is_declared() -> None:
     extras = project["optional-dependencies"]
     requirements = [*project["dependencies"], *(each for extra in extras.values() for each in extra)]
     declared = {re.match(r"[A-Za-z0-9-]+", each)[0] for each in requirements}
-    wheels = {"cv2": "opencv-python-headless", "gdcm": "python-gdcm", "PIL": "pillow", "sklearn": "scikit-learn"}
+    wheels = {
+        "cv2": "opencv-python-headless",
+        "gdcm": "python-gdcm",
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "tensorboardX": "tensorboardx",
+    }
     tops = {
         name.split(".")[0]
         for package in ["pipeline", *STAGES]

@@ -80,8 +80,8 @@ def test_the_loss_is_the_contests_metric():
 def test_it_learns_where_and_whether(kind):
     from models.exam_training import exams_of, predict_exams, train_exam_network
 
-    model, scale, losses = train_exam_network(exams_of(*_exams(24, seed=3)), kind, SMALL, lambda *_: None)
-    assert losses[-1] < 0.75 * losses[0]
+    model, scale, history = train_exam_network(exams_of(*_exams(24, seed=3)), kind, SMALL, lambda *_: None)
+    assert history.losses[-1] < 0.75 * history.losses[0]
     table, numbers = _exams(12, seed=4)
     found = predict_exams(model, table[[STUDY, SOP, "z_mm"]], numbers, scale, SMALL)
     assert found[SOP].tolist() == table[SOP].tolist()
