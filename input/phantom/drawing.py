@@ -19,6 +19,7 @@ SLAB_SLICES = 64  # slices drawn at once, so that thin-slice exams stay within m
 CLOT_LABELS = frozenset({CENTRAL, LEFT, RIGHT, CHRONIC, ACUTE_AND_CHRONIC})
 VISIBLE_COVER = 0.4  # share of a voxel from which its clot counts as visible
 ATTEMPTS = 40  # at placing clots, before the drawing is declared impossible
+CHRONIC_SHARE = (292 + 145) / 2211  # of exams with PE, by the contest's counts
 PATIENCE = 4  # attempts that also ask for the drawn share of positive slices
 
 
@@ -39,11 +40,12 @@ class DrawnExam:
     scanner: physics.Scanner
     contrast: physics.Contrast
     fov_mm: float
+    trunk_mm: float  # diameter of the pulmonary trunk
 
 
 def streams(seed: int, index: int) -> dict[str, np.random.Generator]:
     """Independent random streams of one exam, so that a change in one part leaves the others alone."""
-    names = ("patient", "anatomy", "clots", "physics", "noise", "files")
+    names = ("patient", "anatomy", "clots", "physics", "noise", "files", "strain")
     seeds = np.random.SeedSequence([seed, index]).spawn(len(names))
     return {name: np.random.default_rng(each) for name, each in zip(names, seeds, strict=True)}
 
@@ -82,7 +84,8 @@ def draw_exam(state: ExamState, difficulty: Difficulty, *, seed: int, index: int
     )  # fmt: skip
     grid, fov = draw_grid(rng["patient"], patient, rows, slices)
     heart = draw_heart(patient, draw_ratio(state.on, rng["anatomy"]))
-    arteries = vessels.draw_arteries(patient, rng["anatomy"])
+    dilation = draw_dilation(state.on, heart.ratio, difficulty, rng["strain"])
+    arteries = vessels.draw_arteries(patient, rng["anatomy"], twigs=difficulty.twigs, dilation=dilation)
     clots, truth = place_clots(state, arteries, grid, difficulty, rng["clots"])
     scene = Scene(patient, heart, widened(arteries, clots), clots, state.on, difficulty, rng)
     hu = np.empty(grid.shape, np.int16)
@@ -98,7 +101,7 @@ def draw_exam(state: ExamState, difficulty: Difficulty, *, seed: int, index: int
         raise RuntimeError(f"exam {index}: drawn labels {sorted(on)} differ from the wanted {sorted(state.on)}")
     return DrawnExam(
         hu, grid, on, visible, truth.mask, artery, truth.area, [c.as_row(arteries) for c in clots], heart, patient,
-        scene.scanner, scene.contrast, fov,
+        scene.scanner, scene.contrast, fov, float(2 * arteries.tubes.r0[0]),
     )  # fmt: skip
 
 
@@ -110,6 +113,19 @@ def draw_ratio(on: frozenset[str], rng: np.random.Generator) -> float:
     if GTE_1 in on or LT_1 in on:
         return strained if GTE_1 in on else normal
     return strained if chance else normal
+
+
+def draw_dilation(on: frozenset[str], ratio: float, difficulty: Difficulty, rng: np.random.Generator) -> float:
+    """Width of the pulmonary trunk over its usual one: wider with right heart strain, widest in chronic disease.
+
+    Both follow from what exams with and without PE have alike (some of the latter have pulmonary
+    hypertension of another cause, as often as exams with PE have chronic clots), so neither gives PE away.
+    """
+    strained, chronic = difficulty.dilation
+    other_cause = rng.random() < CHRONIC_SHARE
+    share = float(rng.uniform(0.4, 1.0))
+    ill = bool(on & {CHRONIC, ACUTE_AND_CHRONIC}) if on & {GTE_1, LT_1} else other_cause
+    return 1 + share * ((chronic if ill else strained if ratio >= 1 else 1.0) - 1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,7 @@ def place_clots(
     if not state.positive:
         return [], ClotTruth(np.zeros(grid.shape, np.uint8), np.zeros(len(grid.z)), frozenset())
     wanted = state.on & CLOT_LABELS
-    q = draw_q(state.quartile, difficulty.burden, rng)
+    q = draw_q(state.quartile, difficulty, rng)
     aim = q
     for attempt in range(ATTEMPTS):
         eased = replace(difficulty, clot_artery_mm=_wider(difficulty.clot_artery_mm, 0.15 * attempt))
@@ -178,5 +194,6 @@ def _tubes_of(clots: list[Clot], arteries: vessels.Arteries, region: int, chroni
         if clot.chronic == chronic:
             own = arteries.region[arteries.segment[clot.pieces]] == region
             if own.any():
-                parts.append(clot_tubes(clot, arteries).take(own))
+                tubes = clot_tubes(clot, arteries)
+                parts.append(tubes.take(np.tile(own, len(tubes) // len(own))))
     return join(parts) if parts else None

@@ -1,8 +1,8 @@
 """Clots in the arteries: where, how long, acute or chronic, so that an exam's labels come true.
 
 An acute clot lies in the middle of its artery with a rim of contrast, or fills and widens it; in the
-trunk it may ride on the bifurcation. A chronic clot clings to one wall. Clots follow the arterial
-tree across branchings. The share of positive slices is steered to the exam's drawn q.
+trunk it may ride on the bifurcation. A chronic clot clings to one wall, or is a web: a band across the
+lumen. Clots follow the arterial tree across branchings. The share of positive slices is steered to the exam's drawn q.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import numpy as np
 
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, LEFT, RIGHT
 from input.phantom.difficulty import Difficulty
-from input.phantom.raster import Tubes
+from input.phantom.raster import Tubes, join
 from input.phantom.vessels import (
     CENTRAL_REGIONS,
     LEFT_LUNG,
@@ -22,6 +22,8 @@ from input.phantom.vessels import (
     Arteries,
 )
 
+WEB_TUBES = 5  # that make a web's band
+WEB_THICKNESS = (0.2, 0.3)  # over the artery's diameter
 SADDLE_SHARE = 0.4  # of acute central clots in exams with clots on both sides
 
 
@@ -34,13 +36,14 @@ class Clot:
     chronic: bool
     occlusive: bool
     ratio: float  # clot over artery diameter
-    offset: np.ndarray  # (3,) unit vector: towards the wall a chronic clot clings to
+    offset: np.ndarray  # (3,) unit vector: towards the wall a chronic clot clings to, or along a web
     hu: float
+    web: bool = False  # a band across the lumen; `ratio` is then its thickness over the artery's diameter
 
     def as_row(self, arteries: Arteries) -> dict[str, float | int | str | bool]:
         """Facts of the clot for the truth table."""
         radius = arteries.tubes.r0[self.pieces]
-        kind = "chronic" if self.chronic else "occlusive" if self.occlusive else "acute"
+        kind = "web" if self.web else "chronic" if self.chronic else "occlusive" if self.occlusive else "acute"
         return {
             "kind": kind, "region": self.region, "hu": round(self.hu, 1), "ratio": round(self.ratio, 3),
             "artery_mm": round(float(2 * np.median(radius)), 2), "pieces": len(self.pieces),
@@ -48,7 +51,10 @@ class Clot:
 
 
 def clot_tubes(clot: Clot, arteries: Arteries) -> Tubes:
-    """The clot as tubes: narrower than the artery, tapering at both ends, beside the axis when chronic."""
+    """The clot as tubes, its pieces in order (a web's once for every tube of it).
+
+    Narrower than the artery, tapering at both ends, beside the axis when chronic.
+    """
     tubes = arteries.tubes.take(clot.pieces)
     n = len(tubes)
     edges = np.linspace(-1, 1, n + 1)
@@ -56,13 +62,19 @@ def clot_tubes(clot: Clot, arteries: Arteries) -> Tubes:
     aside = np.zeros(3)
     if clot.chronic:
         aside = clot.offset
-    shift = (1 - clot.ratio) * 1.02
-    return Tubes(
-        tubes.start + aside * (tubes.r0 * shift)[:, None],
-        tubes.end + aside * (tubes.r1 * shift)[:, None],
-        tubes.r0 * clot.ratio * taper[:-1],
-        tubes.r1 * clot.ratio * taper[1:],
-    )
+    reach = (1 - clot.ratio) * 1.02
+    # A web is several thin tubes side by side, from wall to wall.
+    shifts = np.linspace(-reach, reach, WEB_TUBES) if clot.web else [reach]
+    beside = [
+        Tubes(
+            tubes.start + aside * (tubes.r0 * shift)[:, None],
+            tubes.end + aside * (tubes.r1 * shift)[:, None],
+            tubes.r0 * clot.ratio * taper[:-1],
+            tubes.r1 * clot.ratio * taper[1:],
+        )
+        for shift in shifts
+    ]
+    return join(beside)
 
 
 def widened(arteries: Arteries, clots: list[Clot]) -> Arteries:
@@ -149,11 +161,14 @@ class Placement:
         if central and not chronic:
             # The trunk is wider than the leg veins where the clot was cast.
             ratio *= float(rng.uniform(0.6, 0.85))
+        web = bool(chronic and not central and d.web_share and rng.random() < d.web_share)
+        if web:
+            ratio = float(rng.uniform(*WEB_THICKNESS))
         along = self.arteries.tubes.end[start] - self.arteries.tubes.start[start]
         aside = np.cross(along, rng.normal(size=3))
         aside /= max(float(np.linalg.norm(aside)), 1e-6)
         hu = float(rng.uniform(*(d.chronic_hu if chronic else d.acute_hu)))
-        self._keep(Clot(path, int(self.region[start]), chronic, occlusive, ratio, aside, hu))
+        self._keep(Clot(path, int(self.region[start]), chronic, occlusive, ratio, aside, hu, web))
 
     def _add_saddle(self, slices: float) -> None:
         """An acute clot that rides on the bifurcation: one worm into either main artery."""
@@ -165,7 +180,7 @@ class Placement:
 
     def _keep(self, clot: Clot) -> None:
         self.clots.append(clot)
-        self.covered |= self._covers(clot.pieces, clot.ratio)
+        self.covered |= self._covers(clot.pieces, 1.0 if clot.web else clot.ratio)
 
     def _covers(self, path: np.ndarray, ratio: float) -> np.ndarray:
         """Which slices a clot along `path` would show in."""

@@ -27,6 +27,7 @@ from input.contest import (
     QA_MOTION,
     RIGHT,
 )
+from input.phantom.difficulty import Difficulty
 
 STATES_FILE = Path(__file__).with_name("label_states.json")
 
@@ -36,8 +37,6 @@ BURDEN_COUPLING = {
     CENTRAL: (0.016, 0.05, 0.21, 0.45),
     CHRONIC: (0.18, 0.18, 0.11, 0.07),
 }
-#: Bounds of q (share of positive slices) of the four quartiles: median .144, at most .87.
-BURDEN_BOUNDS = (0.025, 0.07, 0.144, 0.26, 0.70)
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,18 @@ def _draw_quartile(on: frozenset[str], rng: np.random.Generator) -> int:
     return int(rng.choice(4, p=burden_table()[on])) if is_positive(on) else -1
 
 
-def draw_q(quartile: int, burden: float, rng: np.random.Generator) -> float:
-    """Draw the share of positive slices of a positive exam; `burden` multiplies it (at most 0.85)."""
-    low, high = BURDEN_BOUNDS[quartile], BURDEN_BOUNDS[quartile + 1]
+def draw_q(quartile: int, difficulty: Difficulty, rng: np.random.Generator) -> float:
+    """Draw the share of positive slices of a positive exam, at most 0.85.
+
+    Args:
+        quartile: 0-3, of q among exams with PE.
+        difficulty: its `burden`, `burden_bounds` and `burden_skew`.
+        rng: the exam's stream for clots.
+    """
+    low, high = difficulty.burden_bounds[quartile : quartile + 2]
     # Log-uniform: within a quartile small burdens are the commoner ones.
-    return min(0.85, burden * low * (high / low) ** rng.random())
+    place = rng.random() ** (difficulty.burden_skew if quartile == 3 else 1.0)
+    return min(0.85, difficulty.burden * low * (high / low) ** place)
 
 
 def label_row(on: frozenset[str]) -> dict[str, int]:

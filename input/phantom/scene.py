@@ -33,7 +33,7 @@ class Scene:
             on,
             rng,
         )
-        self.veins = vessels.draw_veins(patient, rng["anatomy"])
+        self.veins = vessels.draw_veins(patient, rng["anatomy"], twigs=difficulty.twigs)
         self.great = vessels.draw_great_vessels(patient)
         self.airways = vessels.draw_airways(patient, arteries)
         self.texture = Texture(patient, rng["anatomy"])

@@ -71,14 +71,32 @@ def lobe_of(points: np.ndarray) -> np.ndarray:
     return np.where(x < 0, right, left)
 
 
-def draw_arteries(patient: Patient, rng: np.random.Generator) -> Arteries:
-    """Trunk, main, lobar, segmental and subsegmental arteries of both lungs."""
+def twig_radius(twigs: int) -> float:
+    """Radius (mm) of a twig, so that a lobe's artery is as wide whatever the number of twigs in both lungs."""
+    return TWIG_MM * (TWIGS / twigs) ** (1 / MURRAY)
+
+
+def draw_arteries(
+    patient: Patient, rng: np.random.Generator, *, twigs: int = TWIGS, dilation: float = 1.0
+) -> Arteries:
+    """Trunk, main, lobar, segmental and subsegmental arteries of both lungs.
+
+    Args:
+        patient: sizes and shapes.
+        rng: the exam's stream for anatomy.
+        twigs: last branches in both lungs.
+        dilation: width of the trunk and the main arteries over their usual one.
+    """
     lines = hilum(patient)
     width = patient.vessel
-    points = lung_points(patient, TWIGS, rng)
+    twig = twig_radius(twigs)
+    points = lung_points(patient, twigs, rng)
     lobe = lobe_of(points)
+    trunk, right, left = ([13.6, 13.8, 13.5, 12.5], [11, 10, 9.8, 9.2], [11, 10.2, 9.6, 8.8])
+    # The widening fades towards the hilum.
+    fading = np.linspace(dilation, 1 + (dilation - 1) / 2, 4)
     radii = {
-        "trunk": [13.6, 13.8, 13.5, 12.5], "right_main": [11, 10, 9.8, 9.2], "left_main": [11, 10.2, 9.6, 8.8],
+        "trunk": np.array(trunk) * dilation, "right_main": right * fading, "left_main": left * fading,
         "right_inter": [7.6, 7.0, 6.4], "left_inter": [7.4, 6.8, 6.2],
     }  # fmt: skip
     order = ("trunk", "right_main", "left_main", "right_inter", "left_inter", *LOBES)
@@ -91,7 +109,7 @@ def draw_arteries(patient: Patient, rng: np.random.Generator) -> Arteries:
     parts, segment, parent, region = [], [], [], []
     for i, name in enumerate(order):
         count = int((lobe == LOBES.index(name)).sum()) if name in LOBES else 0
-        size = TWIG_MM * max(count, 1) ** (1 / MURRAY) if name in LOBES else 0
+        size = twig * max(count, 1) ** (1 / MURRAY) if name in LOBES else 0
         tubes = polyline(lines[name], np.array(radii.get(name, [size * 1.15, size * 1.05, size])) * width)
         parts.append(tubes)
         segment.append(np.full(len(tubes), i))
@@ -103,8 +121,8 @@ def draw_arteries(patient: Patient, rng: np.random.Generator) -> Arteries:
         if len(own) < 2:
             continue
         line = lines[name]
-        twigs, branch, up = grow_tree(line[-1], line[-1] - line[-2], place(patient, own), rng, width)
-        parts.append(twigs)
+        branches, branch, up = grow_tree(line[-1], line[-1] - line[-2], place(patient, own), rng, width * twig)
+        parts.append(branches)
         segment.append(branch + total)
         parent += [int(p) + total if p >= 0 else order.index(name) for p in up]
         region += [RIGHT_LUNG if name.startswith("right") else LEFT_LUNG] * len(up)
@@ -113,9 +131,9 @@ def draw_arteries(patient: Patient, rng: np.random.Generator) -> Arteries:
 
 
 def grow_tree(
-    root: np.ndarray, heading: np.ndarray, targets: np.ndarray, rng: np.random.Generator, width: float
+    root: np.ndarray, heading: np.ndarray, targets: np.ndarray, rng: np.random.Generator, twig: float
 ) -> tuple[Tubes, np.ndarray, np.ndarray]:
-    """Grow a tree from `root` (3,) to all `targets` (n, 3), mm.
+    """Grow a tree from `root` (3,) to all `targets` (n, 3), mm; `twig` is the radius of a last branch.
 
     Returns:
         the pieces of all segments, each piece's segment, and each segment's parent (-1 at the root).
@@ -148,7 +166,7 @@ def grow_tree(
         step = (end - starts[-1])[growing]
         direction = step / np.maximum(np.linalg.norm(step, axis=1, keepdims=True), 1e-6)
         total += len(size)
-    radius = TWIG_MM * width * np.concatenate(counts) ** (1 / MURRAY)
+    radius = twig * np.concatenate(counts) ** (1 / MURRAY)
     tubes, segment = _curve(np.concatenate(starts), np.concatenate(ends), np.concatenate(headings), radius)
     return tubes, segment, np.concatenate(parents)
 
@@ -187,7 +205,7 @@ def _curve(starts: np.ndarray, ends: np.ndarray, headings: np.ndarray, radius: n
     return Tubes(at(t0), at(t1), width * (1.05 - 0.1 * t0), width * (1.05 - 0.1 * t1)), segment
 
 
-def draw_veins(patient: Patient, rng: np.random.Generator) -> Tubes:
+def draw_veins(patient: Patient, rng: np.random.Generator, *, twigs: int = TWIGS) -> Tubes:
     """Four pulmonary veins from the left atrium and their trees, apart from the arteries'."""
     mouths = {
         (-1, 1): [(-26, 12, -50), (-40, 2, -44), (-52, -6, -36)],
@@ -195,17 +213,18 @@ def draw_veins(patient: Patient, rng: np.random.Generator) -> Tubes:
         (1, 1): [(30, 12, -48), (42, 0, -36), (52, -8, -28)],
         (1, -1): [(28, 20, -60), (42, 27, -68), (54, 30, -78)],
     }
-    points = lung_points(patient, TWIGS, rng)
+    twig = twig_radius(twigs)
+    points = lung_points(patient, twigs, rng)
     lobe = lobe_of(points)
     lower = (lobe == 2) | (lobe == 5)
     parts = []
     for (side, height), line in mouths.items():
         own = points[(np.sign(points[:, 0]) == side) & (lower == (height < 0))]
         line = jittered(patient, line, 2.0)
-        size = TWIG_MM * max(len(own), 1) ** (1 / MURRAY) * patient.vessel
+        size = twig * max(len(own), 1) ** (1 / MURRAY) * patient.vessel
         parts.append(polyline(line, [size * 1.25, size * 1.05, size]))
         if len(own) > 1:
-            parts.append(grow_tree(line[-1], line[-1] - line[-2], place(patient, own), rng, patient.vessel)[0])
+            parts.append(grow_tree(line[-1], line[-1] - line[-2], place(patient, own), rng, patient.vessel * twig)[0])
     return join(parts)
 
 
