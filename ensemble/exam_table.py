@@ -11,6 +11,7 @@ import pandas as pd
 from ensemble.logistic import expit
 from ensemble.predictions import View
 from ensemble.segments import Segments
+from features.anatomy import PLACES
 from input.contest import CENTRAL, GTE_1, LEFT, RIGHT
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -43,7 +44,8 @@ def _exam_table(view: View) -> pd.DataFrame:
             numbers = opinion_numbers(view.segments, values, attention)
             columns |= {f"{label}.{name}.{key}": value for key, value in numbers.items()}
     columns |= _side_numbers(view, attention)
-    columns |= {f"measured.{name}": view.exam_numbers[name].to_numpy(float) for name in view.exam_numbers}
+    numbers = view.exam_numbers.drop(columns=list(PLACES), errors="ignore")  # where a line lies tells nothing
+    columns |= {f"measured.{name}": numbers[name].to_numpy(float) for name in numbers}
     for name in view.slice_numbers:
         columns |= _measured_numbers(view.segments, name, view.slice_numbers[name].to_numpy(float), attention)
     columns["length_mm"] = view.segments.sum(view.segments.thickness)

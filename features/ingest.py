@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.anatomy import measure_anatomy
 from features.lungbox import find_lung_box, known_spacing
 from features.measure import measure_slices
 from features.resample import resample_box
@@ -158,10 +159,8 @@ def _read_planes(job: ExamJob, bad_files: dict[Path, str]) -> tuple[np.ndarray, 
 
 def _measured(exam: StoredExam, hu: np.ndarray) -> Ingested:
     slices = measure_slices(exam, hu)
-    quarantine = exam.sidecar["quarantine"]
-    return Ingested(
-        exam.study, exam.sop_uids, slices.astype(np.float32), summarise_exam(exam, slices), dict(quarantine)
-    )
+    numbers = summarise_exam(exam, slices) | measure_anatomy(exam, slices, hu)
+    return Ingested(exam.study, exam.sop_uids, slices.astype(np.float32), numbers, dict(exam.sidecar["quarantine"]))
 
 
 def _one_thread() -> None:

@@ -56,9 +56,14 @@ def lengths(names: Iterable[str]) -> list[str]:
 
 def vessel_threshold(vessel_hu: np.ndarray) -> float:
     """Above this HU a pixel is contrast-filled: half way from muscle (50 HU) to this exam's vessels, at least 130."""
+    level = vessel_level(vessel_hu)
+    return float(max(130.0, ((level if np.isfinite(level) else VESSEL_HU[0]) + 50.0) / 2))
+
+
+def vessel_level(vessel_hu: np.ndarray) -> float:
+    """HU of this exam's blood with contrast, from the level of every slice; NaN where no slice has one."""
     known = vessel_hu[np.isfinite(vessel_hu)]
-    level = np.percentile(known, 80) if len(known) else VESSEL_HU[0]
-    return float(max(130.0, (level + 50.0) / 2))
+    return float(np.percentile(known, 80)) if len(known) else np.nan
 
 
 def _positions(exam: StoredExam) -> dict[str, np.ndarray]:

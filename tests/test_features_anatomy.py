@@ -1,0 +1,64 @@
+"""Measured heart and vessels against the truth of small drawn exams."""
+
+import numpy as np
+import pytest
+
+from features.anatomy import LINES, NUMBERS, PLACES, measure_anatomy
+from features.ingest import store_planes
+from features.lines import Line
+from features.measure import measure_slices
+from features.store import open_exam
+from input.phantom.difficulty import difficulty_named
+from input.phantom.drawing import draw_exam
+from input.phantom.labels import ExamState
+from pipeline.settings import FeaturesSettings
+from tests.drawn_thorax import draw_thorax
+
+
+def stored(directory, hu, z_mm, pixel_mm, spacing_mm=1.4):
+    """The stored exam and its anatomy."""
+    store_planes(
+        directory, FeaturesSettings(spacing_mm=spacing_mm), study="a1", series="b1", hu=hu, z_mm=z_mm,
+        spacing_mm=(pixel_mm, pixel_mm), sop_uids=tuple(f"s{each}" for each in range(len(hu))), quarantine={},
+    )  # fmt: skip
+    exam = open_exam(directory, "a1")
+    return exam, measure_anatomy(exam, measure_slices(exam))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """An exam without PE, drawn coarsely."""
+    state = ExamState(frozenset({"negative_exam_for_pe"}), 0)
+    return draw_exam(state, difficulty_named("easy"), seed=5, index=3, rows=224, slices=44)
+
+
+@pytest.fixture(scope="module")
+def measured(drawn, tmp_path_factory):
+    return stored(tmp_path_factory.mktemp("store"), drawn.hu, drawn.grid.z, drawn.grid.pixel)
+
+
+def test_every_column_is_there_even_without_a_heart(tmp_path):
+    _, numbers = stored(tmp_path, draw_thorax(12), np.arange(12) * 5.0, 3.0)
+    assert list(numbers) == [*NUMBERS, *PLACES]
+    assert np.isnan(numbers["rv_lv_ratio_measured"])
+
+
+def test_a_line_names_its_columns():
+    assert Line(3, 1, 2, 4, 6).columns("rv") == {"rv_plane": 3, "rv_y0": 1, "rv_x0": 2, "rv_y1": 4, "rv_x1": 6}
+
+
+def test_vessels_have_their_drawn_width_and_level(drawn, measured):
+    _, numbers = measured
+    assert numbers["pulmonary_trunk_mm"] == pytest.approx(27.2 * drawn.patient.vessel, abs=5)
+    assert numbers["ascending_aorta_mm"] == pytest.approx(31.8 * drawn.patient.vessel, abs=3)
+    assert numbers["pulmonary_artery_hu"] == pytest.approx(drawn.contrast.artery, abs=12)
+    assert numbers["left_atrium_hu"] == pytest.approx(drawn.contrast.left_heart, abs=20)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_is_as_long_as_its_diameter(measured, name):
+    exam, numbers = measured
+    length = {"rv": "rv_mm", "lv": "lv_mm", "trunk": "pulmonary_trunk_mm", "aorta": "ascending_aorta_mm"}[name]
+    drawn_mm = np.hypot(numbers[f"{name}_y1"] - numbers[f"{name}_y0"], numbers[f"{name}_x1"] - numbers[f"{name}_x0"])
+    assert drawn_mm * exam.spacing_mm[0] == pytest.approx(numbers[length], abs=3)
+    assert 0 <= numbers[f"{name}_plane"] < len(exam)
