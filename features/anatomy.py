@@ -45,17 +45,6 @@ def measure_anatomy(exam: StoredExam, slices: pd.DataFrame, hu: np.ndarray | Non
     chest = coarse_chest(exam, exam.hu[:] if hu is None else hu, slices["relative_z"].to_numpy())
     if chest is None or not np.isfinite(blood_hu):
         return numbers
-    vessels = find_vessels(chest, blood_threshold(blood_hu))
-    numbers |= {
-        "pulmonary_trunk_mm": vessels.trunk_mm,
-        "ascending_aorta_mm": vessels.aorta_mm,
-        "trunk_aorta_ratio": vessels.trunk_mm / vessels.aorta_mm,
-        "pulmonary_artery_hu": vessels.artery_hu,
-        "left_atrium_hu": vessels.atrium_hu,
-        "aorta_hu": vessels.aorta_hu,
-    }
-    for name, line in (("trunk", vessels.trunk), ("aorta", vessels.aorta)):
-        numbers |= line.columns(name) if line else {}
     heart = find_ventricles(chest, blood_hu, float(np.nanmedian(slices["noise_hu"])))
     if heart:
         numbers |= {
@@ -67,4 +56,15 @@ def measure_anatomy(exam: StoredExam, slices: pd.DataFrame, hu: np.ndarray | Non
             "heart_last_plane": heart.last_plane,
         }
         numbers |= heart.rv.columns("rv") | heart.lv.columns("lv")
+    vessels = find_vessels(chest, blood_threshold(blood_hu), numbers["heart_last_plane"])
+    numbers |= {
+        "pulmonary_trunk_mm": vessels.trunk_mm,
+        "ascending_aorta_mm": vessels.aorta_mm,
+        "trunk_aorta_ratio": vessels.trunk_mm / vessels.aorta_mm,
+        "pulmonary_artery_hu": vessels.artery_hu,
+        "left_atrium_hu": vessels.atrium_hu,
+        "aorta_hu": vessels.aorta_hu,
+    }
+    for name, line in (("trunk", vessels.trunk), ("aorta", vessels.aorta)):
+        numbers |= line.columns(name) if line else {}
     return numbers if exam.has_spacing else numbers | dict.fromkeys(LENGTHS, np.nan)

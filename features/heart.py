@@ -29,7 +29,7 @@ SEPTUM_MM = (3.0, 20.0)
 WALL_MM = (1.5, 6.0)  # where the wall is looked for, behind the lumen
 LV_MM, RV_MM = (12.0, 75.0), (12.0, 85.0)
 MIN_BUNDLE_MM = 12.0  # neighbouring lines that show the pattern, in one slice
-MAX_STEP_MM = 6.0  # the septum's shift between neighbouring lines
+MAX_STEP_MM = 7.0  # a wall's shift between neighbouring lines; more is another chamber or vessel that joins
 DRIFT_MM = 15.0  # the septum's shift between neighbouring slices
 SHARE_OF_LINES = 0.4  # slices with fewer lines than this share of the best slice's show no four chambers
 NEAR_WIDEST = 0.8  # the right ventricle is read where the left one has this share of its width: clear of the atrium
@@ -218,32 +218,34 @@ def match_lines(hu: np.ndarray, threshold: float, sample_mm: float, line_mm: flo
     lengths = np.diff(edges, axis=1) * sample_mm
     good = _within(lengths[:, 0], LV_MM) & _within(lengths[:, 1], SEPTUM_MM) & _within(lengths[:, 2], RV_MM)
     row, edges = row[good], edges[good]
-    near, far = (max(1, round(each / sample_mm)) for each in WALL_MM)
-    septum = _run_means(hu, row, edges[:, 1], edges[:, 2])
-    wall = _run_means(hu, row, np.maximum(edges[:, 0] - far, 0), np.maximum(edges[:, 0] - near, 1))
-    good = _within(septum, SEPTUM_HU) & _within(wall, (WALL_HU, threshold + 20))
-    row, edges = row[good], edges[good]
-    places = _half_edges(hu, row, edges) * sample_mm - REACH_MM
-    return _Matches(row // lines, (row % lines) * line_mm - REACH_MM, places)
-
-
-def _run_means(hu: np.ndarray, row: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Mean of hu[row, first:last] for every entry."""
+    hu = hu[row]
     total = np.cumsum(hu, axis=1, dtype=np.float32)
-    return (total[row, last - 1] - total[row, first] + hu[row, first]) / np.maximum(last - first, 1)
+    near, far = (max(1, round(each / sample_mm)) for each in WALL_MM)
+    septum = _run_means(total, edges[:, 1], edges[:, 2])
+    wall = _run_means(total, edges[:, 0] - far, edges[:, 0] - near)
+    good = np.flatnonzero(_within(septum, SEPTUM_HU) & _within(wall, (WALL_HU, threshold + 20)))
+    places = _half_edges(hu[good], total[good], edges[good]) * sample_mm - REACH_MM
+    return _Matches(row[good] // lines, (row[good] % lines) * line_mm - REACH_MM, places)
 
 
-def _half_edges(hu: np.ndarray, row: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _run_means(total: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """(n,) mean of samples first:last of every line, from the lines' cumulative sums (n, sample)."""
+    row, first, last = np.arange(len(total)), np.maximum(first, 1), np.maximum(last, 2)
+    return (total[row, last - 1] - total[row, first - 1]) / np.maximum(last - first, 1)
+
+
+def _half_edges(hu: np.ndarray, total: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(n, 4) places, in samples, where HU pass half way between muscle and each lumen's own blood.
 
-    The threshold that found a lumen lies off that half way; the edge is moved on or back by at most 3 samples,
-    along a straight line between two samples.
+    The threshold that found a lumen lies off that half way, so its edge is looked for anew from the lumen's inside
+    to 3 samples beyond, and placed between two samples along a straight line.
     """
     places = np.empty(edges.shape)
+    row = np.arange(len(hu))
     for lumen in (0, 2):
         first, last = edges[:, lumen], edges[:, lumen + 1]
         quarter = (last - first) // 4
-        half = (MUSCLE_HU + _run_means(hu, row, first + quarter, last - quarter)) / 2
+        half = (MUSCLE_HU + _run_means(total, first + quarter, last - quarter)) / 2
         for column, inner, outward in ((lumen, first + quarter, -1), (lumen + 1, last - 1 - quarter, 1)):
             steps = np.arange(int((quarter.max() if len(quarter) else 0) + 4))
             index = np.clip(inner[:, None] + outward * steps, 0, hu.shape[1] - 1)
@@ -251,8 +253,7 @@ def _half_edges(hu: np.ndarray, row: np.ndarray, edges: np.ndarray) -> np.ndarra
             below = values < half[:, None]
             below[:, -1] = True
             at = np.maximum(below.argmax(axis=1), 1)
-            pick = np.arange(len(row))
-            inside, outside = values[pick, at - 1], values[pick, at]
+            inside, outside = values[row, at - 1], values[row, at]
             fraction = np.clip((inside - half) / np.maximum(inside - outside, 1e-3), 0, 1)
             places[:, column] = inner + outward * (at - 1 + fraction)
     return places
@@ -263,13 +264,12 @@ def _within(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 
 
 def _groups(matches: _Matches, line_mm: float) -> _Matches:
-    """Of each slice the largest group of neighbouring lines whose septum runs on from line to line."""
+    """Of each slice the largest group of neighbouring lines whose walls run on from line to line."""
     kept = []
     for plane in np.unique(matches.plane):
         own = np.flatnonzero(matches.plane == plane)
-        jump = (np.diff(matches.line_mm[own]) > 2.5 * line_mm) | (
-            np.abs(np.diff(matches.septum[own])) > MAX_STEP_MM * line_mm / LINE_MM
-        )
+        shift = np.abs(np.diff(matches.edges[own], axis=0)).max(axis=1) * LINE_MM / line_mm
+        jump = (np.diff(matches.line_mm[own]) > 2.5 * line_mm) | (shift > MAX_STEP_MM)
         group = np.concatenate([[0], np.cumsum(jump)])
         sizes = np.bincount(group)
         if sizes.max() * line_mm >= MIN_BUNDLE_MM:

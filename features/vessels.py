@@ -10,22 +10,22 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from features.chest import Chest
 from features.lines import Line
 
-TRUNK_ZONE = (0.4, 0.86)  # relative z of slices that may show trunk and ascending aorta
+TRUNK_ZONE = (0.42, 0.74)  # relative z of slices that may show trunk and ascending aorta
+ABOVE_HEART = 0.04  # where the heart's top is known, the search begins so far above it
 FRONT_DEPTH, BACK_DEPTH = 0.05, 0.66  # rows of both, as shares of the lungs' depth
 RADIUS_MM = (7.0, 26.0)
 AORTA_MM, TRUNK_MM = (-48.0, 14.0), (-6.0, 55.0)  # from the patient's middle, positive to the left
 BETWEEN_MM, BEHIND_MM = (15.0, 58.0), 30.0  # trunk's centre beside the aorta's, and at most so far behind it
 DRIFT_MM = 14.0  # a disc's shift from one grid plane to the next
-LEVEL_MM = (6.0, 34.0)  # below the trunk's top: where its width is read
+LEVEL_MM = (8.0, 28.0)  # below the trunk's top: where its width is read
 ATRIUM_MM, ATRIUM_DEPTH = 24.0, (0.42, 0.7)
 ATRIUM_BELOW_MM = (12.0, 60.0)
 TISSUE_HU = 50.0
-RAYS = 48
+RAYS = 48  # directions in which a wall is looked for
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,18 @@ class _Disc:
     radius: float
 
 
-def find_vessels(chest: Chest, threshold: float) -> Vessels:
+def find_vessels(chest: Chest, threshold: float, heart_top: float = np.nan) -> Vessels:
     """Find trunk, ascending aorta and left atrium.
 
     Args:
         chest: the coarse grid.
         threshold: HU between soft tissue and blood with contrast.
+        heart_top: the highest stored plane that shows both ventricles, where known; what is searched lies above.
     """
-    planes = np.flatnonzero((chest.relative_z >= TRUNK_ZONE[0]) & (chest.relative_z <= TRUNK_ZONE[1]))
+    bottom = TRUNK_ZONE[0]
+    if np.isfinite(heart_top):
+        bottom = np.interp(heart_top, chest.planes, chest.relative_z) + ABOVE_HEART
+    planes = np.flatnonzero((chest.relative_z > bottom) & (chest.relative_z <= TRUNK_ZONE[1]))
     pairs = _longest_track([_pair(chest, int(plane), threshold) for plane in planes], chest)
     if not pairs:
         return Vessels(np.nan, np.nan, None, None, np.nan, np.nan, np.nan)
@@ -76,8 +80,10 @@ def _discs(chest: Chest, plane: int, threshold: float, rows: tuple[float, float]
     """The largest circles in a plane's blood, largest first, at most five."""
     region = (chest.depth > rows[0])[:, None] & (chest.depth < rows[1])[:, None]
     region = region & (np.abs(chest.offset_mm) < half_width_mm)[None]
-    blood = ndimage.binary_fill_holes((chest.hu[plane] > threshold) & chest.inside[plane])
-    distance = cv2.distanceTransform((blood & region).astype(np.uint8), cv2.DIST_L2, 5)
+    blood = ((chest.hu[plane] > threshold) & chest.inside[plane]).view(np.uint8)
+    outlines, _ = cv2.findContours(blood, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    blood = cv2.drawContours(blood, outlines, -1, 1, cv2.FILLED)  # a clot inside a vessel is no hole
+    distance = cv2.distanceTransform(blood * region, cv2.DIST_L2, 5)
     low, high = (radius / chest.pixel_mm for radius in RADIUS_MM)
     y, x = np.arange(distance.shape[0])[:, None], np.arange(distance.shape[1])[None]
     found = []
@@ -111,7 +117,7 @@ def _pair(chest: Chest, plane: int, threshold: float) -> tuple[_Disc, _Disc] | N
 
 
 def _offset(chest: Chest, disc: _Disc) -> float:
-    return float(np.interp(disc.x, np.arange(len(chest.offset_mm)), chest.offset_mm))
+    return float(chest.offset_mm[0] + disc.x * chest.pixel_mm)
 
 
 def _longest_track(pairs: list[tuple[_Disc, _Disc] | None], chest: Chest) -> list[tuple[_Disc, _Disc]]:
@@ -149,23 +155,24 @@ def _narrowest(chest: Chest, disc: _Disc) -> tuple[float, Line | None]:
     y = disc.y + np.multiply.outer(np.sin(angle), samples)
     x = disc.x + np.multiply.outer(np.cos(angle), samples)
     hu = cv2.remap(plane, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderValue=-1000)
-    half = (np.median(hu[:, samples < 0.7 * disc.radius]) + TISSUE_HU) / 2
+    # Of a vessel full of clot only the rim is bright; a clot in the middle is no wall.
+    half = (np.percentile(hu[:, samples < 0.9 * disc.radius], 80) + TISSUE_HU) / 2
     below = hu < half
-    below[:, samples < 0.5 * disc.radius] = False  # a clot in the middle is no wall
+    below[:, samples < 0.75 * disc.radius] = False
     reach = np.where(below.any(axis=1), samples[below.argmax(axis=1)], np.nan)
-    across = reach[: RAYS // 2] + reach[RAYS // 2 :]
-    across = np.where(np.isnan(across), np.inf, across)  # no wall in sight: another vessel touches
-    # Directions repeat after half a turn; a direction beside an open one does not count.
-    steady = (np.roll(across, 1) + across + np.roll(across, -1)) / 3
-    place = int(np.argmin(steady))
-    if not np.isfinite(steady[place]):
+    reach = np.where(np.isnan(reach), np.inf, reach)  # no wall in sight: another vessel touches
+    steady = (np.roll(reach, 1) + reach + np.roll(reach, -1)) / 3
+    across = steady[: RAYS // 2] + steady[RAYS // 2 :]
+    ray = int(across.argmin())
+    ends = (steady[ray], steady[ray + RAYS // 2])
+    if not np.isfinite(sum(ends)):
         return np.nan, None
-    ends = [
-        chest.stored(value)
-        for ray in (place, place + RAYS // 2)
-        for value in (disc.y + np.sin(angle[ray]) * reach[ray], disc.x + np.cos(angle[ray]) * reach[ray])
+    step = np.array([np.sin(angle[ray]), np.cos(angle[ray])])
+    places = [
+        chest.stored(np.array([disc.y, disc.x]) + sign * end * step) for sign, end in zip((1, -1), ends, strict=True)
     ]
-    return float(steady[place] * chest.pixel_mm), Line(float(chest.planes[disc.plane]), *map(float, ends))
+    line = Line(float(chest.planes[disc.plane]), *map(float, np.concatenate(places)))
+    return float(sum(ends) * chest.pixel_mm), line
 
 
 def _level(chest: Chest, discs: list[_Disc], threshold: float) -> float:
