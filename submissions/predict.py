@@ -1,5 +1,6 @@
 """The finished ensemble on DICOM series that nobody labelled."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 from ensemble.apply import apply
 from ensemble.decode import decode
 from ensemble.fit import fit_product
-from ensemble.predictions import read_measured
+from ensemble.predictions import Measured, read_measured
 from features.build import store_product
 from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
 from models.predict import predict_exams
@@ -24,6 +25,27 @@ from submissions.write import trained_on_phantoms
 WARNING = "trained on phantoms, not for clinical use"
 
 
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What the finished ensemble says of some studies.
+
+    Attributes:
+        studies: as they were read; `name` is the key of the tables.
+        exams: STUDY (a study's name) and the nine labels, decoded: above 0.5 means yes.
+        slices: STUDY, SOP and `label`, the probability of PE on the slice.
+        measured: the numbers measured on the pixels.
+    """
+
+    studies: list[Study]
+    exams: pd.DataFrame
+    slices: pd.DataFrame
+    measured: Measured
+
+    def labels(self, study: Study) -> pd.Series:
+        """The nine probabilities of one study."""
+        return self.exams[self.exams[STUDY] == study.name].iloc[0]
+
+
 def predict_folder(settings: Settings, source: Path, out: Path) -> None:
     """Print the nine exam labels of every study below a folder and write its slice probabilities as CSV.
 
@@ -35,20 +57,30 @@ def predict_folder(settings: Settings, source: Path, out: Path) -> None:
     Raises:
         UserError: no finished run with these settings, or no usable series.
     """
+    found = predict_studies(settings, source)
+    for study in found.studies:
+        say(f"\n{describe(study, found.labels(study))}")
+    write_table(out, output_table(found.studies, found.slices))
+    say(f"\nslice probabilities: {paths.shown(out)}")
+    if trained_on_phantoms():
+        say(WARNING)
+
+
+def predict_studies(settings: Settings, source: Path) -> Predicted:
+    """Read every study below a folder, or in a zip archive, and apply the finished ensemble; nothing is kept on disk.
+
+    Raises:
+        UserError: no finished run with these settings, or no usable series.
+    """
     require_finished(settings)
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         store = Path(folder)
         studies = read_studies(source, store, settings.features)
         say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
         networks = predict_exams(settings, store)
-        exams, slices = apply(networks, slice_table(studies), measured=read_measured(store))
-    exams, slices = decode(exams, slices)
-    for study in studies:
-        say(f"\n{describe(study, exams[exams[STUDY] == study.name].iloc[0])}")
-    write_table(out, output_table(studies, slices))
-    say(f"\nslice probabilities: {paths.shown(out)}")
-    if trained_on_phantoms():
-        say(WARNING)
+        measured = read_measured(store)
+        exams, slices = apply(networks, slice_table(studies), measured=measured)
+    return Predicted(studies, *decode(exams, slices), measured)
 
 
 def require_finished(settings: Settings) -> None:
