@@ -57,6 +57,18 @@ def build(settings: Settings, *, force: bool = False) -> None:
     _say(slice_table, exam_table, metrics)
 
 
+def store_exams(slices: pd.DataFrame, data_root: Path, directory: Path, settings: FeaturesSettings) -> None:
+    """Ingest exams into a pixel store of their own, with both tables, as `build` does with the contest's.
+
+    Args:
+        slices: with the columns of slices.parquet of input/prepared.
+        directory: an empty folder.
+    """
+    ingested = list(_ingest(exam_jobs(slices, data_root, directory, settings)))
+    for name, table in zip(("slices", "exams"), assemble(slices, ingested), strict=True):
+        write_table(directory / f"{name}.parquet", table)
+
+
 def store_product(settings: Settings) -> Product:
     """The product that `build` makes: [features] and the identity of input/prepared."""
     return Product(

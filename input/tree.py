@@ -68,6 +68,20 @@ def read_tree(root: Path) -> ContestTree:
     return tree
 
 
+def read_test_table(root: Path) -> pd.DataFrame:
+    """The three UIDs of test.csv, checked; a tree that is only predicted needs no training exams.
+
+    Raises:
+        UserError: every fault of the table, at once.
+    """
+    tree = ContestTree(root)
+    table = _read_csv(root / "test.csv", HEADERS["test"], tree)
+    faults = [*tree.faults, *(_uid_faults("test.csv", table) if table is not None else ())]
+    if faults or table is None:
+        raise UserError.listing(f"{root}: not a contest tree to predict:", faults)
+    return table
+
+
 def check_tree(root: Path) -> tuple[ContestTree, list[str]]:
     """Check a whole contest tree: tables, label rules, sample submission, and files against the tables.
 

@@ -52,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("predicted_slices.csv"),
         help="slice probabilities (%(default)s)",
     )
+    predict.add_argument(
+        "--submission", metavar="CSV", type=Path,
+        help="DICOM_DIR is a contest tree (test.csv, test/): write the whole submission for its test exams instead",
+    )  # fmt: skip
+    predict.add_argument(
+        "--hours", metavar="H", type=float, default=0.0,
+        help="with --submission: when H hours would be exceeded, the exams left get the stated prior (no limit)",
+    )  # fmt: skip
     return parser
 
 
@@ -103,9 +111,16 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    settings = settings_from(arguments)
+    if arguments.submission:
+        from submissions.predict_contest import predict_contest
+
+        tree, limits = arguments.dicom_dir.expanduser(), {"hours": arguments.hours, "force": arguments.force}
+        predict_contest(settings, tree, arguments.submission, **limits)
+        return 0
     from submissions.predict import predict_folder
 
-    predict_folder(settings_from(arguments), arguments.dicom_dir, arguments.out)
+    predict_folder(settings, arguments.dicom_dir, arguments.out)
     return 0
 
 
