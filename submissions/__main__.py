@@ -1,4 +1,4 @@
-"""Commands of the submissions: write, check, score, leaderboard, predict."""
+"""Commands of the submissions: write, check, score, leaderboard, predict, export, Kaggle."""
 
 import argparse
 from pathlib import Path
@@ -60,7 +60,47 @@ def _parser() -> argparse.ArgumentParser:
         "--hours", metavar="H", type=float, default=0.0,
         help="with --submission: when H hours would be exceeded, the exams left get the stated prior (no limit)",
     )  # fmt: skip
+    export = _add(
+        verbs, "export-dicom", "predict series and write a summary picture and a structured report for a PACS",
+        "python -m submissions export-dicom --series my_scans --out for_pacs",
+    )  # fmt: skip
+    export.add_argument(
+        "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
+    )
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
+    _add_kaggle_verbs(verbs)
     return parser
+
+
+def _add_kaggle_verbs(verbs: argparse._SubParsersAction) -> None:
+    upload = _add(
+        verbs, "upload", "check a submission and send it to Kaggle; without --really only the command is shown",
+        "python -m submissions upload submissions/submission.csv --data ~/rsna --really -m 'stack, 5 folds'",
+        settings=False,
+    )  # fmt: skip
+    upload.add_argument("file", metavar="FILE", type=Path, help="the submission")
+    upload.add_argument("--data", metavar="DIR", type=Path, required=True, help="the contest tree with test.csv")
+    upload.add_argument("--really", action="store_true", help="send it; needs the `kaggle` command and its token")
+    upload.add_argument("-m", "--message", metavar="TEXT", default="pulmonary-embolism-ensemble", help="(%(default)s)")
+    upload.add_argument("-c", "--competition", metavar="NAME", help="the competition's name in its address")
+    upload.add_argument("--kernel", metavar="USER/NOTEBOOK", default="", help="FILE is that notebook's output")
+    upload.add_argument("--version", metavar="N", default="", help="the notebook's version")
+    pack = _add(
+        verbs, "kaggle-dataset", "pack code, finished run and the list of wheels as data sets for a Kaggle notebook",
+        "python -m submissions kaggle-dataset --out ~/kaggle --user me --wheels --python 3.11",
+    )  # fmt: skip
+    pack.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new or empty folder")
+    pack.add_argument("--user", metavar="NAME", default="USER", help="the data sets' owner on Kaggle (%(default)s)")
+    pack.add_argument("--wheels", action="store_true", help="also run the `pip download` that fills the wheels' folder")
+    pack.add_argument("--python", metavar="X.Y", default="", help="Kaggle's Python, for --wheels (this one's)")
+    notebook = _add(
+        verbs, "notebook", "write the notebook that runs the packed ensemble on Kaggle without Internet",
+        "python -m submissions notebook --out pe.ipynb --user me", settings=False,
+    )  # fmt: skip
+    notebook.add_argument("--out", metavar="FILE.ipynb", type=Path, required=True, help="the notebook")
+    notebook.add_argument(
+        "--user", metavar="NAME", default="", help="also write kernel-metadata.json, for `kaggle kernels push`"
+    )
 
 
 def _add(
@@ -124,10 +164,47 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_dicom(arguments: argparse.Namespace) -> int:
+    from submissions.export_dicom import export_dicom
+
+    export_dicom(settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser())
+    return 0
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    from submissions.upload import COMPETITION, Upload, upload
+
+    order = Upload(
+        arguments.file, arguments.competition or COMPETITION, arguments.message, arguments.kernel, arguments.version
+    )
+    upload(order, arguments.data.expanduser(), really=arguments.really)
+    return 0
+
+
+def _kaggle_dataset(arguments: argparse.Namespace) -> int:
+    from submissions.kaggle_dataset import download_wheels, pack
+
+    out = arguments.out.expanduser()
+    pack(settings_from(arguments), out, user=arguments.user)
+    if arguments.wheels:
+        download_wheels(out, arguments.python)
+    return 0
+
+
+def _notebook(arguments: argparse.Namespace) -> int:
+    from submissions.notebook import write_notebook
+
+    write_notebook(arguments.out.expanduser(), user=arguments.user)
+    return 0
+
+
 def main() -> int:
     """Parse the command line and call the one function behind its verb."""
     arguments = _parser().parse_args()
-    verbs = {"write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict}
+    verbs = {
+        "write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict,
+        "export-dicom": _export_dicom, "upload": _upload, "kaggle-dataset": _kaggle_dataset, "notebook": _notebook,
+    }  # fmt: skip
     return verbs[arguments.verb](arguments)
 
 

@@ -20,7 +20,7 @@ What the contest asks and no public scheme names has a code of the private schem
 A file with such a code carries the scheme's identification (PS3.3 C.12.1.1.7).
 """
 
-from highdicom import CodingSchemeIdentificationItem
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import FindingSite
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code

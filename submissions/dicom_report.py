@@ -34,6 +34,7 @@ from pydicom.sr.codedict import codes
 
 from input.contest import EXAM_LABELS
 from submissions import dicom_codes
+from submissions.dicom_source import valid_uid
 from submissions.software import RESEARCH_USE_ONLY
 
 SERIES_NUMBER = 9001
@@ -103,7 +104,10 @@ def structured_report(answer: Answer) -> Comprehensive3DSR:
 
 def _observer(answer: Answer) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=UID(), name=answer.name, manufacturer_name=answer.manufacturer, model_name=answer.version
+        uid=valid_uid(f"{answer.name} {answer.version}"),
+        name=answer.name,
+        manufacturer_name=answer.manufacturer,
+        model_name=answer.version,
     )
     return ObservationContext(ObserverContext(codes.DCM.Device, device))
 

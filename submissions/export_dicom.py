@@ -7,6 +7,7 @@
 new series. What happens to identifiers that are no UIDs is told in submissions.dicom_source.
 """
 
+import warnings
 from pathlib import Path
 
 import highdicom
@@ -83,7 +84,9 @@ def export_study(found: Predicted, study: Study, files: dict[tuple[str, str], Pa
         version=algorithm_version(),
         manufacturer=MANUFACTURER,
     )
-    return _picture(sources[0], answer), structured_report(answer), replaced
+    with warnings.catch_warnings():  # the patient's name is copied as it is, also a pseudonym of one part
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name")
+        return _picture(sources[0], answer), structured_report(answer), replaced
 
 
 def key_slices(slices: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -101,14 +104,14 @@ def measured_of(exams: pd.DataFrame, name: str) -> dict[str, float]:
 
 
 def _replaced(sources: list[SourceImage]) -> dict[str, str]:
-    return {
-        original: str(getattr(each.header, name)) for each in sources for name, original in each.replaced.items()
-    }
+    return {original: str(getattr(each.header, name)) for each in sources for name, original in each.replaced.items()}
 
 
 def _comments(replaced: dict[str, str]) -> list[str]:
     notes = [WARNING] if trained_on_phantoms() else []
-    return notes + [f"identifier {original} is no UID; it stands as {derived}" for original, derived in replaced.items()]
+    return notes + [
+        f"identifier {original} is no UID; it stands as {derived}" for original, derived in replaced.items()
+    ]
 
 
 def _example(replaced: dict[str, str]) -> str:
