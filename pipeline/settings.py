@@ -152,11 +152,22 @@ class EnsembleSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvidenceSettings:
+    """The evidence report, [submissions.evidence]: which test exams it shows, and how large it may get."""
+
+    riskiest: int = 20  # the test exams with the highest P(PE)
+    random: int = 10  # of the other test exams, drawn
+    seed: int = 37
+    megabytes: float = 40.0  # for all pictures; above it, slices that are no key slices shrink, then become fewer
+
+
+@dataclasses.dataclass(frozen=True)
 class SubmissionsSettings:
     """Scores and reports."""
 
     bootstrap: int = 1000  # resamples of exams
     seed: int = 31
+    evidence: EvidenceSettings = EvidenceSettings()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,12 @@ def threshold(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def cross_fitted(scores: np.ndarray, positive: np.ndarray, folds: np.ndarray) -> Operation:
-    """Each fold judged at the threshold of the other folds.
+    """Each fold judged at the threshold of the other folds; the arguments are those of `cross_fitted_calls`."""
+    return operation(cross_fitted_calls(scores, positive, folds), positive)
+
+
+def cross_fitted_calls(scores: np.ndarray, positive: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(exams,) which exams are called positive, each fold at the threshold of the other folds.
 
     Args:
         scores: (exams,) out-of-fold, higher means PE.
@@ -42,7 +47,7 @@ def cross_fitted(scores: np.ndarray, positive: np.ndarray, folds: np.ndarray) ->
     for fold in np.unique(folds):
         held_out = folds == fold
         called[held_out] = scores[held_out] >= threshold(scores[~held_out], positive[~held_out])
-    return operation(called, positive)
+    return called
 
 
 def operation(called: np.ndarray, positive: np.ndarray) -> Operation:

@@ -1,0 +1,236 @@
+"""What the report tells of one exam, gathered from a finished run or from freshly predicted studies."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.candidates import Candidate, load_one
+from ensemble.decode import decode
+from ensemble.predictions import Measured, View, make_view, read_measured, read_networks
+from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
+from input.tables import load_exams, load_slices
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.files import read_json, read_table
+from pipeline.product import verify
+from pipeline.settings import EvidenceSettings, Settings
+from submissions.evidence.contributions import Contributions, contributions
+from submissions.score import Truth, pe_score, prepared_truth, read_truth
+from submissions.series_reader import Study, slice_table
+from submissions.write import Candidates, truth_path
+
+TEST, OUT_OF_FOLD, UNLABELLED = "test exam", "training exam, out of fold", "unlabelled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One exam of the report.
+
+    Attributes:
+        name: in the store.
+        title: its StudyInstanceUID, as the page shows it.
+        role: whose predictions these are.
+        labels: the nine decoded probabilities.
+        slices: SOP, z_mm, `label` (probability), `quarantine`, feet to head; `truth` (0, 1) where known.
+        numbers: the exam's row of the store's exam table; empty where it was never stored.
+        flags: what is odd about the series.
+        notes: further facts as sentences.
+        contributions: what moved the second level; None where nothing did.
+        truth: the nine labels where they are known.
+    """
+
+    name: str
+    title: str
+    role: str
+    labels: dict[str, float]
+    slices: pd.DataFrame
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    contributions: Contributions | None = None
+    truth: dict[str, int] | None = None
+
+    @property
+    def risk(self) -> float:
+        """P(PE), as the score takes it: 1 - P(negative) - P(indeterminate)."""
+        return float(np.clip(pe_score(pd.DataFrame([self.labels]))[0], 0, 1))
+
+
+def chosen_exams(exams: pd.DataFrame, settings: EvidenceSettings) -> list[str]:
+    """The riskiest exams and some drawn from the rest, by name.
+
+    Args:
+        exams: STUDY and the nine labels, decoded.
+        settings: how many of either.
+    """
+    order = exams[STUDY].to_numpy()[np.argsort(-pe_score(exams), kind="stable")]
+    rest = order[settings.riskiest :]
+    drawn = np.random.default_rng(settings.seed).permutation(len(rest))[: settings.random]
+    return [*order[: settings.riskiest], *rest[np.sort(drawn)]]
+
+
+def cases_of_run(settings: Settings, candidates: Candidates, wanted: Sequence[str] = ()) -> list[Case]:
+    """Cases of a finished run, with the promoted candidate's predictions.
+
+    Args:
+        settings: of the run.
+        candidates: the finished ensemble.
+        wanted: StudyInstanceUIDs, of test exams or of training exams (then out of fold); empty: the bounded selection
+            of test exams that [submissions.evidence] describes.
+
+    Raises:
+        UserError: an exam that the run does not know.
+    """
+    tables = {role: candidates.predictions(candidates.promoted, role) for role in (["test", "oof"] if wanted else ["test"])}
+    if not wanted:
+        decoded = decode(*tables["test"])
+        wanted = chosen_exams(decoded[0], settings.submissions.evidence)
+    known = {role: set(exams[STUDY]) for role, (exams, _) in tables.items()}
+    strangers = [study for study in wanted if not any(study in each for each in known.values())]
+    if strangers:
+        some = ", ".join(sorted(known["test"])[:3])
+        raise UserError(f"no exam of this run: {', '.join(strangers)}; test exams are {some}, ...")
+    cases = []
+    for role, (exams, slices) in tables.items():
+        here = [study for study in wanted if study in known[role]]
+        if here:
+            exams, slices = (table[table[STUDY].isin(here)].reset_index(drop=True) for table in (exams, slices))
+            cases += _role_cases(settings, candidates.promoted, role, *decode(exams, slices))
+    return by_risk(cases)
+
+
+def by_risk(cases: Iterable[Case]) -> list[Case]:
+    """The likeliest PE first."""
+    return sorted(cases, key=lambda case: (-case.risk, case.name))
+
+
+def _role_cases(
+    settings: Settings, promoted: str, role: str, exams: pd.DataFrame, slices: pd.DataFrame
+) -> list[Case]:
+    prepared, geometry = load_exams().set_index(STUDY), load_slices()
+    geometry = geometry[geometry[STUDY].isin(exams[STUDY])]
+    measured = read_measured(paths.store())
+    moved = _moved(settings, promoted, role, exams[STUDY].tolist(), geometry, measured)
+    truth = _truth(settings, role)
+    numbers = exam_numbers()
+    table = geometry.merge(slices[[SOP, "label"]], on=SOP, how="left")
+    if truth:
+        table = table.merge(
+            truth.slices[[SOP, SLICE_LABEL]].rename(columns={SLICE_LABEL: "truth"}), on=SOP, how="left"
+        )
+    table = _with_decoding_faults(table)
+    known = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
+    rows_of = dict(list(table.groupby(STUDY)))
+    return [
+        Case(
+            name=row[STUDY],
+            title=row[STUDY],
+            role=TEST if role == "test" else OUT_OF_FOLD,
+            labels={label: float(row[label]) for label in EXAM_LABELS},
+            slices=rows_of[row[STUDY]].sort_values("z_mm", kind="stable").reset_index(drop=True),
+            numbers=numbers.get(row[STUDY], {}),
+            flags=tuple(each for each in str(prepared["flags"].get(row[STUDY], "")).split(";") if each),
+            contributions=moved.get(row[STUDY]),
+            truth={label: int(known.at[row[STUDY], label]) for label in EXAM_LABELS} if row[STUDY] in known.index else None,
+        )
+        for row in exams.to_dict("records")
+    ]
+
+
+def exam_numbers() -> dict[str, dict[str, Any]]:
+    """StudyInstanceUID -> its row of the store's exam table; empty without a store."""
+    path = paths.store() / "exams.parquet"
+    return read_table(path).set_index(STUDY).to_dict("index") if path.is_file() else {}
+
+
+def _with_decoding_faults(table: pd.DataFrame) -> pd.DataFrame:
+    """The slice table with faults found while decoding, too."""
+    path = paths.store() / "slices.parquet"
+    if not path.is_file():
+        return table
+    found = read_table(path, columns=[SOP, "quarantine"]).set_index(SOP)["quarantine"]
+    return table.assign(quarantine=found.reindex(table[SOP]).fillna("").to_numpy())
+
+
+def _truth(settings: Settings, role: str) -> Truth | None:
+    if role == "oof":
+        return prepared_truth(load_exams(), load_slices())
+    return read_truth(truth_path(settings)) if truth_path(settings).is_file() else None
+
+
+def _moved(
+    settings: Settings, promoted: str, role: str, studies: list[str], slices: pd.DataFrame, measured: Measured
+) -> dict[str, Contributions]:
+    """Contributions of some exams: at test the final model over every fold's networks, out of fold each fold's own."""
+    if not (paths.ensemble_run() / "models.json").is_file():
+        return {}
+    found: dict[str, Contributions] = {}
+    views = []
+    for fold in range(settings.input.folds):
+        tables = {
+            name: folds[fold][folds[fold][STUDY].isin(studies)]
+            for name, folds in read_networks(settings.models.networks, [fold], role).items()
+        }
+        if not all(map(len, tables.values())):
+            continue
+        view = make_view(tables, slices, measured)
+        views.append(view)
+        if role == "oof":
+            found |= contributions(saved_candidate(promoted, f"fold{fold}"), [view])
+    return contributions(saved_candidate(promoted, "final"), views) if role == "test" and views else found
+
+
+def saved_candidate(name: str, part: str) -> Candidate:
+    """A fitted candidate of the finished ensemble; `part` is `final`, or `fold<k>`: fitted without fold k."""
+    directory = paths.ensemble_run()
+    verify(directory, ["models.json"])
+    return load_one(read_json(directory / "models.json")[part], name, directory / "trees" / part)
+
+
+def cases_of_studies(
+    studies: list[Study],
+    networks: dict[int, dict[str, pd.DataFrame]],
+    exams: pd.DataFrame,
+    slices: pd.DataFrame,
+    measured: Measured,
+    promoted: str,
+) -> list[Case]:
+    """Cases of freshly predicted studies.
+
+    Args:
+        studies: as they were read.
+        networks: fold -> network -> its slice predictions.
+        exams, slices: decoded predictions; STUDY is the study's name in the temporary store.
+        measured: numbers of that store.
+        promoted: the candidate that predicted.
+    """
+    table = slice_table(studies)
+    views: list[View] = [make_view(tables, table, measured) for _, tables in sorted(networks.items())]
+    moved = contributions(saved_candidate(promoted, "final"), views)
+    numbers = measured.exams.set_index(STUDY).to_dict("index")
+    found, labels = slices.set_index(SOP)["label"], exams.set_index(STUDY)
+    cases = []
+    for study in studies:
+        rows = study.slices.assign(label=found.reindex(study.slices[SOP]).to_numpy(), quarantine="")
+        others = [
+            f"other series {each.series_uid} ({each.description or 'no description'}, {each.slices} slices): {each.reason}"
+            for each in study.others
+        ]
+        lost = [f"not used: {path.name}: {reason}" for path, reason in study.quarantined]
+        cases.append(
+            Case(
+                name=study.name,
+                title=study.study_uid,
+                role=UNLABELLED,
+                labels={label: float(labels.at[study.name, label]) for label in EXAM_LABELS},
+                slices=rows.reset_index(drop=True),
+                numbers=numbers.get(study.name, {}),
+                flags=study.flags,
+                notes=(f"series {study.series_uid} ({study.why})", *others, *lost),
+                contributions=moved.get(study.name),
+            )
+        )
+    return by_risk(cases)

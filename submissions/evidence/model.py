@@ -1,0 +1,158 @@
+"""What the report tells of the promoted model: scores, curves, folds, the operating point, where it comes from."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.decode import decode
+from input.contest import STUDY
+from input.tables import load_exams, load_slices
+from pipeline import paths
+from pipeline.files import read_json
+from pipeline.product import MANIFEST, identity_of
+from pipeline.settings import Settings
+from submissions.evidence.reliability import Reliability, reliability
+from submissions.intervals import RankedScores
+from submissions.leaderboard import commit, leaderboard_path, read_leaderboard
+from submissions.operating import Operation, cross_fitted_calls, operation, threshold
+from submissions.score import Score, prepared_truth, read_predictions, read_truth, score
+from submissions.write import SUBMISSION, Candidates, quarantined_slices, trained_on_phantoms, truth_path
+
+OUT_OF_FOLD, TEST = "out of fold", "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operated:
+    """What the operating point did on some exams: rates, and the four counts."""
+
+    exams: str
+    rates: Operation
+    found: int
+    missed: int
+    false_alarms: int
+    cleared: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The promoted candidate.
+
+    Attributes:
+        name: the candidate's.
+        board: the leaderboard's rows of this run; empty before the first `write`.
+        scores: `out of fold`, and `test` where there is a test truth: the same objects as in report.md.
+        reliability: of every label, out of fold.
+        operated: the operating point on the same exams.
+        folds: a row a fold.
+        products: manifests, in the order of the stages.
+        quarantined: STUDY, SOP, quarantine of every slice that no network saw.
+        is_phantom: trained on drawn exams.
+        settings: identity of the resolved settings.
+        commit: of the checkout now.
+    """
+
+    name: str
+    board: pd.DataFrame
+    scores: dict[str, Score]
+    reliability: Reliability
+    operated: list[Operated]
+    folds: list[dict[str, Any]]
+    products: list[dict[str, Any]]
+    quarantined: pd.DataFrame
+    is_phantom: bool
+    settings: str
+    commit: str
+
+
+def describe_model(settings: Settings, candidates: Candidates, run: str = "") -> Model:
+    """Gather the facts of the promoted candidate from the products on disk.
+
+    Args:
+        settings: of the run.
+        candidates: the finished ensemble.
+        run: identity of the submissions; empty: of those that lie there.
+    """
+    exams = load_exams()
+    truth = prepared_truth(exams, load_slices())
+    folds = exams.loc[exams["split"] == "train", "fold"].to_numpy()
+    predicted = decode(*candidates.predictions(candidates.promoted, "oof"))
+    seed = settings.submissions.seed
+    scores = {OUT_OF_FOLD: score(truth, *predicted, seed=seed)}
+    submission, test_truth = paths.submissions() / SUBMISSION, truth_path(settings)
+    if submission.is_file() and test_truth.is_file():
+        known = read_truth(test_truth)
+        scores[TEST] = score(known, *read_predictions(submission, known), seed=seed)
+    products = _products(settings)
+    run = run or next((each["identity"] for each in products if each["name"] == "submissions/write"), "")
+    board = read_leaderboard(leaderboard_path())
+    return Model(
+        name=candidates.promoted,
+        board=board[board["run"] == run].sort_values("cv", kind="stable"),
+        scores=scores,
+        reliability=reliability(truth.exams, predicted[0], seed=seed),
+        operated=_operated(scores, folds),
+        folds=_folds(settings, scores[OUT_OF_FOLD], folds, products),
+        products=products,
+        quarantined=quarantined_slices(),
+        is_phantom=trained_on_phantoms(),
+        settings=identity_of(settings.as_dict()),
+        commit=commit(),
+    )
+
+
+def _operated(scores: dict[str, Score], folds: np.ndarray) -> list[Operated]:
+    """The operating point where report.md has it: cross-fitted out of fold, fixed by all training exams at test."""
+    oof = scores[OUT_OF_FOLD]
+    calls = {OUT_OF_FOLD: cross_fitted_calls(oof.suspicion, oof.positive, folds)}
+    if TEST in scores:
+        calls[TEST] = scores[TEST].suspicion >= threshold(oof.suspicion, oof.positive)
+    found = []
+    for name, called in calls.items():
+        positive = scores[name].positive
+        cells = [int(np.sum(a & b)) for a in (called, ~called) for b in (positive, ~positive)]
+        found.append(Operated(name, operation(called, positive), cells[0], cells[2], cells[1], cells[3]))
+    return found
+
+
+def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fold, exams, exams with PE, metric, PE AUC, and every network's own figures on that fold."""
+    of_network = {each["name"]: each.get("metrics", {}) for each in products}
+    rows = []
+    for fold in np.unique(folds):
+        held = folds == fold
+        positive = oof.positive[held]
+        rows.append(
+            {
+                "fold": int(fold),
+                "exams": int(held.sum()),
+                "with_pe": int(positive.sum()),
+                "metric": float(oof.loss[held].sum() / oof.weight[held].sum()),
+                "exam_auc": RankedScores(oof.suspicion[held], positive, np.arange(held.sum())).auc(),
+                "networks": {
+                    name: of_network.get(f"models/{name}/fold{fold}", {}).get("oof_slice_auc")
+                    for name in settings.models.backbones
+                },
+            }
+        )
+    return rows
+
+
+def _products(settings: Settings) -> list[dict[str, Any]]:
+    """The manifests that there are."""
+    runs = [
+        paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)
+    ]
+    folders = [paths.prepared(), paths.store(), *runs, paths.ensemble_run(), paths.submissions()]
+    manifests = [read_json(folder / MANIFEST) for folder in folders if (folder / MANIFEST).is_file()]
+    return [{"name": "", **each} for each in manifests]
+
+
+def training_numbers(columns: list[str]) -> pd.DataFrame:
+    """Measured numbers of the run's training exams, to tell what is unlike them; empty without a store."""
+    path = paths.store() / "exams.parquet"
+    if not path.is_file():
+        return pd.DataFrame(columns=[STUDY, *columns])
+    table = pd.read_parquet(path)
+    return table.loc[table["split"] == "train", [each for each in columns if each in table]]

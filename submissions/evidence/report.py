@@ -1,0 +1,92 @@
+"""Writes the evidence report: cases and the model become one HTML file."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import paths
+from pipeline.console import progress, say
+from pipeline.settings import Settings
+from submissions.evidence.cases import Case, cases_of_run
+from submissions.evidence.exam_page import QUALITY, Context, exam_page
+from submissions.evidence.model import Model, describe_model, training_numbers
+from submissions.evidence.page import write_page
+from submissions.write import Candidates
+
+#: The report of the main job, in submissions/.
+EVIDENCE = "evidence.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A report that was written: where, how many exams, how large, how long it took."""
+
+    path: Path
+    exams: int
+    megabytes: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{paths.shown(self.path)} ({self.exams} exams, {self.megabytes:.1f} MB, {self.seconds:.1f} s)"
+
+
+def write_run_evidence(
+    settings: Settings, candidates: Candidates, path: Path, *, wanted: Sequence[str] = (), run: str = ""
+) -> Written:
+    """The report of a finished run.
+
+    Args:
+        settings: of the run.
+        candidates: the finished ensemble.
+        path: the HTML file.
+        wanted: StudyInstanceUIDs; empty: the selection that [submissions.evidence] describes.
+        run: identity of the submissions; empty: of those that lie there.
+    """
+    started = time.monotonic()
+    cases = cases_of_run(settings, candidates, wanted)
+    model = describe_model(settings, candidates, run)
+    return write_evidence(path, paths.store(), cases, model, settings, started=started)
+
+
+def write_evidence(
+    path: Path, store: Path, cases: list[Case], model: Model, settings: Settings, *, started: float | None = None
+) -> Written:
+    """Write the report of some cases.
+
+    Args:
+        path: the HTML file.
+        store: the pixel store that holds the cases.
+        cases: the exams, the likeliest PE first.
+        model: the promoted candidate.
+        settings: of the run.
+        started: when the work began (time.monotonic), to tell how long it took.
+    """
+    started = time.monotonic() if started is None else started
+    context = Context(
+        store=store,
+        reliability=model.reliability,
+        training=training_numbers([column for column, _, _ in QUALITY]),
+        budget=settings.submissions.evidence.megabytes * 1e6 / max(1, len(cases)),
+    )
+    pages = [
+        exam_page(number, case, context)
+        for number, case in enumerate(progress(cases, what="evidence", unit="exam"), start=1)
+    ]
+    write_page(path, pages, model)
+    return Written(path, len(cases), path.stat().st_size / 1e6, time.monotonic() - started)
+
+
+def write_evidence_command(settings: Settings, exams: Sequence[str], out: Path) -> None:
+    """`python -m submissions evidence`: the report of a finished run, of chosen exams where some are named."""
+    from ensemble.fit import fit_product
+    from pipeline.errors import UserError
+    from submissions.write import read_candidates
+
+    reason = fit_product(settings).stale_reason()
+    if reason:
+        raise UserError(f"ensemble/fit: {reason}; the report needs a finished run: ./run.sh, or give its settings")
+    written = write_run_evidence(settings, read_candidates(paths.ensemble_run()), out, wanted=list(np.unique(exams)))
+    say(f"evidence: {written}")
