@@ -1,4 +1,4 @@
-"""Commands of the submissions: write, check, score, leaderboard, predict, export, Kaggle."""
+"""Commands of the submissions: write, check, score, leaderboard, predict, evidence, exports, Kaggle."""
 
 import argparse
 from pathlib import Path
@@ -68,6 +68,26 @@ def _parser() -> argparse.ArgumentParser:
         "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
     )
     export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
+    predict.add_argument(
+        "--evidence",
+        metavar="HTML",
+        type=Path,
+        default=Path("predicted_evidence.html"),
+        help="the evidence report, one file for a browser (%(default)s)",
+    )
+    predict.add_argument("--no-evidence", action="store_true", help="labels and CSV only")
+    evidence = _add(
+        verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
+        "python -m submissions evidence --exams 0a1b2c3d4e5f --out one_exam.html",
+    )  # fmt: skip
+    evidence.add_argument(
+        "--exams", metavar="UID", nargs="+", default=[],
+        help="StudyInstanceUIDs of test exams, or of training exams, which are shown as predicted out of fold; without "
+        "it the riskiest test exams and some drawn from the rest, as [submissions.evidence] says",
+    )  # fmt: skip
+    evidence.add_argument(
+        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
+    )
     _add_kaggle_verbs(verbs)
     return parser
 
@@ -160,7 +180,15 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 0
     from submissions.predict import predict_folder
 
-    predict_folder(settings, arguments.dicom_dir, arguments.out)
+    evidence = None if arguments.no_evidence else arguments.evidence
+    predict_folder(settings, arguments.dicom_dir, arguments.out, evidence)
+    return 0
+
+
+def _evidence(arguments: argparse.Namespace) -> int:
+    from submissions.evidence.report import write_evidence_command
+
+    write_evidence_command(settings_from(arguments), arguments.exams, arguments.out)
     return 0
 
 
@@ -203,7 +231,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     verbs = {
         "write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict,
-        "export-dicom": _export_dicom, "upload": _upload, "kaggle-dataset": _kaggle_dataset, "notebook": _notebook,
+        "evidence": _evidence, "export-dicom": _export_dicom, "upload": _upload, "kaggle-dataset": _kaggle_dataset,
+        "notebook": _notebook,
     }  # fmt: skip
     return verbs[arguments.verb](arguments)
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,7 +22,10 @@ from pipeline.files import write_table
 from pipeline.settings import Settings
 from submissions.leaderboard import aligned
 from submissions.series_reader import Study, read_studies, slice_table
-from submissions.write import trained_on_phantoms
+from submissions.write import read_candidates, trained_on_phantoms
+
+if TYPE_CHECKING:
+    from submissions.evidence.report import Written
 
 WARNING = "trained on phantoms, not for clinical use"
 
@@ -34,36 +39,58 @@ class Predicted:
         exams: STUDY (a study's name) and the nine labels, decoded: above 0.5 means yes.
         slices: STUDY, SOP and `label`, the probability of PE on the slice.
         measured: the numbers measured on the pixels.
+        networks: fold -> network -> what it says of every slice.
+        seconds: what took how long.
     """
 
     studies: list[Study]
     exams: pd.DataFrame
     slices: pd.DataFrame
     measured: Measured
+    networks: dict[int, dict[str, pd.DataFrame]]
+    seconds: dict[str, float]
 
     def labels(self, study: Study) -> pd.Series:
         """The nine probabilities of one study."""
         return self.exams[self.exams[STUDY] == study.name].iloc[0]
 
 
-def predict_folder(settings: Settings, source: Path, out: Path) -> None:
-    """Print the nine exam labels of every study below a folder and write its slice probabilities as CSV.
+def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path | None = None) -> None:
+    """Print the nine exam labels of every study below a folder, and write its slice probabilities and the evidence.
 
     Args:
         settings: those of the finished run.
         source: one series, a folder of studies, or a zip archive of either; archives in the folder are read too.
         out: the CSV: study, series and slice UID, z_mm (feet to head), pe_present_on_image.
+        evidence: the HTML report; None: no report.
 
     Raises:
         UserError: no finished run with these settings, or no usable series.
     """
-    found = predict_studies(settings, source)
-    for study in found.studies:
-        say(f"\n{describe(study, found.labels(study))}")
-    write_table(out, output_table(found.studies, found.slices))
-    say(f"\nslice probabilities: {paths.shown(out)}")
+    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
+        found = predict_into(settings, source, Path(folder))
+        for study in found.studies:
+            say(f"\n{describe(study, found.labels(study))}")
+        write_table(out, output_table(found.studies, found.slices))
+        say(f"\nslice probabilities: {paths.shown(out)}")
+        if evidence:
+            written = _write_evidence(settings, found, Path(folder), evidence)
+            found.seconds["report"] = written.seconds
+            say(f"evidence: {written}")
+    say(f"time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found.seconds.items())}")
     if trained_on_phantoms():
         say(WARNING)
+
+
+def _write_evidence(settings: Settings, found: Predicted, store: Path, path: Path) -> "Written":
+    started = time.monotonic()
+    from submissions.evidence.cases import cases_of_studies
+    from submissions.evidence.model import describe_model
+    from submissions.evidence.report import write_evidence
+
+    candidates = read_candidates(paths.ensemble_run())
+    cases = cases_of_studies(found, candidates.promoted)
+    return write_evidence(path, store, cases, describe_model(settings, candidates), settings, started=started)
 
 
 def predict_studies(settings: Settings, source: Path) -> Predicted:
@@ -72,15 +99,29 @@ def predict_studies(settings: Settings, source: Path) -> Predicted:
     Raises:
         UserError: no finished run with these settings, or no usable series.
     """
-    require_finished(settings)
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
-        store = Path(folder)
-        studies = read_studies(source, store, settings.features)
-        say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
-        networks = predict_exams(settings, store)
-        measured = read_measured(store)
-        exams, slices = apply(networks, slice_table(studies), measured=measured)
-    return Predicted(studies, *decode(exams, slices), measured)
+        return predict_into(settings, source, Path(folder))
+
+
+def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
+    """The same, into an empty folder that becomes the studies' pixel store.
+
+    Raises:
+        UserError: no finished run with these settings, or no usable series.
+    """
+    require_finished(settings)
+    times = [time.monotonic()]
+    studies = read_studies(source, store, settings.features)
+    say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
+    times.append(time.monotonic())
+    networks = predict_exams(settings, store)
+    times.append(time.monotonic())
+    measured = read_measured(store)
+    exams, slices = decode(*apply(networks, slice_table(studies), measured=measured))
+    times.append(time.monotonic())
+    parts = ("reading and storing", "networks", "ensemble")
+    seconds = {name: end - start for name, start, end in zip(parts, times, times[1:], strict=False)}
+    return Predicted(studies, exams, slices, measured, networks, seconds)
 
 
 def require_finished(settings: Settings) -> None:

@@ -35,7 +35,9 @@ from submissions.score import Score, Truth, prepared_truth, read_predictions, re
 
 #: The file that is meant for the contest: the promoted candidate's.
 SUBMISSION = "submission.csv"
-FORMAT_VERSION = 1
+#: The evidence report of the main job.
+EVIDENCE = "evidence.html"
+FORMAT_VERSION = 2  # 2: with evidence.html
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _product(settings: Settings, candidates: Candidates) -> Product:
             "prepared": read_manifest(paths.prepared())["identity"],
             "test truth": sha256(truth)[:16] if truth.is_file() else "none",
         },
-        files=(SUBMISSION, "report.md", "report.png", *(f"{name}.csv" for name in candidates.names)),
+        files=(SUBMISSION, "report.md", "report.png", EVIDENCE, *(f"{name}.csv" for name in candidates.names)),
     )
 
 
@@ -145,7 +147,14 @@ def _build(settings: Settings, candidates: Candidates, product: Product) -> dict
         settings=settings.submissions,
         folds=_training_folds(),
     )
+    _write_evidence(settings, candidates, product)
     return {"exams": len(layout.studies), "slices": len(layout.slices), "submission": len(layout.ids)}
+
+
+def _write_evidence(settings: Settings, candidates: Candidates, product: Product) -> None:
+    from submissions.evidence.report import write_run_evidence  # it reads what stands above
+
+    say(f"evidence: {write_run_evidence(settings, candidates, product.directory / EVIDENCE, run=product.identity)}")
 
 
 def _training_folds() -> np.ndarray:
@@ -233,6 +242,6 @@ def _show(settings: Settings, run: str) -> None:
     if trained_on_phantoms():
         say(SYNTHETIC)
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
-    say(f"report:      {directory}/report.md, report.png")
+    say(f"report:      {directory}/report.md, report.png; for a browser: {EVIDENCE}")
     say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
     say(f"check it:    ./run.sh check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")

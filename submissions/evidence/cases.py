@@ -9,7 +9,7 @@ import pandas as pd
 
 from ensemble.candidates import Candidate, load_one
 from ensemble.decode import decode
-from ensemble.predictions import Measured, View, make_view, read_measured, read_networks
+from ensemble.predictions import Measured, make_view, read_measured, read_networks
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from input.tables import load_exams, load_slices
 from pipeline import paths
@@ -18,11 +18,14 @@ from pipeline.files import read_json, read_table
 from pipeline.product import verify
 from pipeline.settings import EvidenceSettings, Settings
 from submissions.evidence.contributions import Contributions, contributions
+from submissions.predict import Predicted
 from submissions.score import Truth, pe_score, prepared_truth, read_truth
 from submissions.series_reader import Study, slice_table
 from submissions.write import Candidates, truth_path
 
-TEST, OUT_OF_FOLD, UNLABELLED = "test exam", "training exam, out of fold", "unlabelled"
+TEST, OUT_OF_FOLD, UNLABELLED = "Test exam", "Training exam, out of fold", "Unlabelled exam"
+#: Unused files that a page names one by one.
+NOTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Case:
         notes: further facts as sentences.
         contributions: what moved the second level; None where nothing did.
         truth: the nine labels where they are known.
+        folds: whose networks predicted it.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Case:
     notes: tuple[str, ...] = ()
     contributions: Contributions | None = None
     truth: dict[str, int] | None = None
+    folds: tuple[int, ...] = ()
 
     @property
     def risk(self) -> float:
@@ -84,7 +89,9 @@ def cases_of_run(settings: Settings, candidates: Candidates, wanted: Sequence[st
     Raises:
         UserError: an exam that the run does not know.
     """
-    tables = {role: candidates.predictions(candidates.promoted, role) for role in (["test", "oof"] if wanted else ["test"])}
+    tables = {
+        role: candidates.predictions(candidates.promoted, role) for role in (["test", "oof"] if wanted else ["test"])
+    }
     if not wanted:
         decoded = decode(*tables["test"])
         wanted = chosen_exams(decoded[0], settings.submissions.evidence)
@@ -107,9 +114,7 @@ def by_risk(cases: Iterable[Case]) -> list[Case]:
     return sorted(cases, key=lambda case: (-case.risk, case.name))
 
 
-def _role_cases(
-    settings: Settings, promoted: str, role: str, exams: pd.DataFrame, slices: pd.DataFrame
-) -> list[Case]:
+def _role_cases(settings: Settings, promoted: str, role: str, exams: pd.DataFrame, slices: pd.DataFrame) -> list[Case]:
     prepared, geometry = load_exams().set_index(STUDY), load_slices()
     geometry = geometry[geometry[STUDY].isin(exams[STUDY])]
     measured = read_measured(paths.store())
@@ -118,9 +123,7 @@ def _role_cases(
     numbers = exam_numbers()
     table = geometry.merge(slices[[SOP, "label"]], on=SOP, how="left")
     if truth:
-        table = table.merge(
-            truth.slices[[SOP, SLICE_LABEL]].rename(columns={SLICE_LABEL: "truth"}), on=SOP, how="left"
-        )
+        table = table.merge(truth.slices[[SOP, SLICE_LABEL]].rename(columns={SLICE_LABEL: "truth"}), on=SOP, how="left")
     table = _with_decoding_faults(table)
     known = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
     rows_of = dict(list(table.groupby(STUDY)))
@@ -134,10 +137,15 @@ def _role_cases(
             numbers=numbers.get(row[STUDY], {}),
             flags=tuple(each for each in str(prepared["flags"].get(row[STUDY], "")).split(";") if each),
             contributions=moved.get(row[STUDY]),
-            truth={label: int(known.at[row[STUDY], label]) for label in EXAM_LABELS} if row[STUDY] in known.index else None,
+            truth=_labels(known, row[STUDY]),
+            folds=tuple(range(settings.input.folds)) if role == "test" else (int(prepared.at[row[STUDY], "fold"]),),
         )
         for row in exams.to_dict("records")
     ]
+
+
+def _labels(known: pd.DataFrame, study: str) -> dict[str, int] | None:
+    return {label: int(known.at[study, label]) for label in EXAM_LABELS} if study in known.index else None
 
 
 def exam_numbers() -> dict[str, dict[str, Any]]:
@@ -190,47 +198,46 @@ def saved_candidate(name: str, part: str) -> Candidate:
     return load_one(read_json(directory / "models.json")[part], name, directory / "trees" / part)
 
 
-def cases_of_studies(
-    studies: list[Study],
-    networks: dict[int, dict[str, pd.DataFrame]],
-    exams: pd.DataFrame,
-    slices: pd.DataFrame,
-    measured: Measured,
-    promoted: str,
-) -> list[Case]:
+def cases_of_studies(predicted: Predicted, promoted: str) -> list[Case]:
     """Cases of freshly predicted studies.
 
     Args:
-        studies: as they were read.
-        networks: fold -> network -> its slice predictions.
-        exams, slices: decoded predictions; STUDY is the study's name in the temporary store.
-        measured: numbers of that store.
+        predicted: the studies and what the ensemble says of them.
         promoted: the candidate that predicted.
     """
-    table = slice_table(studies)
-    views: list[View] = [make_view(tables, table, measured) for _, tables in sorted(networks.items())]
+    table = slice_table(predicted.studies)
+    views = [make_view(tables, table, predicted.measured) for _, tables in sorted(predicted.networks.items())]
     moved = contributions(saved_candidate(promoted, "final"), views)
-    numbers = measured.exams.set_index(STUDY).to_dict("index")
-    found, labels = slices.set_index(SOP)["label"], exams.set_index(STUDY)
+    numbers = predicted.measured.exams.set_index(STUDY).to_dict("index")
+    found = predicted.slices.set_index(SOP)["label"]
     cases = []
-    for study in studies:
+    for study in predicted.studies:
+        labels = predicted.labels(study)
         rows = study.slices.assign(label=found.reindex(study.slices[SOP]).to_numpy(), quarantine="")
-        others = [
-            f"other series {each.series_uid} ({each.description or 'no description'}, {each.slices} slices): {each.reason}"
-            for each in study.others
-        ]
-        lost = [f"not used: {path.name}: {reason}" for path, reason in study.quarantined]
         cases.append(
             Case(
                 name=study.name,
                 title=study.study_uid,
                 role=UNLABELLED,
-                labels={label: float(labels.at[study.name, label]) for label in EXAM_LABELS},
+                labels={label: float(labels[label]) for label in EXAM_LABELS},
                 slices=rows.reset_index(drop=True),
                 numbers=numbers.get(study.name, {}),
                 flags=study.flags,
-                notes=(f"series {study.series_uid} ({study.why})", *others, *lost),
+                notes=_notes(study),
                 contributions=moved.get(study.name),
+                folds=tuple(sorted(predicted.networks)),
             )
         )
     return by_risk(cases)
+
+
+def _notes(study: Study) -> tuple[str, ...]:
+    """What was read: the chosen series, the others, and files that were not used."""
+    others = [
+        f"other series {each.series_uid} ({each.description or 'no description'}, {each.slices} slices): {each.reason}"
+        for each in study.others
+    ]
+    lost = [f"not used: {path.name}: {reason}" for path, reason in study.quarantined[:NOTED]]
+    more = len(study.quarantined) - NOTED
+    lost += [f"not used: {more} further files"] if more > 0 else []
+    return (f"series {study.series_uid} ({study.why})", *others, *lost)

@@ -97,10 +97,8 @@ def slice_curve(probability: np.ndarray, keys: Sequence[int], positive: np.ndarr
         if np.isfinite(probability[row])
     )
     half = CURVE_WIDTH / max(1, count - 1) / 2
-    band = "".join(
-        f"M{max(0, _column(row, count) - half):.1f} {CURVE_HEIGHT - 2}H{min(CURVE_WIDTH, _column(row, count) + half):.1f}"
-        for row in np.flatnonzero(positive if positive is not None else [])
-    )
+    columns = [_column(row, count) for row in np.flatnonzero(positive if positive is not None else [])]
+    band = "".join(f"M{max(0, x - half):.1f} {CURVE_HEIGHT - 2}H{min(CURVE_WIDTH, x + half):.1f}" for x in columns)
     return Markup(
         '<svg class="curve" viewBox="0 0 {w} {h}" preserveAspectRatio="none" aria-hidden="true">'
         '<path class="grid" d="M0 {half}H{w}"/><path class="area" d="{area}"/><path class="line line-0" d="{line}"/>'

@@ -31,7 +31,7 @@ QUALITY = (
     ("vessel_hu", "contrast in the vessels", "HU"),
     ("noise_hu", "noise", "HU"),
     ("contrast_to_noise", "contrast to noise", ""),
-    ("motion_edge_flicker", "motion (flicker of the lungs' edge)", ""),
+    ("motion_edge_flicker", "motion of the lungs' edge", ""),
     ("slice_step_mm", "slice distance", "mm"),
     ("lung_height_mm", "height of the lungs", "mm"),
 )
@@ -87,13 +87,11 @@ class Context:
 
 def exam_page(number: int, case: Case, context: Context) -> ExamPage:
     """Gather one page and draw its pictures."""
-    exam = open_exam(context.store, case.name) if is_stored(context.store, case.name) else None
+    exam = _opened(context.store, case)
     slices = _stored_slices(case, exam)
     probability = slices["label"].to_numpy(float)
-    z_mm = slices["z_mm"].to_numpy(float)
-    z_mm = z_mm if np.isfinite(z_mm).all() else np.arange(len(z_mm), dtype=float)
     lines = _lines(case.numbers)
-    keys = key_planes(probability, z_mm)
+    keys = _keys(slices)
     drawn = sorted({*keys, *(each["plane"] for each in lines if each["plane"] < len(slices))})
     pictures = draw_exam(exam, drawn, context.budget) if exam else None
     quality = _quality(case.numbers, context.training)
@@ -132,6 +130,22 @@ def exam_page(number: int, case: Case, context: Context) -> ExamPage:
     )
 
 
+def key_rows(store: Path, case: Case) -> list[int]:
+    """Rows in the store of a case's key slices; none where it is not stored."""
+    exam = _opened(store, case)
+    return _keys(_stored_slices(case, exam)) if exam else []
+
+
+def _opened(store: Path, case: Case) -> StoredExam | None:
+    return open_exam(store, case.name) if is_stored(store, case.name) else None
+
+
+def _keys(slices: pd.DataFrame) -> list[int]:
+    z_mm = slices["z_mm"].to_numpy(float)
+    known = np.isfinite(z_mm).all()
+    return key_planes(slices["label"].to_numpy(float), z_mm if known else np.arange(len(z_mm), dtype=float))
+
+
 def _stored_slices(case: Case, exam: StoredExam | None) -> pd.DataFrame:
     """The case's slices in the order of the stored planes; of an exam that is not stored, all of them."""
     if exam is None:
@@ -143,7 +157,7 @@ def _labels(case: Case, found: Reliability) -> list[dict[str, Any]]:
     rows = []
     for label in EXAM_LABELS:
         probability = case.labels[label]
-        similar = found.bin_of(label, probability)
+        similar = found.similar(label, probability)
         rows.append(
             {
                 "name": label,
@@ -175,7 +189,11 @@ def _run(first: int, last: int, z_mm: np.ndarray) -> str:
     numbers = f"slice {first + 1}" if first == last else f"slices {first + 1} to {last + 1}"
     if not np.isfinite(z_mm[[first, last]]).all():
         return numbers
-    return f"{numbers} (z {z_mm[first]:.0f} mm)" if first == last else f"{numbers} (z {z_mm[first]:.0f} to {z_mm[last]:.0f} mm)"
+    return (
+        f"{numbers} (z {z_mm[first]:.0f} mm)"
+        if first == last
+        else f"{numbers} (z {z_mm[first]:.0f} to {z_mm[last]:.0f} mm)"
+    )
 
 
 def _lines(numbers: dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,7 +204,9 @@ def _lines(numbers: dict[str, Any]) -> list[dict[str, Any]]:
         length = _finite(numbers.get(column))
         if None not in place and place[0] >= 0:
             text = f"{name} {length:.0f} mm" if length is not None else name
-            found.append({"part": part, "name": text, "plane": int(place[0]), "points": [round(p, 1) for p in place[1:]]})
+            found.append(
+                {"part": part, "name": text, "plane": int(place[0]), "points": [round(p, 1) for p in place[1:]]}
+            )
     return found
 
 

@@ -141,9 +141,7 @@ def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dic
 
 def _products(settings: Settings) -> list[dict[str, Any]]:
     """The manifests that there are."""
-    runs = [
-        paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)
-    ]
+    runs = [paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)]
     folders = [paths.prepared(), paths.store(), *runs, paths.ensemble_run(), paths.submissions()]
     manifests = [read_json(folder / MANIFEST) for folder in folders if (folder / MANIFEST).is_file()]
     return [{"name": "", **each} for each in manifests]

@@ -21,7 +21,6 @@ from submissions.evidence.charts import square, thinned
 from submissions.evidence.exam_page import STRONGEST, ExamPage
 from submissions.evidence.model import Model
 from submissions.evidence.pictures import window_tables
-from submissions.evidence.reliability import BINS
 from submissions.operating import PREVALENCE, SENSITIVITY
 from submissions.report import COLUMNS_EXPLAINED, SYNTHETIC
 from submissions.score import Score
@@ -61,7 +60,6 @@ def write_page(path: Path, pages: list[ExamPage], model: Model) -> None:
         explained=COLUMNS_EXPLAINED,
         sensitivity=SENSITIVITY,
         prevalence=PREVALENCE,
-        bins=BINS,
         strongest=STRONGEST,
         listed=LISTED,
     )

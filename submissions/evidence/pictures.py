@@ -14,12 +14,10 @@ from features.store import StoredExam
 from features.windows import WINDOWS, apply_window
 
 #: (HU, code): the 8-bit code between two points is linear in HU; 3 HU a code where the mediastinum is looked at.
-CODES = ((-1350.0, 0.0), (-800.0, 45.0), (-250.0, 90.0), (-160.0, 98.0), (240.0, 222.0), (450.0, 252.0), (1000.0, 255.0))
+CODES = ((-1350, 0), (-800, 45), (-250, 90), (-160, 98), (240, 222), (450, 252), (1000, 255))
 QUALITY, KEY_QUALITY = 80, 92
 #: Longest side of a slice that is no key slice, where whole slices do not fit the budget.
 SMALL_SIDE = 256
-#: Base64 makes four characters of three bytes.
-TEXT_PER_BYTE = 4 / 3
 SAMPLED = 5  # planes that tell how large a picture gets
 
 
@@ -47,14 +45,14 @@ class Pictures:
 
 def encode_hu(hu: np.ndarray) -> np.ndarray:
     """HU of any shape -> uint8 codes."""
-    points = np.array(CODES)
+    points = np.array(CODES, float)
     table = np.interp(np.arange(-1350, 1001), points[:, 0], points[:, 1]).round().astype(np.uint8)
     return table[np.clip(np.asarray(hu, np.int32), -1350, 1000) + 1350]
 
 
 def decode_hu(codes: np.ndarray) -> np.ndarray:
     """The HU that a code stands for, float."""
-    points = np.array(CODES)
+    points = np.array(CODES, float)
     return np.interp(np.asarray(codes, float), points[:, 1], points[:, 0])
 
 

@@ -9,15 +9,16 @@ from input.contest import EXAM_LABELS, STUDY
 from submissions.calibration import calibration
 from submissions.intervals import Interval, wilson
 
-BINS = 5
+#: How many neighbours in probability a note tells of; of fewer exams, a fifth.
+NEIGHBOURS = 24
 
 
 @dataclasses.dataclass(frozen=True)
-class Bin:
-    """One bin of a label's reliability curve.
+class Similar:
+    """The out-of-fold exams whose probability of a label is nearest to one.
 
     Attributes:
-        low, high: the probabilities of the out-of-fold exams in it.
+        low, high: their probabilities.
         exams: how many.
         yes: how many of them have the label.
         share: yes / exams with Wilson's 95 % interval.
@@ -32,21 +33,29 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """The bins of every label, with ECE and its null, from decoded out-of-fold predictions."""
+    """Decoded out-of-fold predictions of every label, sorted, beside their truth.
 
-    bins: dict[str, tuple[Bin, ...]]
+    Attributes:
+        probability, truth: label -> (exams,), by ascending probability.
+        ece, null_high: label -> expected calibration error, and the 95th percentile that chance alone makes.
+    """
+
+    probability: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
     ece: dict[str, float]
     null_high: dict[str, float]
 
-    def bin_of(self, label: str, probability: float) -> Bin:
-        """The bin that a probability falls into; those below the lowest and above the highest take the outer ones."""
-        found = self.bins[label]
-        place = int(np.searchsorted([each.low for each in found], probability, side="right")) - 1
-        return found[max(0, place)]
+    def similar(self, label: str, probability: float) -> Similar:
+        """The nearest out-of-fold exams: a bin of the reliability curve about this very probability."""
+        p, y = self.probability[label], self.truth[label]
+        count = min(NEIGHBOURS, max(1, len(p) // 5))
+        nearest = np.argsort(np.abs(p - probability), kind="stable")[:count]
+        yes = int(y[nearest].sum())
+        return Similar(float(p[nearest].min()), float(p[nearest].max()), count, yes, wilson(yes, count))
 
 
 def reliability(truth: pd.DataFrame, predicted: pd.DataFrame, *, seed: int) -> Reliability:
-    """Bins of equal size of every label.
+    """Join out-of-fold predictions and truth.
 
     Args:
         truth: STUDY and the nine labels (0 or 1) of the training exams.
@@ -54,18 +63,11 @@ def reliability(truth: pd.DataFrame, predicted: pd.DataFrame, *, seed: int) -> R
         seed: of the null's draws.
     """
     predicted = predicted.set_index(STUDY).reindex(truth[STUDY])
-    bins, ece, null_high = {}, {}, {}
+    found = Reliability({}, {}, {}, {})
     for label in EXAM_LABELS:
         p, y = predicted[label].to_numpy(float), truth[label].to_numpy(float)
-        found = calibration(p, y, bins=BINS, seed=seed)
-        ece[label], null_high[label] = found.ece, found.null_high
-        bins[label] = _bins(np.sort(p), found.counts, np.rint(found.observed * found.counts).astype(int))
-    return Reliability(bins, ece, null_high)
-
-
-def _bins(ordered: np.ndarray, counts: np.ndarray, yes: np.ndarray) -> tuple[Bin, ...]:
-    ends = np.cumsum(counts)
-    return tuple(
-        Bin(float(ordered[end - count]), float(ordered[end - 1]), int(count), int(hits), wilson(int(hits), int(count)))
-        for end, count, hits in zip(ends, counts, yes, strict=True)
-    )
+        order = np.argsort(p, kind="stable")
+        found.probability[label], found.truth[label] = p[order], y[order]
+        check = calibration(p, y, seed=seed)
+        found.ece[label], found.null_high[label] = check.ece, check.null_high
+    return found

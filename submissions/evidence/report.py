@@ -10,14 +10,12 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.settings import Settings
+from submissions.evidence.activations import activation_maps
 from submissions.evidence.cases import Case, cases_of_run
-from submissions.evidence.exam_page import QUALITY, Context, exam_page
+from submissions.evidence.exam_page import QUALITY, Context, exam_page, key_rows
 from submissions.evidence.model import Model, describe_model, training_numbers
 from submissions.evidence.page import write_page
 from submissions.write import Candidates
-
-#: The report of the main job, in submissions/.
-EVIDENCE = "evidence.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +68,7 @@ def write_evidence(
         reliability=model.reliability,
         training=training_numbers([column for column, _, _ in QUALITY]),
         budget=settings.submissions.evidence.megabytes * 1e6 / max(1, len(cases)),
+        activations=_activations(settings, store, cases),
     )
     pages = [
         exam_page(number, case, context)
@@ -77,6 +76,11 @@ def write_evidence(
     ]
     write_page(path, pages, model)
     return Written(path, len(cases), path.stat().st_size / 1e6, time.monotonic() - started)
+
+
+def _activations(settings: Settings, store: Path, cases: list[Case]) -> dict[str, dict[int, np.ndarray]]:
+    planes = {case.name: key_rows(store, case) for case in cases}
+    return activation_maps(settings, store, planes, {case.name: case.folds for case in cases})
 
 
 def write_evidence_command(settings: Settings, exams: Sequence[str], out: Path) -> None:
