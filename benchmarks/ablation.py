@@ -31,6 +31,7 @@ from ensemble.logistic import Logistic, expit, logit
 from input.contest import INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import log_loss
 from pipeline import paths
+from pipeline.cli import run
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
@@ -206,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
