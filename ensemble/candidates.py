@@ -8,7 +8,7 @@ from ensemble.baselines import PositionOnly, Prior
 from ensemble.blend import Blend
 from ensemble.predictions import View
 from ensemble.stack import Stack
-from pipeline.settings import EnsembleSettings, ModelsSettings, exam_network_name
+from pipeline.settings import EnsembleSettings, ModelsSettings
 
 PRIOR, Z_ONLY, MEAN, STACK = "prior", "z_only", "mean", "stack"
 Candidate = Prior | PositionOnly | Blend | Stack
@@ -27,7 +27,7 @@ def by_simplicity(names: Iterable[str]) -> list[str]:
 def networks_read(models: ModelsSettings) -> dict[str, tuple[str, ...]]:
     """Candidate -> the networks that it reads: each slice network alone, the mean of all slice networks, the mean of
     all exam networks of a kind, and the stack of everything."""
-    kinds = {kind: tuple(exam_network_name(each, kind) for each in models.backbones) for kind in models.exam.kinds}
+    kinds = {kind: models.exam_networks(kind) for kind in models.exam.kinds}
     return {**{name: (name,) for name in models.backbones}, MEAN: models.backbones, **kinds, STACK: models.networks}
 
 

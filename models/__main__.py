@@ -53,7 +53,7 @@ def main() -> None:
             end_with_parent()
         job = settings, arguments.backbone, arguments.fold, arguments.threads
         told = train_fold(*job, force=arguments.force)
-        if settings.models.exam.kinds:
+        if settings.models.exam_kinds(arguments.backbone):
             from models.exam_runs import train_exam_networks
 
             told += train_exam_networks(*job, force=arguments.force)

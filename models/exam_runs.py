@@ -38,7 +38,7 @@ def train_exam_networks(
     settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False
 ) -> list[str]:
     """Train the exam networks of one finished slice network; predict the fold and the test exams; what to tell."""
-    products = {kind: exam_product(settings, backbone, fold, kind) for kind in settings.models.exam.kinds}
+    products = {kind: exam_product(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)}
     waiting = {kind: product for kind, product in products.items() if not product.is_current(force=force)}
     if not waiting:
         return []
@@ -90,7 +90,7 @@ def predict_with(
         Name of the exam network -> StudyInstanceUID, SOPInstanceUID, `pe` and the nine exam labels, a row a slice.
     """
     found = {}
-    for kind in settings.models.exam.kinds:
+    for kind in settings.models.exam_kinds(backbone):
         model, scale = load_exam_network(settings, backbone, fold, kind)
         numbers = numbers_of(frame, embeddings)
         found[exam_network_name(backbone, kind)] = predict_exams(model, slices, numbers, scale, settings.models.exam)

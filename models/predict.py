@@ -37,7 +37,7 @@ def predict_exams(settings: Settings, store: Path) -> dict[int, dict[str, pd.Dat
     for fold, backbone in progress(jobs, what="networks", unit="network"):
         frame, embeddings = _predict_slices(settings, backbone, fold, slices, store)
         results[fold][backbone] = frame
-        if settings.models.exam.kinds:
+        if settings.models.exam_kinds(backbone):
             from models.exam_runs import predict_with
 
             results[fold] |= predict_with(settings, backbone, fold, slices, frame, embeddings)

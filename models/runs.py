@@ -42,6 +42,8 @@ from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_
 
 VERSION = 2
 EXAM_VERSION = 2
+#: Settings of [models.exam] that say which networks there are, not how one is trained.
+NOT_RECIPE = ("kinds", "backbones")
 #: Kinds of networks over an exam's slices, built in models.exam_network.
 EXAM_KINDS = ("gru", "transformer")
 
@@ -62,7 +64,7 @@ def run_product(settings: Settings, backbone: str, fold: int) -> Product:
 
 def exam_product(settings: Settings, backbone: str, fold: int, kind: str) -> Product:
     """The product of one exam network over one slice network (see models.exam_runs)."""
-    recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key != "kinds"}
+    recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key not in NOT_RECIPE}
     name = exam_network_name(backbone, kind)
     return Product(
         paths.model_run(name, fold), f"models/{name}/fold{fold}", version=EXAM_VERSION,
@@ -73,7 +75,7 @@ def exam_product(settings: Settings, backbone: str, fold: int, kind: str) -> Pro
 
 def job_products(settings: Settings, backbone: str, fold: int) -> list[Product]:
     """The products of one (backbone, fold) job: the slice network's, then those of the exam networks over it."""
-    exams = [exam_product(settings, backbone, fold, kind) for kind in settings.models.exam.kinds]
+    exams = [exam_product(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)]
     return [run_product(settings, backbone, fold), *exams]
 
 

@@ -119,6 +119,10 @@ def _check_names(settings: Settings) -> None:
     unknown = sorted(set(settings.models.exam.kinds) - set(EXAM_KINDS))
     if unknown:
         raise UserError(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")
+    strangers = sorted(set(settings.models.exam.backbones) - set(settings.models.backbones))
+    if strangers:
+        known = ", ".join(settings.models.backbones)
+        raise UserError(f"models.exam.backbones: expected some of {known}, found {', '.join(strangers)}")
 
 
 def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: tqdm) -> str | None:

@@ -58,6 +58,7 @@ class ExamNetworkSettings:
     """The networks over an exam's slices, [models.exam]; they read the slice networks' embeddings."""
 
     kinds: tuple[str, ...] = ()  # gru | transformer: one network of each kind a (backbone, fold)
+    backbones: tuple[str, ...] = ()  # whose embeddings they read; empty: those of every backbone
     seed: int = 19
     step_mm: float = 5.0  # distance of the positions along z
     length: int = 64  # positions; a longer exam gets wider steps
@@ -120,8 +121,16 @@ class ModelsSettings:
     @property
     def networks(self) -> tuple[str, ...]:
         """Names of all networks whose predictions the ensemble reads: slice networks, then exam networks."""
-        over = [exam_network_name(each, kind) for kind in self.exam.kinds for each in self.backbones]
+        over = [name for kind in self.exam.kinds for name in self.exam_networks(kind)]
         return (*self.backbones, *over)
+
+    def exam_networks(self, kind: str) -> tuple[str, ...]:
+        """Names of the exam networks of one kind, one a backbone that is read."""
+        return tuple(exam_network_name(each, kind) for each in self.backbones if kind in self.exam_kinds(each))
+
+    def exam_kinds(self, backbone: str) -> tuple[str, ...]:
+        """Kinds of the exam networks that read one backbone's embeddings."""
+        return self.exam.kinds if backbone in (self.exam.backbones or self.backbones) else ()
 
     @property
     def channels(self) -> int:
