@@ -43,12 +43,12 @@ def train_exam_networks(
     if not waiting:
         return []
     told = []
-    table = _with_positions(plane_table())
+    table = with_positions(plane_table())
     held_out = ((table["split"] == "test") | (table["fold"] == fold)).to_numpy()
     train, scored = table[~held_out].reset_index(drop=True), table[held_out].reset_index(drop=True)
     seen = exams_of(train, _numbers_of_training_slices(settings, backbone, fold, train, threads))
     scored = scored.drop(columns=[SLICE_LABEL, *EXAM_LABELS])  # what is predicted is not at hand
-    numbers = _stored_numbers(paths.model_run(backbone, fold), scored)
+    numbers = stored_numbers(paths.model_run(backbone, fold), scored)
     for kind, product in waiting.items():
         with product.building(fresh=force) as directory:
             model, scale, history = train_exam_network(seen, kind, settings.models.exam, _report(settings, kind))
@@ -118,15 +118,15 @@ def _numbers_of_training_slices(
     return np.concatenate([numbers_of(*found) for found in predict_slices(engine, train, views, recipe)])
 
 
-def _stored_numbers(directory: Path, scored: pd.DataFrame) -> np.ndarray:
-    """The same of slices that the slice network's run has predicted."""
+def stored_numbers(directory: Path, scored: pd.DataFrame) -> np.ndarray:
+    """What an exam network reads of slices that the slice network's run has predicted, rows as in `scored`."""
     verify(directory, ["slices.parquet", "embeddings.npy"])
     table = pd.read_parquet(directory / "slices.parquet").set_index(SOP).loc[scored[SOP]]
     embeddings = np.load(directory / "embeddings.npy", mmap_mode="r")
     return numbers_of(table, embeddings[table["row"].to_numpy()])
 
 
-def _with_positions(table: pd.DataFrame) -> pd.DataFrame:
+def with_positions(table: pd.DataFrame) -> pd.DataFrame:
     """The table with z_mm of every stored slice."""
     z_mm = np.empty(len(table))
     for study, rows in table.groupby(STUDY).indices.items():
