@@ -41,6 +41,20 @@ def parser() -> argparse.ArgumentParser:
     )
     jpeg256.add_argument("--data", metavar="DIR", type=Path, required=True, help="the tree of DICOM files")
     jpeg256.add_argument("--out", metavar="DIR", type=Path, required=True, help="an empty or new folder")
+    add_implant_arguments(
+        verbs.add_parser(
+            "implant",
+            help="implant drawn clots into real CT without PE: real anatomy and noise, exact truth",
+            description="Find pulmonary arteries on PE-negative scans, draw clots into them with the texture of the "
+            "blood that they replace, and write a tree in the contest's layout: DICOM, CSVs, masks, labels derived "
+            "from what shows. Use it for test exams (--with-source adds every scan as it is, a negative twin) or to augment "
+            "the contest's PE-negative exams (--split train, then add its folders and rows to yours). No central clots "
+            "are drawn. Exams of one scan share their anatomy: keep them in one split and one fold.",
+            epilog="examples: python -m input implant --ct ~/scans/series7 --out ~/implanted --with-source; "
+            "python -m input implant --ct thorax.nii.gz --out ~/implanted --variants 4 --page implanted.png; then "
+            "./run.sh predict ~/implanted/test, and ~/implanted/truth/test_truth.csv holds the labels",
+        )
+    )
     prepare = verbs.add_parser(
         "prepare",
         help="make input/prepared: exam and slice tables, folds (headers only)",
@@ -52,6 +66,47 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_implant_arguments(implant: argparse.ArgumentParser) -> None:
+    """What `python -m input implant` takes."""
+    implant.add_argument(
+        "--ct", metavar="SCAN", type=Path, nargs="+", required=True,
+        help="PE-negative scans: folders or zip archives of DICOM files, .nii or .nii.gz volumes",
+    )  # fmt: skip
+    implant.add_argument("--out", metavar="DIR", type=Path, required=True, help="an empty or new folder")
+    implant.add_argument("--split", choices=("train", "test"), default="test", help="which part to write (%(default)s)")
+    implant.add_argument("--variants", metavar="N", type=int, default=1, help="exams a scan (%(default)s)")
+    implant.add_argument("--with-source", action="store_true", help="also write every scan as it is, labelled negative")
+    implant.add_argument(
+        "--difficulty", choices=("easy", "medium", "contest"), default="contest", help="of the clots (%(default)s)"
+    )
+    implant.add_argument(
+        "--rv-lv", choices=("rv_lv_ratio_lt_1", "rv_lv_ratio_gte_1"), default="rv_lv_ratio_lt_1",
+        help="the label that the scans' hearts deserve; look at them (%(default)s)",
+    )  # fmt: skip
+    implant.add_argument("--seed", metavar="N", type=int, default=1, help="of the clots (%(default)s)")
+    implant.add_argument(
+        "--train", metavar="DIR", type=Path,
+        help="link this contest tree's training part beside the test exams, so that --out is a whole contest",
+    )  # fmt: skip
+    implant.add_argument("--page", metavar="FILE", type=Path, help="also draw a page of example slices into this PNG")
+
+
+def implant_command(arguments: argparse.Namespace) -> None:
+    """Implant, then draw the page."""
+    from input.phantom.implant import implant_all
+
+    out = arguments.out.expanduser()
+    implant_all(
+        [scan.expanduser() for scan in arguments.ct], out, split=arguments.split, variants=arguments.variants,
+        with_source=arguments.with_source, difficulty=arguments.difficulty, rv_lv=arguments.rv_lv,
+        seed=arguments.seed, train=arguments.train.expanduser() if arguments.train else None,
+    )  # fmt: skip
+    if arguments.page:
+        from input.phantom.preview import draw_page
+
+        draw_page(out, arguments.page)
+
+
 def main() -> int | None:
     """Parse, then call the verb's function."""
     arguments = parser().parse_args()
@@ -61,6 +116,9 @@ def main() -> int | None:
         from input.phantom.jpeg256 import convert_tree
 
         convert_tree(arguments.data.expanduser(), arguments.out.expanduser())
+        return None
+    if arguments.verb == "implant":
+        implant_command(arguments)
         return None
     settings = settings_from(arguments)
     if arguments.verb == "phantom" and not settings.is_phantom:

@@ -13,8 +13,11 @@ import dataclasses
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -68,7 +71,7 @@ def draw_contest(settings: PhantomSettings, tree: Path, *, force: bool, workers:
         for _ in run_jobs(draw_one, jobs, what="drawing exams", workers=workers):
             pass
         records = [read_json(_done(tree, study)) for _, _, study, _ in exams]
-        rows, metrics = write_tables(settings, tree, records)
+        rows, metrics = write_tables(settings.seed, tree, records)
         product.finish(rows=rows, metrics=metrics)
         say(f"input/raw: {rows['train exams']} training and {rows['test exams']} test exams, "
             f"{metrics['positive_slice_share']:.1%} of the slices positive")  # fmt: skip
@@ -109,18 +112,33 @@ def draw_one(settings: PhantomSettings, tree: Path, index: int, split: str, stud
     quirks = draw_quirks(streams(settings.seed, index)["files"], prone=exam.patient.prone)
     series = uid(settings.seed, "series", index)
     sops = [uid(settings.seed, "image", index, i) for i in range(len(exam.hu))]
-    # Named by process: a worker that outlived a killed run may still draw the same exam.
-    folder, partial = tree / split / study, tree / split / f".{study}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / series).mkdir(parents=True)
-    write_exam(exam, quirks, partial / series, study=study, series=series, sops=sops)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with study_folder(tree / split / study) as folder:
+        (folder / series).mkdir()
+        write_exam(exam, quirks, folder / series, study=study, series=series, sops=sops)
     write_masks(tree / "truth" / "masks" / f"{study}.npz", exam)
     write_json(_done(tree, study), _record(exam, quirks, split, study, series, sops))
 
 
-def write_masks(path: Path, exam: DrawnExam) -> None:
+@contextmanager
+def study_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder that replaces `folder` when all its files are written."""
+    # Named by process: a worker that outlived a killed run may still draw the same exam.
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+class ExamTruth(Protocol):
+    """An exam with its masks: `DrawnExam`, or one with implanted clots."""
+
+    clot: np.ndarray  # uint8 (z, y, x)
+    artery: np.ndarray  # bool (z, y, x)
+
+
+def write_masks(path: Path, exam: ExamTruth) -> None:
     """Save the clot codes and the artery mask as one zlib stream each, beside their shape."""
     packed = {
         "shape": np.array(exam.clot.shape),
@@ -165,18 +183,20 @@ def _record(exam: DrawnExam, quirks: Quirks, split: str, study: str, series: str
     }  # fmt: skip
 
 
-def write_tables(settings: PhantomSettings, tree: Path, records: list[dict]) -> tuple[dict[str, int], dict[str, float]]:
-    """Write the contest's CSV files and the truth tables; returns row counts and shares."""
+def write_tables(seed: int, tree: Path, records: list[dict]) -> tuple[dict[str, int], dict[str, float]]:
+    """Write the contest's CSV files (of the splits that have exams) and the truth tables; row counts and shares."""
     slices = pd.concat([_slice_rows(record) for record in records], ignore_index=True)
     if slices[SOP].duplicated().any():
         raise RuntimeError("two slices share an identifier; choose another phantom.seed")
-    order = np.random.default_rng([settings.seed, 13]).permutation(len(slices))
+    order = np.random.default_rng([seed, 13]).permutation(len(slices))
     slices = slices.iloc[order]
     train, test = (slices[slices["split"] == split] for split in ("train", "test"))
-    write_table(tree / "train.csv", train[list(TRAIN_COLUMNS)])
-    write_table(tree / "test.csv", test[list(ID_COLUMNS)])
-    write_table(tree / "sample_submission.csv", pd.DataFrame({"id": submission_ids(test), "label": 0.5}))
-    write_table(tree / "truth" / "test_truth.csv", test[list(TRAIN_COLUMNS)])
+    if len(train):
+        write_table(tree / "train.csv", train[list(TRAIN_COLUMNS)])
+    if len(test):
+        write_table(tree / "test.csv", test[list(ID_COLUMNS)])
+        write_table(tree / "sample_submission.csv", pd.DataFrame({"id": submission_ids(test), "label": 0.5}))
+        write_table(tree / "truth" / "test_truth.csv", test[list(TRAIN_COLUMNS)])
     exams = [
         {STUDY: r["study"], "split": r["split"], **r["labels"], "q": np.mean(r["pe_present"]), **r["facts"]}
         for r in records
@@ -186,8 +206,8 @@ def write_tables(settings: PhantomSettings, tree: Path, records: list[dict]) -> 
     columns = [STUDY, "kind", "region", "hu", "ratio", "artery_mm", "pieces"]
     write_table(tree / "truth" / "clots.csv", pd.DataFrame(clots, columns=columns))
     rows = {
-        "train exams": settings.train_exams,
-        "test exams": settings.test_exams,
+        "train exams": train[STUDY].nunique(),
+        "test exams": test[STUDY].nunique(),
         "train slices": len(train),
         "test slices": len(test),
     }

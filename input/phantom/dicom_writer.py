@@ -3,6 +3,7 @@
 import hashlib
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from pydicom import config
@@ -10,9 +11,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEGLosslessSV1
 
-from input.phantom.drawing import DrawnExam
 from input.phantom.jpeg_lossless import encode
+from input.phantom.physics import Scanner
 from input.phantom.quirks import Quirks
+from input.phantom.raster import Grid
 
 
 def uid(seed: int, *parts: str | int) -> str:
@@ -20,7 +22,19 @@ def uid(seed: int, *parts: str | int) -> str:
     return hashlib.sha256("/".join(map(str, (seed, *parts))).encode()).hexdigest()[:12]
 
 
-def write_exam(exam: DrawnExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str]) -> None:
+class StoredExam(Protocol):
+    """What of an exam goes into its files: `DrawnExam`, or an exam with implanted clots."""
+
+    hu: np.ndarray  # int16 (z, y, x), canonical orientation
+    grid: Grid
+    scanner: Scanner
+    fov_mm: float
+
+
+def write_exam(
+    exam: StoredExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str],
+    description: str = "PE CHEST (PHANTOM)",
+) -> None:  # fmt: skip
     """Write one file a slice, named after its SOPInstanceUID, into an existing folder.
 
     Args:
@@ -30,9 +44,11 @@ def write_exam(exam: DrawnExam, quirks: Quirks, folder: Path, *, study: str, ser
         study: StudyInstanceUID.
         series: SeriesInstanceUID.
         sops: SOPInstanceUID of every slice, z rising.
+        description: SeriesDescription.
     """
     stored = stored_values(exam, quirks)
     header = _header(exam, quirks, study, series)
+    header.SeriesDescription = description
     origin = _corner(exam, quirks)
     # The contest's 12-digit identifiers are not valid UIDs; they are written all the same.
     with config.disable_value_validation():
@@ -49,7 +65,7 @@ def write_exam(exam: DrawnExam, quirks: Quirks, folder: Path, *, study: str, ser
             (folder / f"{sop}.dcm").write_bytes(buffer.getvalue())
 
 
-def stored_values(exam: DrawnExam, quirks: Quirks) -> np.ndarray:
+def stored_values(exam: StoredExam, quirks: Quirks) -> np.ndarray:
     """Stored pixel values (z, rows, columns): turned as stored, padded, rescaled; int16 or uint16."""
     hu = exam.hu.astype(np.int32)
     if quirks.padding is not None:
@@ -63,12 +79,12 @@ def stored_values(exam: DrawnExam, quirks: Quirks) -> np.ndarray:
     return np.clip(values, 0, 65535).astype("<u2")
 
 
-def _corner(exam: DrawnExam, quirks: Quirks) -> tuple[float, float]:
+def _corner(exam: StoredExam, quirks: Quirks) -> tuple[float, float]:
     """x and y (mm) of the centre of the first stored pixel."""
     return float(exam.grid.x[:: quirks.row_sign][0]), float(exam.grid.y[:: quirks.column_sign][0])
 
 
-def _header(exam: DrawnExam, quirks: Quirks, study: str, series: str) -> Dataset:
+def _header(exam: StoredExam, quirks: Quirks, study: str, series: str) -> Dataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.TransferSyntaxUID = quirks.syntax
@@ -79,7 +95,7 @@ def _header(exam: DrawnExam, quirks: Quirks, study: str, series: str) -> Dataset
     with config.disable_value_validation():
         values = {
             "SOPClassUID": CTImageStorage, "Modality": "CT", "Manufacturer": exam.scanner.manufacturer,
-            "SeriesDescription": "PE CHEST (PHANTOM)", "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+            "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
             "StudyInstanceUID": study, "SeriesInstanceUID": series, "KVP": "120",
             "ConvolutionKernel": exam.scanner.kernel, "PatientPosition": quirks.position,
             "SliceThickness": round(exam.grid.step, 4), "PixelSpacing": [spacing, spacing],

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
-
 #: Bounds of q (share of positive slices) between its quartiles, kept away from the smallest and largest burdens.
 BURDEN_BOUNDS = (0.025, 0.07, 0.144, 0.26, 0.70)
 #: As the contest has them: median .144, maximum .870; with `burden_skew` 2 the mean is .178, so that with 30.4 % of

@@ -138,12 +138,14 @@ class ClotTruth:
 
 
 def place_clots(
-    state: ExamState, arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty, rng: np.random.Generator
-) -> tuple[list[Clot], ClotTruth]:
+    state: ExamState, arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty, rng: np.random.Generator,
+    lumen: np.ndarray | None = None,
+) -> tuple[list[Clot], ClotTruth]:  # fmt: skip
     """Place clots until what is visible on the grid agrees with the labels, and about with the drawn q.
 
-    On coarse grids thin clots vanish within their voxels: every attempt starts from wider arteries than
-    the last, and aims at as many slices more as the last one fell short by.
+    `lumen` (z, y, x) bool, where it is given, limits the clots and the truth to it. On coarse grids thin
+    clots vanish within their voxels: every attempt starts from wider arteries than the last, and aims at
+    as many slices more as the last one fell short by.
     """
     if not state.positive:
         return [], ClotTruth(np.zeros(grid.shape, np.uint8), np.zeros(len(grid.z)), frozenset())
@@ -153,7 +155,7 @@ def place_clots(
     for attempt in range(ATTEMPTS):
         eased = replace(difficulty, clot_artery_mm=_wider(difficulty.clot_artery_mm, 0.15 * attempt))
         clots = Placement(arteries, grid.z, grid.step, eased, rng).place(state.on, aim)
-        truth = clot_truth(clots, widened(arteries, clots), grid, difficulty)
+        truth = clot_truth(clots, widened(arteries, clots), grid, difficulty, lumen)
         share = float(np.mean(truth.area >= difficulty.visible_mm2))
         near = abs(share - q) <= 0.25 * q + 1 / len(grid.z) or attempt >= PATIENCE
         if truth.labels == wanted and near:
@@ -166,8 +168,10 @@ def _wider(bounds: tuple[float, float], by: float) -> tuple[float, float]:
     return min(bounds[0] * (1 + by), 9.0), bounds[1] * (1 + by)
 
 
-def clot_truth(clots: list[Clot], arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty) -> ClotTruth:
-    """Mask, visible area a slice, and the labels that follow from them."""
+def clot_truth(
+    clots: list[Clot], arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty, lumen: np.ndarray | None = None
+) -> ClotTruth:
+    """Mask, visible area a slice, and the labels that follow from them; within `lumen` where it is given."""
     mask = np.zeros(grid.shape, np.uint8)
     total = np.zeros(len(grid.z))
     areas: dict[tuple[int, bool], np.ndarray] = {}
@@ -177,6 +181,8 @@ def clot_truth(clots: list[Clot], arteries: vessels.Arteries, grid: Grid, diffic
             if tubes is None:
                 continue
             box, cover = tube_coverage(grid, tubes)
+            if lumen is not None:
+                cover = cover * lumen[box]
             # A voxel that is mostly something else shows no clot, however many such voxels there are.
             seen = np.where(cover > VISIBLE_COVER, cover, np.float32(0))
             area = np.zeros(len(grid.z))

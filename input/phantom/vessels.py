@@ -76,9 +76,7 @@ def twig_radius(twigs: int) -> float:
     return TWIG_MM * (TWIGS / twigs) ** (1 / MURRAY)
 
 
-def draw_arteries(
-    patient: Patient, rng: np.random.Generator, *, twigs: int = TWIGS, dilation: float = 1.0
-) -> Arteries:
+def draw_arteries(patient: Patient, rng: np.random.Generator, *, twigs: int = TWIGS, dilation: float = 1.0) -> Arteries:
     """Trunk, main, lobar, segmental and subsegmental arteries of both lungs.
 
     Args:
