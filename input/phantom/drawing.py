@@ -143,7 +143,7 @@ def place_clots(
 ) -> tuple[list[Clot], ClotTruth]:  # fmt: skip
     """Place clots until what is visible on the grid agrees with the labels, and about with the drawn q.
 
-    `lumen` (z, y, x) bool, where it is given, limits the clots and the truth to it. On coarse grids thin
+    `lumen` (z, y, x), 0-1, where it is given, says which share of a voxel can be clot. On coarse grids thin
     clots vanish within their voxels: every attempt starts from wider arteries than the last, and aims at
     as many slices more as the last one fell short by.
     """
@@ -171,7 +171,7 @@ def _wider(bounds: tuple[float, float], by: float) -> tuple[float, float]:
 def clot_truth(
     clots: list[Clot], arteries: vessels.Arteries, grid: Grid, difficulty: Difficulty, lumen: np.ndarray | None = None
 ) -> ClotTruth:
-    """Mask, visible area a slice, and the labels that follow from them; within `lumen` where it is given."""
+    """Mask, visible area a slice, and the labels that follow from them; `lumen` as in `place_clots`."""
     mask = np.zeros(grid.shape, np.uint8)
     total = np.zeros(len(grid.z))
     areas: dict[tuple[int, bool], np.ndarray] = {}

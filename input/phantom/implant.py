@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
 from input.contest import CENTRAL, GTE_1, LEFT, LT_1, NEGATIVE, QA_LABELS, RIGHT
 from input.dicom import read_series, slice_step_mm
@@ -25,14 +25,13 @@ from input.phantom.contest import study_folder, write_masks, write_tables
 from input.phantom.dicom_writer import uid, write_exam
 from input.phantom.difficulty import Difficulty, difficulty_named
 from input.phantom.drawing import place_clots
-from input.phantom.emboli import Clot, clot_tubes
+from input.phantom.emboli import Clot, clot_tubes, widened
 from input.phantom.labels import ExamState, burden_table, contest_states, is_positive, label_row
 from input.phantom.nifti import read_nifti
 from input.phantom.physics import Scanner
 from input.phantom.quirks import Quirks
-from input.phantom.raster import Grid, Tubes, join, tube_coverage
+from input.phantom.raster import Grid, Tubes, tube_coverage
 from input.phantom.real_arteries import FoundArteries, find_arteries
-from input.phantom.scene import blend
 from input.phantom.vessels import LEFT_LUNG, RIGHT_LUNG, Arteries
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -42,6 +41,7 @@ from pipeline.jobs import run_jobs
 LUNG_HU = -850.0  # what shares a voxel with blood at a lumen's edge
 BLOOD_MM = 2.5  # reach of the local mean of blood
 LEAST_SLICES = 20
+IN_PLANE = np.ones((1, 3, 3), bool)
 #: Written plainly: implanted exams are real scans already, with quirks of their own.
 PLAIN = Quirks(ExplicitVRLittleEndian, True, 1.0, -1024.0, None, "HFS", 1, 1, False, 1)
 
@@ -53,6 +53,15 @@ class Source:
     name: str
     hu: np.ndarray  # int16 (z, y, x)
     grid: Grid
+
+
+@dataclass(frozen=True)
+class Lumen:
+    """The blood in a scan's pulmonary vessels."""
+
+    share: np.ndarray  # float16 (z, y, x), 0-1: of every voxel of the scan
+    box: tuple[slice, slice, slice]  # outside it the share is 0
+    blood: np.ndarray  # float32, HU in the box
 
 
 @dataclass(frozen=True)
@@ -168,18 +177,18 @@ def implant(
         UserError: when no placement shows the labels.
     """
     hu, grid, arteries = source.hu, source.grid, found.arteries
-    lumen = gaussian_filter(hu, (0, 0.6, 0.6)) > found.lumen_hu
+    lumen = find_lumen(hu, grid, found)
     state = draw_state(arteries, rv_lv, rng)
     try:
-        clots, truth = place_clots(state, arteries, grid, difficulty, rng, lumen)
+        clots, truth = place_clots(state, arteries, grid, difficulty, rng, lumen.share)
     except RuntimeError as fault:
         raise UserError(f"the arteries that were found hold no such clots: {fault}") from fault
     mask = np.zeros(grid.shape, bool)
     box, cover = tube_coverage(grid, _pulmonary(arteries))
-    mask[box] = (cover > 0.5) & lumen[box]
+    mask[box] = cover * lumen.share[box] > 0.5
     visible = truth.area >= difficulty.visible_mm2
     return ImplantedExam(
-        blended(hu, grid, clots, arteries, lumen), grid, truth.labels | {rv_lv}, visible, truth.mask,
+        blended(hu, grid, clots, widened(arteries, clots), lumen), grid, truth.labels | {rv_lv}, visible, truth.mask,
         mask | (truth.mask > 0), truth.area, [clot.as_row(arteries) for clot in clots],
         Scanner("IMPLANTED", "AS SOURCE", 0.0, 0.0, 0.0, 0.0), grid.pixel * len(grid.x),
     )  # fmt: skip
@@ -196,20 +205,31 @@ def draw_state(arteries: Arteries, rv_lv: str, rng: np.random.Generator) -> Exam
     return ExamState(on, int(rng.choice(4, p=burden_table()[on])))
 
 
-def blended(hu: np.ndarray, grid: Grid, clots: list[Clot], arteries: Arteries, lumen: np.ndarray) -> np.ndarray:
-    """The volume with the clots in the lumina; the noise of every voxel stays as it was."""
-    _, box = _box_of(grid, join([clot_tubes(clot, arteries) for clot in clots]))
-    part, inside = grid.part(box), lumen[box]
+def find_lumen(hu: np.ndarray, grid: Grid, found: FoundArteries) -> Lumen:
+    """What of every voxel is blood: all of it within a lumen, a part at its edge and just outside."""
+    box = _box_of(grid, _pulmonary(found.arteries))
     before = hu[box].astype(np.float32)
-    blood = local_blood(before, inside, part)
-    clotted = blood.copy()
+    inside = gaussian_filter(before, (0, 0.6, 0.6)) > found.lumen_hu
+    blood = local_blood(before, inside, grid.part(box))
+    share = np.clip((before - LUNG_HU) / (blood - LUNG_HU), 0, 1) * binary_dilation(inside, IN_PLANE)
+    share[binary_erosion(inside, IN_PLANE)] = 1
+    whole = np.zeros(hu.shape, np.float16)
+    whole[box] = share
+    return Lumen(whole, box, blood)
+
+
+def blended(hu: np.ndarray, grid: Grid, clots: list[Clot], arteries: Arteries, lumen: Lumen) -> np.ndarray:
+    """The volume with the clots in the lumina; the noise of every voxel stays as it was."""
+    part = grid.part(lumen.box)
+    cover, value = np.zeros(part.shape, np.float32), np.zeros(part.shape, np.float32)
     for clot in clots:
-        blend(clotted, part, clot_tubes(clot, arteries), clot.hu)
-    share = np.clip((before - LUNG_HU) / (blood - LUNG_HU), 0, 1)
-    # At the lumen's edge a voxel holds less blood, and the next one still some.
-    share *= binary_dilation(inside, np.ones((1, 3, 3)))
+        # Where clots meet, the one that fills more of a voxel; not their sum, which the truth does not know.
+        box, own = tube_coverage(part, clot_tubes(clot, arteries))
+        value[box] = np.where(own > cover[box], np.float32(clot.hu), value[box])
+        np.maximum(cover[box], own, out=cover[box])
+    moved = hu[lumen.box] + lumen.share[lumen.box] * cover * (value - lumen.blood)
     result = hu.copy()
-    result[box] = np.rint(np.clip(before + share * (clotted - blood), -1024, 3071)).astype(np.int16)
+    result[lumen.box] = np.rint(np.clip(moved, -1024, 3071)).astype(np.int16)
     return result
 
 
@@ -222,11 +242,10 @@ def local_blood(hu: np.ndarray, lumen: np.ndarray, grid: Grid) -> np.ndarray:
     return np.where(weight > 0.01, total / np.maximum(weight, np.float32(0.01)), everywhere)
 
 
-def _box_of(grid: Grid, tubes: Tubes) -> tuple[Grid, tuple[slice, slice, slice]]:
-    reach = float(np.maximum(tubes.r0, tubes.r1).max()) + 3 * BLOOD_MM
+def _box_of(grid: Grid, tubes: Tubes) -> tuple[slice, slice, slice]:
+    reach = 2 * float(np.maximum(tubes.r0, tubes.r1).max()) + 3 * BLOOD_MM
     ends = np.concatenate([tubes.start, tubes.end])
-    box = grid.box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
-    return grid.part(box), box
+    return grid.box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
 
 
 def _pulmonary(arteries: Arteries) -> Tubes:
