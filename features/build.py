@@ -42,7 +42,8 @@ def build(settings: Settings, *, force: bool = False) -> None:
     started = time.monotonic()
     with product.building(fresh=force) as directory:
         jobs = exam_jobs(slices, settings.data_root, directory, settings.features)
-        ingested = list(progress(_ingest(jobs), what="ingest", total=len(jobs), unit="exam"))
+        total = slices.loc[slices["position"] >= 0, STUDY].nunique()
+        ingested = list(progress(_ingest(jobs), what="ingest", total=total, unit="exam"))
         slice_table, exam_table = assemble(slices, ingested)
         write_table(directory / "slices.parquet", slice_table)
         write_table(directory / "exams.parquet", exam_table)
@@ -80,24 +81,22 @@ def store_product(settings: Settings) -> Product:
     )
 
 
-def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: FeaturesSettings) -> list[ExamJob]:
-    """A job an exam with readable slices, its files feet to head."""
+def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: FeaturesSettings) -> Iterator[ExamJob]:
+    """A job an exam with readable slices, its files feet to head; made one by one, a contest has two million files."""
     readable = slices[slices["position"] >= 0].sort_values([STUDY, "position"])
-    return [
-        ExamJob(
+    for study, rows in readable.groupby(STUDY, sort=True):
+        yield ExamJob(
             name=study,
             files=tuple(data_root / path for path in rows["path"]),
             payload=IngestOrder(rows[SERIES].iat[0], tuple(rows[SOP]), directory, settings),
         )
-        for study, rows in readable.groupby(STUDY, sort=True)
-    ]
 
 
-def _ingest(jobs: list[ExamJob]) -> Iterator[Ingested]:
-    for job, outcome in zip(jobs, decode_exams(jobs, ingest_exam), strict=True):
+def _ingest(jobs: Iterator[ExamJob]) -> Iterator[Ingested]:
+    for outcome in decode_exams(jobs, ingest_exam):
         if outcome.fault:
-            reasons = dict.fromkeys(job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
-            yield Ingested(job.name, (), pd.DataFrame(), {}, reasons)
+            reasons = dict.fromkeys(outcome.job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
+            yield Ingested(outcome.name, (), pd.DataFrame(), {}, reasons)
         else:
             yield outcome.value
 

@@ -168,6 +168,8 @@ def _one_thread() -> None:
 
     One thread also makes the rounding of a resampled pixel independent of the machine's core count.
     """
+    import cv2
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    cv2.setNumThreads(1)

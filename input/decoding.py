@@ -4,7 +4,9 @@ Every exam is one job in a worker process with a time limit. When its worker die
 of its files is decoded alone; those that misbehave are named, and the exam runs once more without them.
 """
 
+import itertools
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from pipeline.jobs import cores
 
 #: Workers are replaced after this many jobs, so that a decoder's leaks do not add up.
 JOBS_PER_WORKER = 200
+#: So many jobs a worker are handed out before the first result is taken; more only fill memory.
+JOBS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,15 @@ class ExamJob:
 class Outcome:
     """What became of a job: a value, or a fault in words; `bad_files` were left out, with the reason."""
 
-    name: str
+    job: ExamJob
     value: Any = None
     fault: str = ""
     bad_files: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.name
 
 
 def decode_file(path: Path) -> None:
@@ -63,7 +72,7 @@ def decode_exams(
     """Run `function(job, bad_files)` for every exam; yield an outcome a job, in the order of `jobs`.
 
     Args:
-        jobs: the exams.
+        jobs: the exams; drawn from an iterator as they are needed, so memory does not grow with their number.
         function: module-level; it must leave out the files named in `bad_files` (empty at first) and
             quarantine ordinary DicomFaults itself.
         workers: processes; 0 means one a core.
@@ -74,20 +83,26 @@ def decode_exams(
     Raises:
         UserError: one that `function` raised. Other exceptions become faults.
     """
-    jobs = list(jobs)
+    jobs, workers = iter(jobs), workers or cores()
+    first = list(itertools.islice(jobs, JOBS_AHEAD * workers))
     # Workers are spawned: a fork would copy the locks of whatever threads the parent runs.
     context = multiprocessing.get_context("spawn")
-    workers = min(workers or cores(), max(1, len(jobs)))
-    pool = ProcessPool(max_workers=workers, max_tasks=JOBS_PER_WORKER, context=context)
+    pool = ProcessPool(max_workers=min(workers, max(1, len(first))), max_tasks=JOBS_PER_WORKER, context=context)
+
+    def start(job: ExamJob, bad_files: dict[Path, str]) -> Any:
+        return pool.schedule(function, args=(job, bad_files), timeout=timeout_s)
+
     try:
-        futures = [pool.schedule(function, args=(job, {}), timeout=timeout_s) for job in jobs]
-        for job, future in zip(jobs, futures, strict=True):
+        running = deque((job, start(job, {})) for job in first)
+        while running:
+            job, future = running.popleft()
             value, fault = _result(future, timeout_s)
+            running.extend((each, start(each, {})) for each in itertools.islice(jobs, 1))
             bad_files: dict[Path, str] = {}
             if fault:
                 bad_files = _bad_files(pool, job.files, try_file, file_timeout_s)
-                value, fault = _result(pool.schedule(function, args=(job, bad_files), timeout=timeout_s), timeout_s)
-            yield Outcome(job.name, value, fault, bad_files)
+                value, fault = _result(start(job, bad_files), timeout_s)
+            yield Outcome(job, value, fault, bad_files)
     finally:
         pool.stop()
         pool.join()

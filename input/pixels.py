@@ -73,19 +73,51 @@ def _decode(data: bytes, header: SliceHeader) -> np.ndarray:
 
 
 def _hounsfield(raw: np.ndarray, header: SliceHeader) -> np.ndarray:
-    # Everything is widened before arithmetic: int16 and uint16 wrap or overflow at slope and intercept.
-    words = raw.view(raw.dtype.str.replace("i", "u")).astype(np.int32)
-    unused = 16 - header.bits_stored
-    stored = words & (0xFFFF >> unused)
-    if header.is_signed:
-        sign = 1 << (header.bits_stored - 1)
-        stored = (stored ^ sign) - sign
-    whole = header.slope.is_integer() and header.intercept.is_integer() and abs(header.slope) < 1 << 14
-    hu = stored * int(header.slope) + int(header.intercept) if whole else stored * header.slope + header.intercept
+    words = raw.view(raw.dtype.str.replace("i", "u"))
+    stored = _stored_values(words, header)
+    slope, intercept = header.slope, header.intercept
+    if slope == 1 and intercept.is_integer() and -(1 << 15) <= intercept <= HU_MAX:
+        hu = _shifted(stored, int(intercept))
+    else:
+        hu = _rescaled(stored, slope, intercept)
     if header.padding_value is not None and _is_padding(header):
         hu[words == header.padding_value & 0xFFFF] = HU_MIN
-    hu = np.clip(hu, HU_MIN, HU_MAX)
-    return (hu if whole else np.rint(hu)).astype(np.int16)
+    return hu
+
+
+def _stored_values(words: np.ndarray, header: SliceHeader) -> np.ndarray:
+    """What the words mean, int16 or uint16: bits above those stored are cut off, the sign is spread over them."""
+    native = words.astype(words.dtype.newbyteorder("="), copy=False)
+    unused = 16 - header.bits_stored
+    if unused:
+        native = native & np.uint16(0xFFFF >> unused)
+    if not header.is_signed:
+        return native
+    if unused:  # within 16 bits wrapping is wanted: it carries the sign upwards
+        sign = np.uint16(1 << (header.bits_stored - 1))
+        native = (native ^ sign) - sign
+    return native.view(np.int16)
+
+
+def _shifted(stored: np.ndarray, intercept: int) -> np.ndarray:
+    """HU at slope 1 in 16 bits, at a fifth of the time: clipped before the intercept is added, so the sum fits.
+
+    Args:
+        stored: int16 or uint16.
+        intercept: -32768 to 3071; a larger one leaves no HU below 3071 that an unsigned word could mean.
+    """
+    limits = np.iinfo(stored.dtype)
+    low, high = (min(max(end - intercept, limits.min), limits.max) for end in (HU_MIN, HU_MAX))
+    clipped = np.clip(stored, stored.dtype.type(low), stored.dtype.type(high))
+    return clipped.view(np.int16) + np.int16(intercept)  # a large unsigned word wraps here and back
+
+
+def _rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """HU at any slope; widened before arithmetic, because int16 and uint16 wrap or overflow there."""
+    wide = stored.astype(np.int32)
+    if slope.is_integer() and intercept.is_integer() and abs(slope) < 1 << 14:
+        return np.clip(wide * int(slope) + int(intercept), HU_MIN, HU_MAX).astype(np.int16)
+    return np.rint(np.clip(wide * slope + intercept, HU_MIN, HU_MAX)).astype(np.int16)
 
 
 def _is_padding(header: SliceHeader) -> bool:

@@ -32,7 +32,7 @@ def prepared(tmp_path, monkeypatch):
 
 
 def ingest(settings, directory, position=0):
-    job = exam_jobs(load_slices(), settings.data_root, directory, settings.features)[position]
+    job = list(exam_jobs(load_slices(), settings.data_root, directory, settings.features))[position]
     return job, ingest_exam(job, {})
 
 
@@ -47,7 +47,7 @@ def test_an_exam_is_stored_with_the_checksums_of_its_files(prepared, tmp_path):
 
 
 def test_a_truncated_slice_is_quarantined_and_the_others_are_stored(prepared, tmp_path):
-    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    job = next(exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features))
     job.files[1].write_bytes(job.files[1].read_bytes()[:-500])
     ingested = ingest_exam(job, {})
     assert ingested.sop_uids == (job.payload.sop_uids[0], job.payload.sop_uids[2])
@@ -56,14 +56,14 @@ def test_a_truncated_slice_is_quarantined_and_the_others_are_stored(prepared, tm
 
 
 def test_a_file_that_kills_its_decoder_is_not_touched(prepared, tmp_path):
-    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    job = next(exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features))
     ingested = ingest_exam(job, {job.files[0]: "its process died"})
     assert ingested.quarantine == {job.payload.sop_uids[0]: "its process died"}
     assert len(ingested.sop_uids) == 2
 
 
 def test_an_exam_without_a_decodable_slice_is_not_stored(prepared, tmp_path):
-    job = exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features)[0]
+    job = next(exam_jobs(load_slices(), prepared.data_root, tmp_path / "store", prepared.features))
     ingested = ingest_exam(job, dict.fromkeys(job.files, "hung"))
     assert ingested.numbers == {}
     assert stored_studies(tmp_path / "store") == []
@@ -81,7 +81,7 @@ def test_a_stored_exam_is_measured_alike_without_its_files(prepared, tmp_path):
 def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
     slices = load_slices()
     # What an ingest left behind before it was killed stays as it is.
-    killed = exam_jobs(slices, prepared.data_root, paths.store(), prepared.features)[0]
+    killed = next(exam_jobs(slices, prepared.data_root, paths.store(), prepared.features))
     from features.build import store_product
 
     with store_product(prepared).building() as directory:

@@ -85,3 +85,17 @@ def test_a_series_is_read_in_a_process_of_its_own(tmp_path):
     series = read_series_safely(tmp_path)
     assert series.hu.shape == (3, 64, 64)
     np.testing.assert_array_equal(series.z_mm, [0, 1, 2])
+
+
+def test_jobs_are_drawn_as_they_are_needed():
+    drawn = []
+
+    def jobs():
+        for number in range(40):
+            drawn.append(number)
+            yield job(str(number), "x")
+
+    outcomes = decode_exams(jobs(), ingest, workers=1)
+    assert next(outcomes).name == "0"
+    assert len(drawn) < 10
+    outcomes.close()
