@@ -29,7 +29,10 @@ options
   --from STAGE       start at this stage: input, features, models, ensemble or submissions
   --to STAGE         stop after this stage
   --force            rebuild the chosen stages even when they are up to date
-  --dry-run          only tell how far the work is and what would run
+  --scheduler ADDR   hand headers, ingest and networks to a Dask cluster, e.g. tcp://node1:8786;
+                     its machines see this checkout, the data and PE_ROOT under the same paths
+  --dry-run          only tell how far the work is, what would run, and what it needs of disk and
+                     hours; the contest's published counts stand in for a DIR that is not there
   --help             this text
 
 verbs
@@ -39,12 +42,15 @@ verbs
   score FILE         the contest's metric, label by label:         ./run.sh score FILE --truth CSV
   leaderboard        every model's out-of-fold score, with intervals
   doctor             machine, environment and products in one screen
+  scheduler          start a Dask scheduler on this machine; arguments go to `dask scheduler`
+  worker ADDR        let this machine work for it, a job a thread: ./run.sh worker ADDR --nthreads 4
   lock               write the lock files anew from pyproject.toml (needs uv)
 
 examples
   ./run.sh                                                  the whole thing on the synthetic contest
   ./run.sh --data ~/rsna --settings settings/rsna.toml      the contest itself
   ./run.sh --from models --force                            train again, and all that follows
+  ./run.sh --data ~/rsna --scheduler tcp://node1:8786       on several machines
   ./run.sh predict ~/scans/series7                          nine exam labels and a CSV of slices
 
 variables
@@ -69,6 +75,8 @@ main() {
     doctor)      shift; choose_python
                  [[ -n ${PE_PYTHON:-} || ! -x $PE_VENV/bin/python ]] || PYTHON=$PE_VENV/bin/python
                  exec "$PYTHON" -m pipeline doctor "$@" ;;
+    scheduler | worker)
+                 set_up; exec "$PYTHON" -m "distributed.cli.dask_$1" "${@:2}" ;;
     lock)        shift; choose_python; exec "$PYTHON" -m pipeline lock "$@" ;;
   esac
   read_options "$@"
@@ -86,13 +94,13 @@ main() {
 }
 
 read_options() {
+  local data=
   while (($#)); do
     case $1 in
-      --data | --settings | --set | --from | --to)
+      --data | --settings | --set | --from | --to | --scheduler)
         (($# > 1)) || usage_fault "$1 needs a value" ;;&
-      --data)      [[ -d $2 ]] || usage_fault "--data $2: no such folder"
-                   OPTIONS+=(--data "$2"); shift 2 ;;
-      --settings | --set) OPTIONS+=("$1" "$2"); shift 2 ;;
+      --data)      data=$2; OPTIONS+=(--data "$2"); shift 2 ;;
+      --settings | --set | --scheduler) OPTIONS+=("$1" "$2"); shift 2 ;;
       --from | --to)
                    [[ -n ${PLACE[$2]:-} ]] || usage_fault "$1 $2: the stages are input, features, models, ensemble, submissions"
                    [[ $1 == --from ]] && FROM=$2 || TO=$2
@@ -104,6 +112,7 @@ read_options() {
       *)           usage_fault "unknown option or verb: $1" ;;
     esac
   done
+  [[ $DRY == yes || -z $data || -d $data ]] || usage_fault "--data $data: no such folder"
   ((PLACE[$FROM] <= PLACE[$TO])) || usage_fault "--from $FROM lies after --to $TO"
 }
 

@@ -7,6 +7,7 @@ exams.parquet                 a row an exam: Study, split, measured numbers (hea
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +17,19 @@ import pandas as pd
 
 from features.ingest import Ingested, IngestOrder, ingest_exam
 from input.contest import ID_COLUMNS, SERIES, SOP, STUDY
-from input.decoding import ExamJob, decode_exams
+from input.decoding import ExamJob, Outcome, decode_exams
 from input.tables import load_slices
 from pipeline import paths
+from pipeline.cluster import run_on_cluster, scheduler
 from pipeline.console import progress, say
 from pipeline.files import write_table
+from pipeline.isolated import run_isolated
 from pipeline.product import Product, read_manifest
 from pipeline.settings import FeaturesSettings, Settings
 
 VERSION = 2  # 2: measured heart and great vessels
+#: Exams that a worker of a cluster takes at a time: the start of a process for them costs what a few exams do.
+BATCH = 16
 
 
 def build(settings: Settings, *, force: bool = False) -> None:
@@ -43,7 +48,7 @@ def build(settings: Settings, *, force: bool = False) -> None:
     with product.building(fresh=force) as directory:
         jobs = exam_jobs(slices, settings.data_root, directory, settings.features)
         total = slices.loc[slices["position"] >= 0, STUDY].nunique()
-        ingested = list(progress(_ingest(jobs), what="ingest", total=total, unit="exam"))
+        ingested = list(progress(_ingest(jobs, settings.data_root), what="ingest", total=total, unit="exam"))
         slice_table, exam_table = assemble(slices, ingested)
         write_table(directory / "slices.parquet", slice_table)
         write_table(directory / "exams.parquet", exam_table)
@@ -92,13 +97,32 @@ def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: 
         )
 
 
-def _ingest(jobs: Iterator[ExamJob]) -> Iterator[Ingested]:
-    for outcome in decode_exams(jobs, ingest_exam):
+def _ingest(jobs: Iterator[ExamJob], data_root: Path) -> Iterator[Ingested]:
+    for outcome in _outcomes(jobs, data_root):
         if outcome.fault:
             reasons = dict.fromkeys(outcome.job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
             yield Ingested(outcome.name, (), pd.DataFrame(), {}, reasons)
         else:
             yield outcome.value
+
+
+def _outcomes(jobs: Iterator[ExamJob], data_root: Path) -> Iterator[Outcome]:
+    """The exams ingested on this machine, or on the cluster, some at a time; in the order of `jobs`."""
+    if not scheduler():
+        yield from decode_exams(jobs, ingest_exam)
+        return
+    batches = iter(lambda: tuple(itertools.islice(jobs, BATCH)), ())
+    for outcomes in run_on_cluster(_ingest_elsewhere, ((batch,) for batch in batches), reads=data_root):
+        yield from outcomes
+
+
+def _ingest_elsewhere(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
+    """Runs on a worker of the cluster: a hostile file takes down a process of its own, never the worker."""
+    return run_isolated(_ingest_batch, jobs)
+
+
+def _ingest_batch(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
+    return list(decode_exams(jobs, ingest_exam, workers=1))
 
 
 def assemble(slices: pd.DataFrame, ingested: list[Ingested]) -> tuple[pd.DataFrame, pd.DataFrame]:

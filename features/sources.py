@@ -29,7 +29,8 @@ def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
     for study in stored_studies(paths.store()):
         digests = read_json(sidecar_path(paths.store(), study))["source_sha256"]
         jobs.append(({settings.data_root / path_of[sop]: digest for sop, digest in digests.items()},))
-    return [line for lines in run_jobs(changed_files, jobs, what="sha256", workers=workers) for line in lines]
+    found = run_jobs(changed_files, jobs, what="sha256", workers=workers, reads=settings.data_root)
+    return [line for lines in found for line in lines]
 
 
 def changed_files(digests: dict[Path, str]) -> list[str]:

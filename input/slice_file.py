@@ -18,7 +18,7 @@ from input.pixels import decode_hu
 
 
 def read_header(path: Path) -> SliceHeader:
-    """Read and gate the header of one file; 64 KiB are read, the whole file only for a longer header.
+    """Read and gate the header of one file; 16 KiB are read, the whole file only for a longer header.
 
     Raises:
         DicomFault: the file is not a usable axial CT slice.

@@ -95,9 +95,9 @@ def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.Data
         jobs.append((split_folder(tree.root, split) / study / series, study, series, slices[SOP].iloc[rows].tolist()))
     if is_jpeg_tree(tree.root):
         jobs = [(folder, sops) for folder, _, _, sops in jobs]
-        geometries = list(run_jobs(read_exam_jpegs, jobs, what="file names"))
+        geometries = list(run_jobs(read_exam_jpegs, jobs, what="file names", reads=tree.root))
     else:
-        geometries = list(run_jobs(read_exam_headers, jobs, what="headers"))
+        geometries = list(run_jobs(read_exam_headers, jobs, what="headers", reads=tree.root))
     columns = {
         name: np.empty(len(slices), kind)
         for name, kind in (("position", int), ("z_mm", float), ("quarantine", object), ("names", object))

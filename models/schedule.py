@@ -17,10 +17,11 @@ from models.curves import draw_overview
 from models.recipe import check_recipe
 from models.runs import EXAM_KINDS, job_products
 from pipeline import paths
+from pipeline.cluster import scheduler
 from pipeline.console import say, watched
 from pipeline.errors import UserError
 from pipeline.files import read_table
-from pipeline.jobs import cores
+from pipeline.jobs import cores, run_jobs
 from pipeline.settings import Settings
 
 
@@ -59,12 +60,17 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
     waiting = [job for job in jobs if not all([each.is_current(force=force) for each in job_products(settings, *job)])]
     if not waiting:
         return
+    arguments = [*experiment, *(["--force"] if force else [])]
+    if scheduler():
+        faults = _run_on_cluster(waiting, arguments)
+        _draw_overview(settings)
+        _tell(faults)
+        return
     slots = share_machine(settings.models.workers, len(jobs))
     say(f"models: {len(waiting)} networks to train, {len(slots.gpus)} at a time, {slots.threads} threads each")
     free: SimpleQueue = SimpleQueue()
     for gpu in slots.gpus:
         free.put(gpu)
-    arguments = [*experiment, *(["--force"] if force else [])]
     with (
         tqdm(total=sum(settings.models.of(job.backbone).epochs for job in waiting), unit="epoch", desc="models",
              disable=not watched(), leave=False) as bar,
@@ -72,6 +78,31 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
     ):  # fmt: skip
         faults = list(pool.map(lambda job: _run(job, arguments, slots.threads, free, bar), waiting))
     _draw_overview(settings)
+    _tell(faults)
+
+
+def _run_on_cluster(jobs: list[Job], arguments: list[str]) -> list[str | None]:
+    """Train on the workers of a Dask cluster, a job a thread; they see the same files under the same paths."""
+    say(f"models: {len(jobs)} networks to train on {scheduler()}")
+    names = ("PE_ROOT", "KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "PYTHONHASHSEED")
+    variables = {name: os.environ[name] for name in names if name in os.environ} | {"PE_ROOT": str(paths.root())}
+    tasks = [(job, arguments, variables, str(Path.cwd())) for job in jobs]
+    return list(run_jobs(_run_there, tasks, what="models", unit="network"))
+
+
+def _run_there(job: Job, arguments: list[str], variables: dict[str, str], folder: str) -> str | None:
+    """Runs on a worker: one job, with this worker's share of its machine's cores."""
+    from distributed import get_worker
+
+    os.environ.update(variables)
+    os.chdir(folder)
+    free: SimpleQueue = SimpleQueue()
+    free.put(None)  # the worker's own CUDA_VISIBLE_DEVICES stays
+    with tqdm(disable=True) as bar:
+        return _run(job, arguments, max(1, cores() // get_worker().state.nthreads), free, bar)
+
+
+def _tell(faults: list[str | None]) -> None:
     faults = [fault for fault in faults if fault]
     if faults:
         raise UserError.listing(

@@ -9,11 +9,14 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from pipeline import paths
@@ -86,9 +89,7 @@ def lacks(venv: Path, kind: str) -> list[str]:
         faults.append(f"Python 3.11 to 3.13; this is {platform.python_version()}. apt-get install python3.12, or uv")
     if not shutil.which("uv") and not _has_module("ensurepip"):
         faults.append("Python's venv module: apt-get install python3-venv (or install uv, which needs none)")
-    if not _has_library("libgomp.so.1"):
-        faults.append("libgomp.so.1, which LightGBM needs: apt-get install libgomp1 (Fedora: dnf install libgomp)")
-    faults += _glibc_fault()
+    faults += library_faults()
     home = next(each for each in [venv, *venv.parents] if each.exists())
     free = shutil.disk_usage(home).free / 1e9
     if free < NEEDED_GB[kind]:
@@ -96,6 +97,29 @@ def lacks(venv: Path, kind: str) -> list[str]:
     if not os.access(home, os.W_OK):
         faults.append(f"the right to write to {home}; set PE_ROOT to a folder of yours")
     return faults
+
+
+def library_faults() -> list[str]:
+    """System libraries that the wheels need and this machine lacks, each with its mend."""
+    faults = []
+    if not _has_library("libgomp.so.1"):
+        faults.append("libgomp.so.1, which LightGBM needs: apt-get install libgomp1 (Fedora: dnf install libgomp)")
+    return faults + _glibc_fault()
+
+
+def missing_packages() -> list[str]:
+    """Packages of pyproject.toml that this Python does not have, TensorFlow aside (its name depends on the device)."""
+    project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text())["project"]
+    names = [re.match(r"[A-Za-z0-9._-]+", each)[0] for each in project["dependencies"]]
+    return [name for name in names if not _installed(name)]
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def install(venv: Path, lock: Path) -> None:

@@ -16,14 +16,29 @@ RESERVE = 1.5
 TABLE_BYTES_A_SLICE = 120  # one network's row in slices.parquet
 NETWORK_BYTES = 40_000_000  # weights, exported graph and checkpoint of a small network
 TRAINING_BYTES = 2_200_000_000  # one training process on a CPU
+#: Published counts of the contest (training, public test), for a plan before the data are there.
+CONTEST_SLICES = (1_790_594, 146_853)
+CONTEST_EXAMS = (7_279, 650)
 
 
 def count_slices(settings: Settings) -> int | None:
     """Slices of the contest: rows of its CSVs, or what the phantom will draw; None where there are no CSVs."""
+    counted = split_slices(settings)
+    return None if counted is None else sum(counted)
+
+
+def split_slices(settings: Settings) -> tuple[int, int] | None:
+    """Slices of the training and of the test exams, as `count_slices` counts them."""
     if settings.is_phantom:
-        return (settings.phantom.train_exams + settings.phantom.test_exams) * settings.phantom.slices
+        drawn = settings.phantom
+        return drawn.train_exams * drawn.slices, drawn.test_exams * drawn.slices
     tables = [settings.data_root / name for name in ("train.csv", "test.csv")]
-    return sum(map(_lines, tables)) if all(table.is_file() for table in tables) else None
+    return (_lines(tables[0]), _lines(tables[1])) if all(table.is_file() for table in tables) else None
+
+
+def raw_bytes(settings: Settings, slices: int) -> int:
+    """Bytes of the raw files that are read, about: 16 bits a pixel."""
+    return slices * 2 * (settings.phantom.rows if settings.is_phantom else 512) ** 2
 
 
 def disk_bytes(settings: Settings, slices: int) -> dict[str, int]:

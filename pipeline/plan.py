@@ -5,9 +5,11 @@ products; whether a finished one still fits the settings is decided by its stage
 """
 
 import json
+import os
+import shutil
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import hours, needs, paths
 from pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
@@ -19,7 +21,7 @@ def describe(settings: Settings, file: str) -> list[str]:
     if settings.is_phantom:
         note = "the phantom's" if data.exists() else "the phantom's; drawn by the input stage"
     else:
-        note = "yours, read only" if data.is_dir() else "MISSING"
+        note = "yours, read only" if data.is_dir() else "not there"
     lines = [f"settings      {file}", f"data          {paths.shown(data)} ({note})"]
     for stage, directories in product_directories(settings).items():
         counts: dict[str, int] = {}
@@ -28,7 +30,39 @@ def describe(settings: Settings, file: str) -> list[str]:
         place = paths.shown(directories[0] if len(directories) == 1 else directories[0].parent.parent)
         told = ", ".join(f"{count} {name}" if len(directories) > 1 else name for name, count in counts.items())
         lines.append(f"{stage:<13} {place}: {told}")
+    return lines + estimates(settings)
+
+
+def estimates(settings: Settings) -> list[str]:
+    """Files, disk and hours that the whole run takes, about; for a contest that is not there, the published one's."""
+    counted = needs.split_slices(settings)
+    train, test = counted or needs.CONTEST_SLICES
+    slices = train + test
+    origin = "" if counted else f"; published counts, {sum(needs.CONTEST_EXAMS):,} exams"
+    disk = ", ".join(f"{name} {needs.told(size)}" for name, size in needs.disk_bytes(settings, slices).items() if size)
+    free = shutil.disk_usage(existing(paths.root())).free
+    lines = [
+        f"{'files':<13} {slices:,} slices ({train:,} training, {test:,} test{origin}), "
+        f"{needs.told(needs.raw_bytes(settings, slices))} to read",
+        f"{'disk':<13} {disk}; {needs.told(free)} free at {paths.root()}",
+        f"{'hours':<13} estimates, not promises: rates in pipeline/hours.py, of GPUs assumed; slice networks only",
+    ]
+    here = hours.Hardware(f"this machine's {cores()} cores, no GPU", cores())
+    for machine in (here, hours.ONE_GPU, hours.EIGHT_GPUS):
+        ingest = hours.told(hours.ingest_hours(settings, slices, machine))
+        training = hours.told(hours.training_hours(settings, train, test, machine))
+        lines.append(f"  {machine.name:<36} ingest {ingest:>8}   training {training:>8}")
     return lines
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(each for each in [path, *path.parents] if each.exists())
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def product_directories(settings: Settings) -> dict[str, list[Path]]:

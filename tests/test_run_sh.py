@@ -116,6 +116,24 @@ def test_a_dry_run_shows_state_and_commands_and_runs_nothing(house: House) -> No
     assert not (house.folder / "root").exists()
 
 
+def test_a_dry_run_plans_a_contest_that_is_not_there_yet(house: House) -> None:
+    shown = house.run("--dry-run", "--data", "rsna", "--settings", "settings/rsna.toml")
+    assert shown.returncode == 0, shown.stderr
+    assert "published counts, 7,929 exams" in shown.stdout and "8 GPUs" in shown.stdout
+    assert house.calls() == []
+
+
+def test_a_scheduler_reaches_every_stage(house: House) -> None:
+    assert house.run("--scheduler", "tcp://node1:8786", "--to", "features").returncode == 0
+    assert house.calls() == [f"{stage} --scheduler tcp://node1:8786" for stage in STAGES[:2]]
+
+
+@pytest.mark.parametrize("verb", ["scheduler", "worker"])
+def test_cluster_verbs_start_dask_with_their_arguments(house: House, verb: str) -> None:
+    assert house.run(verb, "tcp://node1:8786", "--nthreads", "4").returncode == 0
+    assert house.calls() == [f"distributed.cli.dask_{verb} tcp://node1:8786 --nthreads 4"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,0 +1,118 @@
+"""Jobs on a Dask cluster: errors for people, results in order, and the same bytes when a worker is killed."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import dask
+import pytest
+from distributed import LocalCluster
+
+import features.build
+from input.tables import prepare
+from pipeline import cluster, paths
+from pipeline.errors import UserError
+from pipeline.files import sha256
+from pipeline.isolated import run_isolated
+from pipeline.jobs import run_jobs
+from pipeline.settings import FeaturesSettings, InputSettings, Settings
+from tests.dicom_files import write_tree
+
+LOCAL = {"dashboard_address": None, "threads_per_worker": 1}
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def refuse(number: int) -> None:
+    raise UserError(f"no {number}")
+
+
+def die() -> None:
+    os._exit(3)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(cluster, "CONNECT_S", 2)
+    return tmp_path / "root"
+
+
+def test_a_scheduler_that_does_not_answer_is_told_with_the_commands_that_start_one(root, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    monkeypatch.setenv("PE_SCHEDULER", "tcp://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"127.0.0.1:9: no Dask scheduler answers .*run.sh scheduler .*run.sh worker"):
+        list(run_jobs(double, [(1,)], what="x"))
+
+
+def test_a_scheduler_without_workers_is_told(root, monkeypatch):
+    with LocalCluster(n_workers=0, processes=False, **LOCAL) as local:
+        monkeypatch.setenv("PE_SCHEDULER", local.scheduler_address)
+        monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+        with pytest.raises(UserError, match="the scheduler has no worker. Start: "):
+            list(run_jobs(double, [(1,)], what="x"))
+
+
+def test_results_come_in_order_and_faults_are_those_of_the_function(root, monkeypatch):
+    with LocalCluster(n_workers=1, processes=False, **LOCAL) as local:
+        monkeypatch.setenv("PE_SCHEDULER", local.scheduler_address)
+        assert list(run_jobs(double, [(each,) for each in range(9)], what="x")) == list(range(0, 18, 2))
+        with pytest.raises(UserError, match="no 4"):
+            list(run_jobs(refuse, [(4,)], what="x"))
+        with pytest.raises(UserError, match="does not see /nowhere/rsna; workers must share the file system"):
+            list(run_jobs(double, [(1,)], what="x", reads=Path("/nowhere/rsna")))
+        code = iter([{}, {"numpy": "0.1"}])  # the worker's, then this process's
+        monkeypatch.setattr(cluster, "_code", lambda: next(code))
+        with pytest.raises(UserError, match="has numpy None, here it is 0.1"):
+            list(run_jobs(double, [(1,)], what="x"))
+    assert list(root.iterdir()) == []  # the file by which sharing is tested is gone
+
+
+def test_a_call_in_a_process_of_its_own_returns_its_value_or_its_fault():
+    assert run_isolated(pow, 3, 4) == 81
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run_isolated(divmod, 1, 0)
+
+
+def built(root: Path, settings: Settings, monkeypatch) -> dict[str, str]:
+    """sha256 of every file of a store built under `root`."""
+    monkeypatch.setenv("PE_ROOT", str(root))
+    prepare(settings)
+    features.build.build(settings)
+    store = paths.store()
+    return {file.name: sha256(file) for file in store.iterdir() if file.name != "manifest.json"}
+
+
+def kill_when_stored(pid: int, folder: Path) -> None:
+    """Kill a process as soon as a first exam lies in a store."""
+    while not list(folder.glob("*.b2nd")):
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_store_built_on_a_cluster_of_which_a_worker_is_killed_has_the_bytes_of_a_local_one(
+    root, tmp_path, monkeypatch
+):
+    tree = write_tree(tmp_path / "tree", exams=6)
+    settings = Settings(input=InputSettings(data=str(tree), folds=2), features=FeaturesSettings(spacing_mm=1.0))
+    here = built(tmp_path / "here", settings, monkeypatch)
+    monkeypatch.setattr(cluster, "CONNECT_S", 60)
+    monkeypatch.setattr(features.build, "BATCH", 2)
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+        local = LocalCluster(n_workers=2, **LOCAL)
+    with local:
+        monkeypatch.setenv("PE_SCHEDULER", local.scheduler_address)
+        victim = local.workers[0].pid
+        killer = threading.Thread(target=kill_when_stored, args=(victim, tmp_path / "there" / "features" / "store"))
+        killer.start()
+        there = built(tmp_path / "there", settings, monkeypatch)
+        killer.join()
+        assert not Path(f"/proc/{victim}").exists() or local.workers[0].pid != victim
+        with pytest.raises(UserError, match="given up after its workers died 2 times"):
+            list(run_jobs(die, [()], what="x"))
+    assert there == here and len(here) == 2 * 8 + 2
