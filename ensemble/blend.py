@@ -61,7 +61,7 @@ class ExamLogistics:
         for question in QUESTIONS:
             model = self.models[question]
             if isinstance(model, Logistic):
-                found[question] = model.decision(table[list(self.columns[question])].to_numpy(float))
+                found[question] = model.decision(table.reindex(columns=list(self.columns[question])).to_numpy(float))
             else:
                 found[question] = np.full(len(table), float(logit(np.array(model))))
         return found

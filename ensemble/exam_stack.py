@@ -45,7 +45,7 @@ class Plain:
     def decision(self, table: pd.DataFrame) -> np.ndarray:
         """(e,) logits."""
         if isinstance(self.model, Logistic):
-            return self.model.decision(table[list(self.columns)].to_numpy(float))
+            return self.model.decision(table.reindex(columns=list(self.columns)).to_numpy(float))
         return np.full(len(table), self.model)
 
     def as_json(self) -> dict[str, Any]:

@@ -119,10 +119,13 @@ def _side_numbers(view: View, attention: np.ndarray) -> dict[str, np.ndarray]:
 def _measured_numbers(
     segments: Segments, name: str, values: np.ndarray, attention: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """A slice's measured number over its exam: mean, highest 20 mm, and where PE is suspected."""
+    """A slice's measured number over its exam: mean, highest 20 mm, and where PE is suspected.
+
+    A number that is unknown on every slice of an exam is missing there (NaN), never 0.
+    """
     known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-    mean = segments.mean(filled, known * segments.thickness + 1e-9)
+    mean = segments.mean(np.where(known, values, 0.0), known * segments.thickness + 1e-9)
+    mean = np.where(segments.max(known), mean, np.nan)
     filled = np.where(known, values, mean[segments.owner])
     return {
         f"measured.{name}.mean": mean,

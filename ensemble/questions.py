@@ -11,22 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ensemble.logistic import expit, logit
-from input.contest import (
-    ACUTE_AND_CHRONIC,
-    CENTRAL,
-    CHRONIC,
-    EXAM_LABELS,
-    GTE_1,
-    INDETERMINATE,
-    LEFT,
-    LT_1,
-    NEGATIVE,
-    RIGHT,
-)
+from ensemble.states import GIVEN_PE, STATES, posterior
+from input.contest import EXAM_LABELS, GTE_1, INDETERMINATE, LT_1, NEGATIVE
 
 PE = "pe"
-GIVEN_PE = (GTE_1, LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC)
-SIDES = (LEFT, RIGHT, CENTRAL)
 QUESTIONS = (PE, INDETERMINATE, *GIVEN_PE)
 #: Fewer yes (or no) answers than this in the training exams: the prior is predicted instead of learned.
 FEWEST = 2
@@ -85,33 +73,17 @@ def prior(answers: np.ndarray) -> float:
 
 
 def labels_of(answers: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Coherent marginals of the nine labels, (e rows).
+    """Coherent marginals of the nine labels, (e rows), of a posterior over joint states (see ensemble.states).
 
-    negative + indeterminate + P(PE) = 1; gte_1 + lt_1 = P(PE); left, right and central together reach at least
-    P(PE); chronic and acute_and_chronic together at most P(PE).
+    negative + indeterminate + P(PE) = 1; gte_1 + lt_1 = P(PE); left, right and central together exceed P(PE);
+    chronic and acute_and_chronic together fall short of it.
     """
     pe = answers[PE]
-    given = _at_least_one({label: answers[label] for label in SIDES})
-    both = answers[CHRONIC] + answers[ACUTE_AND_CHRONIC]
-    given |= {label: answers[label] / np.maximum(both, 1.0) for label in (CHRONIC, ACUTE_AND_CHRONIC)}
+    given = dict(zip(GIVEN_PE, (posterior(answers) @ STATES).T, strict=True))
     labels = {
         NEGATIVE: (1 - pe) * (1 - answers[INDETERMINATE]),
         INDETERMINATE: (1 - pe) * answers[INDETERMINATE],
-        GTE_1: pe * answers[GTE_1],
-        LT_1: pe * (1 - answers[GTE_1]),
+        LT_1: pe * (1 - given[GTE_1]),
         **{label: pe * value for label, value in given.items()},
     }
     return pd.DataFrame({label: labels[label] for label in EXAM_LABELS})
-
-
-def _at_least_one(sides: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Shift the logits of the sides by one number an exam until they sum to 1; larger sums stay as they are."""
-    logits = np.stack([logit(value) for value in sides.values()])
-    low, high = np.zeros(logits.shape[1]), np.full(logits.shape[1], 10.0)
-    short = expit(logits).sum(axis=0) < 1
-    for _ in range(40):
-        middle = (low + high) / 2
-        enough = expit(logits + middle).sum(axis=0) >= 1
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    shifted = expit(logits + np.where(short, high, 0))
-    return {label: shifted[row] for row, label in enumerate(sides)}

@@ -64,7 +64,9 @@ class Trees:
         import lightgbm
 
         booster = lightgbm.Booster(model_str=self.text)
-        return booster.predict(table[list(self.columns)].to_numpy(np.float32), raw_score=True)
+        # A column that the table lacks, such as one that was never measured here, is missing in every row.
+        values = table.reindex(columns=list(self.columns)).to_numpy(np.float32)
+        return booster.predict(values, raw_score=True)
 
     def save(self, path: Path) -> dict[str, Any]:
         """Write the text beside the JSON value that is returned; no text, no file."""

@@ -205,3 +205,16 @@ def test_backbones_that_speak_of_different_slices_are_refused():
     contest.networks["beta"][2] = contest.networks["beta"][2].iloc[1:]
     with pytest.raises(UserError, match="beta and alpha predict different slices"):
         oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
+
+
+def test_exams_without_measured_numbers_are_predicted(finished, root):
+    """A folder of DICOM files may come without what the store measures: the numbers count as missing."""
+    contest, _, _ = finished
+    networks = {
+        fold: {
+            name: folds[fold].query("role == 'test'").drop(columns="role") for name, folds in contest.networks.items()
+        }
+        for fold in range(3)
+    }
+    found, _ = apply(networks, contest.test_slices, candidate="stack")
+    assert len(found) == 60 and np.isfinite(found[list(EXAM_LABELS)].to_numpy()).all()

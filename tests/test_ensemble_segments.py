@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ensemble.exam_table import _measured_numbers
 from ensemble.segments import Segments
 
 SIZES = (1, 5, 2, 9)
@@ -71,3 +72,11 @@ def test_neighbours_are_taken_by_mm_and_held_at_the_ends():
 def test_an_exam_without_z_counts_its_slices():
     segments = Segments(np.array([0, 3]), np.array([np.nan, 4.0, 5.0]))
     np.testing.assert_allclose(segments.z, [0.0, 1.0, 2.0])
+
+
+def test_a_number_that_no_slice_of_an_exam_has_is_missing_not_zero():
+    segments = Segments(np.array([0, 2, 4]), np.array([0.0, 1, 0, 1]))
+    values, attention = np.array([np.nan, np.nan, 7.0, np.nan]), np.ones(4)
+    found = _measured_numbers(segments, "noise", values, attention)
+    for number in found.values():
+        assert np.isnan(number[0]) and number[1] == pytest.approx(7.0)
