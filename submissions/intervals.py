@@ -86,7 +86,11 @@ class RankedScores:
 
     def interval(self, counts: np.ndarray) -> Interval:
         """AUC with its bootstrap interval; `counts` is (resamples, exams)."""
-        return interval(self.auc(), np.array([self.auc(row) for row in counts]))
+        return interval(self.auc(), self.draws(counts))
+
+    def draws(self, counts: np.ndarray) -> np.ndarray:
+        """(resamples,) the AUC of every resample; of two scores of the same exams they compare pairwise."""
+        return np.array([self.auc(row) for row in counts])
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:

@@ -21,6 +21,12 @@ COLUMNS = (
     "cv_exam_auc", "cv_exam_auc_low", "cv_exam_auc_high", "price",
     "test", "test_low", "test_high", "test_exam", "test_image", "test_slice_auc", "test_exam_auc",
 )  # fmt: skip
+#: Columns that came later: a leaderboard without them is read, and they are empty in its rows.
+LATER = (
+    "cv_exam_low", "cv_exam_high", "cv_image_low", "cv_image_high",
+    "test_exam_low", "test_exam_high", "test_image_low", "test_image_high",
+    "test_slice_auc_low", "test_slice_auc_high", "test_exam_auc_low", "test_exam_auc_high",
+)  # fmt: skip
 
 
 def leaderboard_path() -> Path:
@@ -44,19 +50,23 @@ def cv_columns(score: Score, price: float) -> dict[str, float]:
         score: of the decoded out-of-fold predictions.
         price: what decoding added to the metric.
     """
-    columns = {**_interval("cv", score.total), "cv_exam": score.exam_part, "cv_image": score.image_part, "price": price}
-    return columns | _interval("cv_slice_auc", score.slice_auc) | _interval("cv_exam_auc", score.exam_auc)
+    return _figures_of("cv", score) | {"price": price}
 
 
 def truth_columns(score: Score) -> dict[str, float]:
     """The part of a row that the untouched test truth gives."""
-    return {
-        **_interval("test", score.total),
-        "test_exam": score.exam_part,
-        "test_image": score.image_part,
-        "test_slice_auc": score.slice_auc.value,
-        "test_exam_auc": score.exam_auc.value,
+    return _figures_of("test", score)
+
+
+def _figures_of(part: str, score: Score) -> dict[str, float]:
+    figures = {
+        part: score.total,
+        f"{part}_exam": score.exam_interval,
+        f"{part}_image": score.image_interval,
+        f"{part}_slice_auc": score.slice_auc,
+        f"{part}_exam_auc": score.exam_auc,
     }
+    return {key: value for name, each in figures.items() for key, value in _interval(name, each).items()}
 
 
 def _interval(name: str, value: Interval) -> dict[str, float]:
@@ -66,21 +76,23 @@ def _interval(name: str, value: Interval) -> dict[str, float]:
 def read_leaderboard(path: Path) -> pd.DataFrame:
     """Every row so far; an empty table where no run has finished."""
     if not path.is_file():
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=[*COLUMNS, *LATER])
     text = {name: str for name in COLUMNS[:6]}
     try:
-        rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={name: [""] for name in COLUMNS[7:]})
+        rows = pd.read_csv(
+            path, dtype=text, keep_default_na=False, na_values={name: [""] for name in (*COLUMNS[7:], *LATER)}
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as fault:
         raise UserError(f"{paths.shown(path)}: not a readable leaderboard ({fault}); move it away") from fault
     absent = [name for name in COLUMNS if name not in rows]
     if absent:
         raise UserError(f"{paths.shown(path)}: columns missing: {', '.join(absent)}; move the file away to start anew")
-    return rows[list(COLUMNS)]
+    return rows.reindex(columns=[*COLUMNS, *LATER])
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add rows; a row of the same run and candidate takes the place of the older one."""
-    new = pd.DataFrame(rows, columns=list(COLUMNS))
+    new = pd.DataFrame(rows, columns=[*COLUMNS, *LATER])
     old = read_leaderboard(path)
     again = pd.MultiIndex.from_frame(old[list(KEY)]).isin(pd.MultiIndex.from_frame(new[list(KEY)]))
     old = old[~again]

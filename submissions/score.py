@@ -12,7 +12,14 @@ from input.tree import submission_ids
 from pipeline.errors import UserError
 from pipeline.paths import shown
 from submissions.calibration import Calibration, calibration
-from submissions.intervals import Interval, RankedScores, ratio_interval, resample_counts
+from submissions.intervals import (
+    Interval,
+    RankedScores,
+    interval,
+    paired_difference,
+    ratio_interval,
+    resample_counts,
+)
 from submissions.kaggle_csv import read_rows, to_tables
 
 
@@ -35,14 +42,16 @@ class Score:
 
     Attributes:
         total: the metric.
-        exam_part: weighted log loss of the exam labels alone.
-        image_part: q-weighted log loss of the slices alone; NaN without a positive exam.
+        exam_part: weighted log loss of the exam labels alone; exam_interval: the same with its limits.
+        image_part: q-weighted log loss of the slices alone; NaN without a positive exam; image_interval likewise.
         image_share: the slices' share of the metric's weight.
         labels: log loss of every exam label.
         slice_auc: over the slices of exams with PE.
         exam_auc: of PE with the score 1 - P(negative) - P(indeterminate).
         calibration: of that score clipped to [0, 1].
         loss, weight: (exams,) the sums whose ratio is the metric, in the order of the truth's exams.
+        parts: `exam` and `image` -> the same sums of that part alone.
+        auc_draws: `slice` and `exam` -> (resamples,) AUC of every resample.
         suspicion, positive: (exams,) the score of PE and whether there is one, in the same order.
     """
 
@@ -52,6 +61,8 @@ class Score:
     total: Interval
     exam_part: float
     image_part: float
+    exam_interval: Interval
+    image_interval: Interval
     image_share: float
     labels: dict[str, float]
     slice_auc: Interval
@@ -59,6 +70,8 @@ class Score:
     calibration: Calibration
     loss: np.ndarray
     weight: np.ndarray
+    parts: dict[str, tuple[np.ndarray, np.ndarray]]
+    auc_draws: dict[str, np.ndarray]
     suspicion: np.ndarray
     positive: np.ndarray
 
@@ -140,10 +153,15 @@ def score(
     parts = contributions(truth.exams, truth.slices, exams, slices)
     found = score_of(parts)
     counts = np.zeros((0, len(truth.exams)), dtype=np.int32) if counts is None else counts
-    loss = (parts["exam_loss"] + parts["image_loss"]).to_numpy()
-    weight = (parts["exam_weight"] + parts["image_weight"]).to_numpy()
+    sums = {name: (parts[f"{name}_loss"].to_numpy(), parts[f"{name}_weight"].to_numpy()) for name in ("exam", "image")}
+    loss, weight = (sums["exam"][column] + sums["image"][column] for column in (0, 1))
     positive = is_positive(truth)
     suspicion = pe_score(exams.set_index(STUDY).reindex(truth.exams[STUDY]))
+    ranked = {
+        "slice": _ranked_slices(truth, positive, slices),
+        "exam": RankedScores(suspicion, positive, np.arange(len(positive))),
+    }
+    draws = {name: each.draws(counts) for name, each in ranked.items()}
     return Score(
         exams=len(truth.exams),
         positive_exams=int(positive.sum()),
@@ -151,13 +169,17 @@ def score(
         total=ratio_interval(loss, weight, counts),
         exam_part=found.exam,
         image_part=found.image,
+        exam_interval=ratio_interval(*sums["exam"], counts),
+        image_interval=ratio_interval(*sums["image"], counts),
         image_share=found.image_share,
         labels=found.labels,
-        slice_auc=_slice_auc(truth, positive, slices, counts),
-        exam_auc=RankedScores(suspicion, positive, np.arange(len(positive))).interval(counts),
+        slice_auc=interval(ranked["slice"].auc(), draws["slice"]),
+        exam_auc=interval(ranked["exam"].auc(), draws["exam"]),
         calibration=calibration(np.clip(suspicion, 0, 1), positive, seed=seed),
         loss=loss,
         weight=weight,
+        parts=sums,
+        auc_draws=draws,
         suspicion=suspicion,
         positive=positive,
     )
@@ -169,15 +191,31 @@ def is_positive(truth: Truth) -> np.ndarray:
     return truth.exams[STUDY].isin(with_pe).to_numpy(bool)
 
 
-def _slice_auc(truth: Truth, positive: np.ndarray, slices: pd.DataFrame, counts: np.ndarray) -> Interval:
-    """AUC over the slices of exams with PE: slices of other exams weigh nothing in the metric."""
+def differences(first: Score, second: Score, counts: np.ndarray) -> dict[str, Interval]:
+    """What `first` has more than `second`: the metric, its two parts, the two AUCs, each with its paired interval.
+
+    Args:
+        first, second: scores against the same truth with the same `counts`; the metric and its parts are losses.
+        counts: (resamples, exams) the draws of exams that both scores were made with.
+    """
+    found = {"metric": paired_difference(first.loss, second.loss, first.weight, counts)}
+    for name, (loss, weight) in first.parts.items():
+        found[f"{name} part"] = paired_difference(loss, second.parts[name][0], weight, counts)
+    for name, auc in (("slice", "slice_auc"), ("exam", "exam_auc")):
+        value = getattr(first, auc).value - getattr(second, auc).value
+        found[f"{name} AUC"] = interval(value, first.auc_draws[name] - second.auc_draws[name])
+    return found
+
+
+def _ranked_slices(truth: Truth, positive: np.ndarray, slices: pd.DataFrame) -> RankedScores:
+    """The slices of exams with PE: slices of other exams weigh nothing in the metric."""
     studies = pd.Index(truth.exams[STUDY])
     exam_of = studies.get_indexer(truth.slices[STUDY])
     within = positive[exam_of]
     chosen = truth.slices[within]
     rows = pd.Index(slices[SOP]).get_indexer(chosen[SOP])
     probability = slices["label"].to_numpy(float)[rows]
-    return RankedScores(probability, chosen[SLICE_LABEL].to_numpy(float), exam_of[within]).interval(counts)
+    return RankedScores(probability, chosen[SLICE_LABEL].to_numpy(float), exam_of[within])
 
 
 def prepared_truth(exams: pd.DataFrame, slices: pd.DataFrame) -> Truth:
@@ -200,9 +238,9 @@ def describe(found: Score) -> str:
     check = found.calibration
     lines = [
         f"metric        {found.total}   (lower is better; 95 % by bootstrap over {found.exams} exams)",
-        f"  exam part   {found.exam_part:.4f}   ({1 - found.image_share:.1%} of the weight)",
+        f"  exam part   {found.exam_interval}   ({1 - found.image_share:.1%} of the weight)",
         *(f"    {label:<22}{loss:.4f}" for label, loss in found.labels.items()),
-        f"  image part  {found.image_part:.4f}   ({found.image_share:.1%} of the weight, {found.slices} slices)",
+        f"  image part  {found.image_interval}   ({found.image_share:.1%} of the weight, {found.slices} slices)",
         f"slice AUC     {found.slice_auc}   (slices of the {found.positive_exams} exams with PE)",
         f"exam AUC      {found.exam_auc}   (PE: 1 - P(negative) - P(indeterminate))",
         f"P(PE)         ECE {check.ece:.4f} (null {check.null:.4f}, its 95th percentile {check.null_high:.4f}), "

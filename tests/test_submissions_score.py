@@ -14,7 +14,8 @@ from input.tree import submission_ids
 from pipeline.errors import UserError
 from submissions.intervals import resample_counts
 from submissions.kaggle_csv import layout_of, write_submission
-from submissions.score import Truth, describe, pe_score, read_truth, score, score_file
+from submissions.leaderboard import COLUMNS, LATER, append, read_leaderboard
+from submissions.score import Truth, describe, differences, pe_score, read_truth, score, score_file
 
 LABELS = draw_labels(60, seed=3)
 TRUTH = Truth(LABELS.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]], LABELS[[STUDY, SOP, SLICE_LABEL]])
@@ -94,3 +95,28 @@ def test_an_unusable_truth_is_refused(tmp_path: Path) -> None:
     LABELS.drop(columns="central_pe").to_csv(tmp_path / "truth.csv", index=False)
     with pytest.raises(UserError, match="columns missing: central_pe"):
         read_truth(tmp_path / "truth.csv")
+
+
+def test_parts_and_aucs_have_intervals_and_paired_differences() -> None:
+    counts = resample_counts(60, 300, seed=0)
+    weak, strong = (score(TRUTH, *predict(LABELS, strength, seed=4), counts=counts) for strength in (0.5, 1.5))
+    for each in (weak.exam_interval, weak.image_interval, weak.slice_auc, weak.exam_auc):
+        assert each.low < each.value < each.high
+    assert (weak.exam_interval.value, weak.image_interval.value) == pytest.approx((weak.exam_part, weak.image_part))
+    found = differences(strong, weak, counts)
+    assert list(found) == ["metric", "exam part", "image part", "slice AUC", "exam AUC"]
+    assert found["image part"].value == pytest.approx(strong.image_part - weak.image_part)
+    assert found["slice AUC"].value == pytest.approx(strong.slice_auc.value - weak.slice_auc.value)
+    assert found["metric"].high < 0 and found["image part"].high < 0 and found["slice AUC"].low > 0
+    alone = weak.slice_auc.high - weak.slice_auc.low + strong.slice_auc.high - strong.slice_auc.low
+    assert found["slice AUC"].high - found["slice AUC"].low < alone
+
+
+def test_a_leaderboard_of_before_is_read_with_empty_new_columns(tmp_path: Path) -> None:
+    row = dict.fromkeys(COLUMNS, 0.5) | {"run": "r", "candidate": "old", "promoted": True}
+    pd.DataFrame([row]).to_csv(tmp_path / "leaderboard.csv", index=False)
+    rows = read_leaderboard(tmp_path / "leaderboard.csv")
+    assert rows.loc[0, "cv"] == 0.5 and rows[list(LATER)].isna().all(axis=None)
+    append(tmp_path / "leaderboard.csv", [row | {"candidate": "new", "cv_exam_low": 0.25}])
+    rows = read_leaderboard(tmp_path / "leaderboard.csv")
+    assert rows["candidate"].tolist() == ["old", "new"] and rows["cv_exam_low"].iloc[1] == 0.25
