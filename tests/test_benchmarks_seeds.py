@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.seeds import results, show, split_exams
+from benchmarks.seeds import against_single, results, show, show_against_single, split_exams
 from input.contest import STUDY
 from submissions.score import Truth
 
@@ -28,3 +28,24 @@ def test_a_row_tells_the_promoted_candidate_beside_the_priors() -> None:
     assert (row["promoted"], row["ratio"], row["z alone"]) == ("stack", pytest.approx(0.6), 0.7)
     assert row["95 %"] == "0.280-0.330" and np.isfinite(row["private"])
     assert show(found).splitlines()[-1].startswith("median")
+
+
+def test_pooled_exams_tell_a_better_candidate_from_the_best_single_network() -> None:
+    generator = np.random.default_rng(0)
+    losses, rows = {}, []
+    for seed in (1, 2):
+        single = generator.gamma(2, 0.2, 150)
+        table = pd.DataFrame({"a": single, "b": single + 0.1, "stack": single - 0.04 + generator.normal(0, 0.05, 150)})
+        losses[seed] = table.assign(mean=single + generator.normal(0, 0.05, 150)), np.ones(150)
+        for name in losses[seed][0]:
+            # Out of fold `b` looks better than `a`; on the test truth it is worse.
+            cv = {"a": 0.4, "b": 0.35, "stack": 0.3, "mean": 0.36}[name]
+            row = {"seed": seed, "candidate": name, "cv": cv, "test": losses[seed][0][name].mean()}
+            rows.append(row | {"promoted": name == ("stack" if seed == 1 else "b")})
+    found = against_single(pd.DataFrame(rows), losses)
+    assert found["stack", "test"].value == pytest.approx(-0.04, abs=0.01) and found["stack", "test"].high < 0
+    assert found["stack", "cv"].value == pytest.approx(found["stack", "test"].value - 0.1)
+    assert found["promoted", "cv"].value == pytest.approx(-0.07, abs=0.01)  # seed 2 promoted the rival itself
+    assert found["mean", "test"].low < 0 < found["mean", "test"].high
+    assert ("weighted", "cv") not in found
+    assert "300 test exams pooled" in show_against_single(found, 300)
