@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ensemble.candidates import MEAN, PRIOR, STACK, Z_ONLY
+from ensemble.candidates import MEAN, PRIOR, STACK, WEIGHTED, Z_ONLY
 from input.contest import SLICE_LABEL, STUDY
 from input.metric import contest_score, contributions
 from pipeline import paths
@@ -33,10 +33,10 @@ from submissions.score import Truth, read_predictions, read_truth
 
 PUBLIC_SHARE = 1 / 3
 #: Candidates that hear more than one network, or none.
-NOT_SINGLE = (PRIOR, Z_ONLY, MEAN, "weighted", STACK, "gru", "transformer")
+NOT_SINGLE = (PRIOR, Z_ONLY, MEAN, WEIGHTED, STACK, "gru", "transformer")
 #: Who is compared with the best single network over the pooled test exams.
 PROMOTED = "promoted"
-COMPARED = (PROMOTED, STACK, "weighted", MEAN)
+COMPARED = (PROMOTED, STACK, WEIGHTED, MEAN)
 RESAMPLES, BOOTSTRAP_SEED = 2000, 31
 
 

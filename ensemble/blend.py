@@ -42,14 +42,21 @@ class ExamLogistics:
 
     @classmethod
     def fit(cls, table: pd.DataFrame, truth: pd.DataFrame, settings: EnsembleSettings, who: str) -> "ExamLogistics":
-        """Learn every question from the exams it is asked of; a rare answer gets its prior, and that is said."""
+        """Learn every question from the exams it is asked of; a rare answer gets its prior, and that is said.
+
+        `who` names the candidate where it is said; empty, where the caller's own models say it, stays silent.
+        """
         models: dict[str, Logistic | float] = {}
         columns = {}
         for question, (rows, answers) in asked(truth).items():
             columns[question] = tuple(name for name in POOLED[question] if name in table)
             if rare(answers) or not columns[question]:
                 models[question] = prior(answers)
-                say(f"  {who}: {question} has {int(answers.sum())} yes in {len(answers)} exams, predicting the prior")
+                if who:
+                    say(
+                        f"  {who}: {question} has {int(answers.sum())} yes in {len(answers)} exams, "
+                        "predicting the prior"
+                    )
             else:
                 x = table.loc[rows, list(columns[question])].to_numpy(float)
                 models[question] = Logistic.fit(x, answers, penalty=settings.ridge)

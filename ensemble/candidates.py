@@ -8,37 +8,43 @@ from ensemble.baselines import PositionOnly, Prior
 from ensemble.blend import Blend
 from ensemble.predictions import View
 from ensemble.stack import Stack
-from pipeline.settings import EnsembleSettings, ModelsSettings
+from ensemble.weighted import Weighted
+from pipeline.settings import EnsembleSettings, Settings
 
-PRIOR, Z_ONLY, MEAN, STACK = "prior", "z_only", "mean", "stack"
-Candidate = Prior | PositionOnly | Blend | Stack
-_KINDS: dict[str, type] = {"Prior": Prior, "PositionOnly": PositionOnly, "Blend": Blend, "Stack": Stack}
+PRIOR, Z_ONLY, MEAN, WEIGHTED, STACK = "prior", "z_only", "mean", "weighted", "stack"
+Candidate = Prior | PositionOnly | Blend | Weighted | Stack
+_KINDS: dict[str, type] = {each.__name__: each for each in (Prior, PositionOnly, Blend, Weighted, Stack)}
 
 
 def by_simplicity(names: Iterable[str]) -> list[str]:
-    """Candidate names, the simplest first: baselines, the mean, one network or one kind alone, the stack.
+    """Candidate names, the simplest first: baselines, the mean, one network or one kind alone, weights, the stack.
 
     The mean chooses nothing; to submit one backbone alone is a choice that has to be earned.
     """
-    place = {PRIOR: 0, Z_ONLY: 1, MEAN: 2, STACK: 4}
+    place = {PRIOR: 0, Z_ONLY: 1, MEAN: 2, WEIGHTED: 4, STACK: 5}
     return sorted(names, key=lambda name: place.get(name, 3))
 
 
-def networks_read(models: ModelsSettings) -> dict[str, tuple[str, ...]]:
+def networks_read(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Candidate -> the networks that it reads: each slice network alone, the mean of all slice networks, the mean of
-    all exam networks of a kind, and the stack of everything."""
+    all exam networks of a kind, and the stack (and, where asked for, the weighted mixture) of everything."""
+    models = settings.models
     kinds = {kind: models.exam_networks(kind) for kind in models.exam.kinds}
-    return {**{name: (name,) for name in models.backbones}, MEAN: models.backbones, **kinds, STACK: models.networks}
+    weighted = {WEIGHTED: models.networks} if settings.ensemble.weighted else {}
+    single = {name: (name,) for name in models.backbones}
+    return {**single, MEAN: models.backbones, **kinds, **weighted, STACK: models.networks}
 
 
-def fitters(models: ModelsSettings) -> dict[str, Callable[[View, EnsembleSettings], Candidate]]:
+def fitters(settings: Settings) -> dict[str, Callable[[View, EnsembleSettings], Candidate]]:
     """Candidate name -> how it is fitted on a view with truth, which holds the networks that it reads."""
 
     def blend(name: str) -> Callable[[View, EnsembleSettings], Candidate]:
         return lambda view, settings: Blend.fit(view, settings, who=name)
 
-    blends = {name: blend(name) for name in networks_read(models) if name != STACK}
-    return {PRIOR: Prior.fit, Z_ONLY: PositionOnly.fit, **blends, STACK: Stack.fit}
+    found = {name: blend(name) for name in networks_read(settings)} | {STACK: Stack.fit}
+    return {PRIOR: Prior.fit, Z_ONLY: PositionOnly.fit, **found} | (
+        {WEIGHTED: Weighted.fit} if WEIGHTED in found else {}
+    )
 
 
 def save_all(candidates: dict[str, Candidate], folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_json, write_table
 from pipeline.product import MANIFEST, Product, read_manifest, verify
-from pipeline.settings import ModelsSettings, Settings
+from pipeline.settings import Settings
 
 FORMAT_VERSION = 1
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -137,14 +137,12 @@ def predict_all(
     """
     fold_of = inputs.out_of_fold.truth["fold"].to_numpy()
     parts = {f"fold{fold}": fold_of != fold for fold in np.unique(fold_of)} | {"final": np.ones(len(fold_of), bool)}
-    seen = seen_by(inputs.out_of_fold, settings.models)
+    seen = seen_by(inputs.out_of_fold, settings)
     saved, held_out, final = {}, {}, {}
     for part, rows in progress(parts.items(), what="second level", unit="part"):
         slices = int(inputs.out_of_fold.segments.sizes[rows].sum())
         say(f"ensemble/fit: {part}: learning from {int(rows.sum())} exams, {slices} slices")
-        final = {
-            name: fitter(seen[name].take(rows), settings.ensemble) for name, fitter in fitters(settings.models).items()
-        }
+        final = {name: fitter(seen[name].take(rows), settings.ensemble) for name, fitter in fitters(settings).items()}
         saved[part] = save_all(final, trees / part)
         if part != "final":
             found = _predict_fold(int(part.removeprefix("fold")), final, seen, rows, inputs)
@@ -154,10 +152,10 @@ def predict_all(
     return tables | {(name, "test"): each for name, each in found.items()}, saved
 
 
-def seen_by(view: View, models: ModelsSettings) -> dict[str, View]:
+def seen_by(view: View, settings: Settings) -> dict[str, View]:
     """Candidate -> the view that it may read, with the exam table computed once for all folds."""
-    reads = networks_read(models)
-    seen = {name: view.of_networks(reads[name]) if name in reads else view for name in fitters(models)}
+    reads = networks_read(settings)
+    seen = {name: view.of_networks(reads[name]) if name in reads else view for name in fitters(settings)}
     for name in reads:
         exam_table(seen[name])
     return seen

@@ -157,6 +157,7 @@ class EnsembleSettings:
     slice_min_data: int = 100  # slices in a leaf
     slice_rate: float = 0.05
     slice_rounds: int = 200  # at most
+    weighted: bool = False  # one more candidate: weights and a calibration a label, chosen on out-of-fold rows
     bootstrap: int = 1000  # resamples of exams when a richer candidate asks for promotion
 
 
