@@ -22,6 +22,7 @@ from features.measure import vessel_level
 from features.store import StoredExam
 from features.vessels import find_vessels
 
+BLOOD_ZONE = (0.2, 0.75)  # relative z of slices that show heart or great vessels; above them bone misleads
 LENGTHS = ("rv_mm", "lv_mm", "pulmonary_trunk_mm", "ascending_aorta_mm")
 NUMBERS = (
     "rv_mm", "lv_mm", "rv_lv_ratio_measured", "rv_lv_confidence", "pulmonary_trunk_mm", "ascending_aorta_mm",
@@ -41,7 +42,7 @@ def measure_anatomy(exam: StoredExam, slices: pd.DataFrame, hu: np.ndarray | Non
         hu: its planes, int16 (z, y, x), when they are in memory already.
     """
     numbers = dict.fromkeys((*NUMBERS, *PLACES), np.nan)
-    blood_hu = vessel_level(slices["vessel_hu"].to_numpy())
+    blood_hu = vessel_level(slices.loc[slices["relative_z"].between(*BLOOD_ZONE), "vessel_hu"].to_numpy(float))
     chest = coarse_chest(exam, exam.hu[:] if hu is None else hu, slices["relative_z"].to_numpy())
     if chest is None or not np.isfinite(blood_hu):
         return numbers

@@ -32,6 +32,7 @@ MIN_BUNDLE_MM = 12.0  # neighbouring lines that show the pattern, in one slice
 MAX_STEP_MM = 7.0  # a wall's shift between neighbouring lines; more is another chamber or vessel that joins
 DRIFT_MM = 15.0  # the septum's shift between neighbouring slices
 SHARE_OF_LINES = 0.4  # slices with fewer lines than this share of the best slice's show no four chambers
+MIN_CONFIDENCE = 0.15  # below it the pattern is chance: no number rather than a guess
 NEAR_WIDEST = 0.8  # the right ventricle is read where the left one has this share of its width: clear of the atrium
 
 
@@ -135,7 +136,8 @@ def find_ventricles(chest: Chest, blood_hu: float, noise_hu: float) -> Ventricle
         chosen = np.arange(seen.min(), seen.max() + 1)
         found = _one_heart(_search(planes[chosen], bundle, chest, threshold), chest.step_mm)
         if len(found):
-            return _measured(chest, rows[chosen], bundle, found, (blood_hu - MUSCLE_HU) / max(noise_hu, 1.0))
+            heart = _measured(chest, rows[chosen], bundle, found, (blood_hu - MUSCLE_HU) / max(noise_hu, 1.0))
+            return heart if heart.confidence >= MIN_CONFIDENCE else None
     return None
 
 
