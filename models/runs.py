@@ -109,7 +109,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     """Train one network on the exams outside a fold; predict the fold and the test exams; what to tell of it."""
     recipe = settings.models.of(backbone)
     check_recipe(recipe, backbone)
-    _prepare_backend(recipe, threads)
+    prepare_backend(recipe, threads)
     from models.progress import TrainingLog
     from models.training import train_network
 
@@ -159,7 +159,7 @@ def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads
     return keras_engine(model)
 
 
-def _prepare_backend(settings: ModelsSettings, threads: int) -> None:
+def prepare_backend(settings: ModelsSettings, threads: int) -> None:
     """Fix seeds and thread counts before the first operation: sums depend on both."""
     import keras
 

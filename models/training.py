@@ -54,14 +54,14 @@ def train_network(
     train, inner = split_inner(slices, settings.inner_share, settings.seed)
     examiner = InnerExams(inner, views, settings) if len(inner) else None
     batches = EpochBatches(train, views, settings, loaders)
-    run = _Run.begin(settings, backbone, checkpoint)
+    run = TrainingRun.begin(settings, backbone, checkpoint)
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):
             break
         if epoch and epoch + 1 == settings.unfreeze_epoch:
             run.unfreeze(done=epoch)
-        run.history.losses.append(_train_epoch(run, batches, epoch, log))
+        run.history.losses.append(train_epoch(run, batches, epoch, log))
         run.history.rates.append(float(run.model.optimizer.learning_rate))
         if examiner:
             run.examine(examiner)
@@ -108,7 +108,7 @@ class EpochBatches:
         return prefetched(make, self.count, threads=self._loaders)
 
 
-class _Run:
+class TrainingRun:
     """The state of one training: network, optimiser (in the network), average, history, best weights."""
 
     def __init__(self, settings: ModelsSettings, backbone: str, weights: str) -> None:
@@ -119,7 +119,7 @@ class _Run:
         self.best: list[np.ndarray] = []
 
     @classmethod
-    def begin(cls, settings: ModelsSettings, backbone: str, checkpoint: Path) -> "_Run":
+    def begin(cls, settings: ModelsSettings, backbone: str, checkpoint: Path) -> "TrainingRun":
         """Start, or go on where the checkpoint stands."""
         if not checkpoint.is_file():
             run = cls(settings, backbone, settings.weights)
@@ -175,7 +175,7 @@ class _Run:
             self.average.apply()
 
 
-def _train_epoch(run: _Run, batches: EpochBatches, epoch: int, log: TrainingLog) -> float:
+def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: TrainingLog) -> float:
     """Show the network one epoch; its mean loss."""
     losses = np.zeros(batches.count)
     for step, (images, truth) in enumerate(batches.of(epoch)):

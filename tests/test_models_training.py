@@ -281,7 +281,7 @@ def test_weights_that_are_no_numbers_are_never_saved(contest, tmp_path, monkeypa
         run.model.variables[0].assign(np.full(run.model.variables[0].shape, np.nan))
         return 0.5
 
-    monkeypatch.setattr(training, "_train_epoch", ruin)
+    monkeypatch.setattr(training, "train_epoch", ruin)
     with pytest.raises(UserError, match="diverged: .*kernel is not finite after epoch 1"):
         _train(contest, tmp_path / "run.npz")
     assert not (tmp_path / "run.npz").exists()
