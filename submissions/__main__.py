@@ -88,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     evidence.add_argument(
         "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
     )
+    _add(
+        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
+        "python -m submissions card",
+    )  # fmt: skip
     _add_kaggle_verbs(verbs)
     return parser
 
@@ -199,6 +203,13 @@ def _export_dicom(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _card(arguments: argparse.Namespace) -> int:
+    from submissions.model_card import card_command
+
+    card_command(settings_from(arguments))
+    return 0
+
+
 def _upload(arguments: argparse.Namespace) -> int:
     from submissions.upload import COMPETITION, Upload, upload
 
@@ -231,7 +242,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     verbs = {
         "write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict,
-        "evidence": _evidence, "export-dicom": _export_dicom, "upload": _upload, "kaggle-dataset": _kaggle_dataset,
+        "evidence": _evidence, "card": _card, "export-dicom": _export_dicom, "upload": _upload,
+        "kaggle-dataset": _kaggle_dataset,
         "notebook": _notebook,
     }  # fmt: skip
     return verbs[arguments.verb](arguments)

@@ -156,8 +156,9 @@ def _read_groups(directory: Path) -> Tables:
 def _tell(out: Path, layout: Layout, slices: pd.DataFrame) -> None:
     unread = slices[slices["quarantine"] != ""]
     say(f"{paths.shown(out)}: valid ({len(layout.ids)} rows, {len(layout.studies)} exams, {len(layout.slices)} slices)")
+    listing = out.with_name(f"{out.stem}_unread.csv")
+    listing.unlink(missing_ok=True)
     if len(unread):
-        listing = out.with_name(f"{out.stem}_unread.csv")
         write_table(listing, unread[[STUDY, SOP, "quarantine"]])
         first = unread["quarantine"].value_counts().index[0]
         say(f"{len(unread)} slices have the stated prior (e.g. {first}): {paths.shown(listing)}")

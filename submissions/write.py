@@ -30,6 +30,7 @@ from submissions.leaderboard import (
     run_table,
     truth_columns,
 )
+from submissions.model_card import write_card
 from submissions.report import SYNTHETIC, write_report
 from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
 
@@ -96,6 +97,7 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
                 metrics={"promoted": candidates.promoted},
                 is_phantom=trained_on_phantoms(),
             )
+    write_card(settings)
     _show(settings, product.identity)
 
 
@@ -243,5 +245,6 @@ def _show(settings: Settings, run: str) -> None:
         say(SYNTHETIC)
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
     say(f"report:      {directory}/report.md, report.png; for a browser: {EVIDENCE}")
+    say(f"model card:  {directory}/model_card.md, model_card.json")
     say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
     say(f"check it:    ./run.sh check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")
