@@ -5,6 +5,10 @@ JSON alone. After Mitchell et al. 2019, "Model Cards for Model Reporting", doi 1
 """
 
 import math
+import os
+import platform
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
+from pipeline.jobs import cores
 from pipeline.product import MANIFEST, read_manifest
 from pipeline.settings import Settings
 from submissions.leaderboard import leaderboard_path, read_leaderboard
@@ -58,7 +63,8 @@ LIMITS = (
     "Intervals are a bootstrap over exams of one data set; they do not cover another hospital's data.",
     "The promoted candidate was chosen on the out-of-fold score, which is therefore slightly favourable.",
 )
-CITATION = "Colak et al. 2021, RSPECT, doi 10.1148/ryai.2021200254 (contest data, non-commercial licence)"
+CITATION = "Contest data: Colak et al. 2021, RSPECT, doi 10.1148/ryai.2021200254, non-commercial licence."
+DRAWN = "Exams drawn by this code; only published counts of label combinations come from the contest's data."
 _STAGES = {"input": paths.prepared, "features": paths.store, "ensemble": paths.ensemble_run}
 _STAGES |= {"submissions": paths.submissions}
 
@@ -110,7 +116,7 @@ def card_facts(settings: Settings) -> dict[str, Any]:
         "research_use_only": RESEARCH_USE_ONLY,
         "synthetic": is_phantom,
         "notice": SYNTHETIC if is_phantom else "",
-        "citation": CITATION,
+        "citation": DRAWN if is_phantom else CITATION,
         "labels": {label: MEANINGS[label] for label in (*EXAM_LABELS, SLICE_LABEL)},
         "intended_use": list(INTENDED_USE),
         "limits": list(LIMITS),
@@ -196,6 +202,27 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def hardware() -> dict[str, Any]:
+    """The machine that this runs on: processor, cores that may be used, memory, graphics cards."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": cores(),
+        "memory_gb": round(memory / 1e9, 1),
+        "graphics": _graphics_cards(),
+    }
+
+
+def _graphics_cards() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")[:-1]
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
 def _environment(settings: Settings) -> dict[str, Any]:
     """Versions and machines of every manifest; more than one value means that the run moved or was updated."""
     libraries: dict[str, set[str]] = {}
@@ -203,6 +230,7 @@ def _environment(settings: Settings) -> dict[str, Any]:
         for name, version in manifest.get("libraries", {}).items():
             libraries.setdefault(name, set()).add(version)
     told = {key: sorted({m[key] for m in _all_manifests(settings) if key in m}) for key in ("python", "machine")}
+    told["hardware"] = _manifest(paths.submissions()).get("hardware")
     return {**told, "libraries": {name: sorted(versions) for name, versions in sorted(libraries.items())}}
 
 

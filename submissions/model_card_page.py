@@ -105,12 +105,20 @@ def _made(facts: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {'/'.join(versions)}" for name, versions in environment["libraries"].items())
     lines = [
         f"finished {facts['when']}, commit {facts['commit'] or 'unknown'}",
-        f"machine: {'; '.join(environment['machine']) or 'not recorded'}",
+        f"system: {'; '.join(environment['machine']) or 'not recorded'}",
+        f"hardware: {_hardware(environment['hardware'])}",
         f"Python {'/'.join(environment['python']) or 'not recorded'}; {libraries or 'libraries not recorded'}",
         "seconds of work: " + ", ".join(f"{stage} {seconds:g}" for stage, seconds in facts["seconds"].items()),
         "identities: " + ", ".join(f"{stage} {identity}" for stage, identity in facts["identities"].items()),
     ]
     return _items(lines)
+
+
+def _hardware(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "not recorded"
+    cards = ", ".join(found["graphics"]) or "no graphics card"
+    return f"{found['processor']}, {found['cores']} cores, {found['memory_gb']:g} GB of memory, {cards}"
 
 
 def _items(lines: list[str]) -> str:

@@ -30,7 +30,7 @@ from submissions.leaderboard import (
     run_table,
     truth_columns,
 )
-from submissions.model_card import write_card
+from submissions.model_card import hardware, write_card
 from submissions.report import SYNTHETIC, write_report
 from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
 
@@ -96,6 +96,7 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
                 rows={"candidates": len(candidates.names), **rows},
                 metrics={"promoted": candidates.promoted},
                 is_phantom=trained_on_phantoms(),
+                hardware=hardware(),
             )
     write_card(settings)
     _show(settings, product.identity)

@@ -24,6 +24,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     tmp_path = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PE_ROOT", str(tmp_path / "products"))
+        patch.setattr("submissions.write._write_evidence", lambda *_: None)  # it wants a pixel store
         yield written(tmp_path)
 
 
@@ -56,6 +57,7 @@ def test_the_facts_are_those_of_leaderboard_tables_and_manifests(settings: Setti
     assert set(facts["data"]["training_exams_by_label"]) == set(EXAM_LABELS)
     assert facts["networks"][0]["metrics"]["oof_slice_auc"] == 0.8765 and facts["networks"][0]["engine"] == "openvino"
     assert facts["seconds"]["models"] == 338.5 and facts["environment"]["libraries"]["madeup"] == ["1.2.3"]
+    assert facts["environment"]["hardware"]["cores"] >= 1
     assert facts["synthetic"] is False and "not for diagnosis" in facts["research_use_only"].lower()
     assert facts["settings"]["submissions"]["bootstrap"] == 20
     assert {each["licence"] for each in facts["weights"]} == {"Apache-2.0", "MIT"}

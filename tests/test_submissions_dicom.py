@@ -42,7 +42,7 @@ def predicted(
     exams[[GTE_1, LEFT, CENTRAL]] = [0.9, 0.8, 0.7]
     measured = pd.DataFrame({STUDY: ["study00000"], "rv_lv_ratio_measured": [1.234], "rv_mm": [np.nan], "n_stored": 6})
     labels = pd.DataFrame({STUDY: "study00000", SOP: sops, "label": [0.1, 0.2, 0.8, 0.95, 0.3, 0.05]})
-    return Predicted([study], exams, labels, Measured(pd.DataFrame(), measured)), study
+    return Predicted([study], exams, labels, Measured(pd.DataFrame(), measured), {}, {}), study
 
 
 @pytest.fixture
