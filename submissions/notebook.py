@@ -35,6 +35,7 @@ _PLACES = '''import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 INPUT = Path(os.environ.get("PE_KAGGLE_INPUT", "/kaggle/input"))  # read-only
@@ -70,7 +71,7 @@ print(CODE, RUN, DATA, sep="\\n")'''
 
 _PACKAGES = """PYTHON, SITE = os.environ.get("PE_PYTHON"), []
 if PYTHON is None:  # else: a Python that has the packages already
-    PYTHON, SITE = sys.executable, ["/tmp/pe-site"]
+    PYTHON, SITE = sys.executable, [str(Path(tempfile.gettempdir()) / "pe-site")]
     lock = find("requirements.lock")
     run(
         PYTHON, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", lock.parent, "--require-hashes",

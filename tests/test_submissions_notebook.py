@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -13,11 +15,13 @@ import pytest
 from input.contest import SERIES, SOP, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.files import sha256
 from pipeline.settings import Settings, load_settings
 from submissions.check import check_file
 from submissions.kaggle_csv import read_layout
 from submissions.kaggle_dataset import copy_code, download_command, pack, settings_text
 from submissions.notebook import inference_notebook, kernel_metadata, write_notebook
+from submissions.write import read_candidates, write_candidate
 
 TINY = [
     "--settings", "settings/tests.toml", "--set", "phantom.train_exams=10", "--set", "phantom.test_exams=3",
@@ -64,6 +68,43 @@ def test_the_wheels_come_from_the_lock_as_binaries_for_linux(tmp_path: Path) -> 
     assert command[-1] == str(tmp_path / "pe-wheels" / "requirements.lock")
 
 
+def test_packages_come_from_the_attached_wheels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = tmp_path / "input" / "pe-wheels"
+    digest = write_wheel(wheels / "tinywheel-1.0-py3-none-any.whl")
+    (wheels / "requirements.lock").write_text(f"tinywheel==1.0 --hash=sha256:{digest}\n")
+    for name in ("pe/code/submissions/__main__.py", "pe/run/settings.toml", "rsna/test.csv"):
+        (tmp_path / "input" / name).parent.mkdir(parents=True)
+        (tmp_path / "input" / name).write_text("")
+    monkeypatch.setenv("PE_KAGGLE_INPUT", str(tmp_path / "input"))
+    monkeypatch.delenv("PE_PYTHON", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names: dict = {}
+    for cell in inference_notebook().cells[1:3]:
+        exec(cell.source, names)
+    assert names["DATA"] == tmp_path / "input" / "rsna" and names["PYTHON"] == sys.executable
+    assert (tmp_path / "pe-site" / "tinywheel.py").read_text() == "VALUE = 7\n"
+    with pytest.raises(RuntimeError, match="status 3"):
+        names["run"](sys.executable, "-c", "raise SystemExit(3)")
+    with pytest.raises(FileNotFoundError, match="attach the inputs"):
+        names["find"]("nothing.txt")
+
+
+def write_wheel(path: Path) -> str:
+    """A wheel with one module; its sha256."""
+    path.parent.mkdir(parents=True)
+    info = "tinywheel-1.0.dist-info"
+    files = {
+        "tinywheel.py": "VALUE = 7\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tinywheel\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": f"tinywheel.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
+    }
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return sha256(path)
+
+
 def test_a_folder_with_something_in_it_is_not_packed_into(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
@@ -72,10 +113,12 @@ def test_a_folder_with_something_in_it_is_not_packed_into(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PE_ROOT of a finished run, as small as one can be."""
+    """PE_ROOT of a finished ensemble, as small as one can be."""
     root = tmp_path_factory.mktemp("finished")
     environment = {**os.environ, "PE_ROOT": str(root), "PE_PYTHON": sys.executable}
-    subprocess.run(["./run.sh", *TINY], cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        ["./run.sh", *TINY, "--to", "ensemble"], cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True
+    )
     return root
 
 
@@ -96,6 +139,7 @@ def attached(finished: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning")
 def test_the_notebook_predicts_the_contest_without_internet(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +164,10 @@ def test_the_notebook_predicts_the_contest_without_internet(
     assert check_file(tmp_path / "working" / "submission.csv", layout) == []
     assert {each.name for each in (tmp_path / "working").iterdir()} == {"submission.csv", "submission_unread.csv"}
     found = pd.read_csv(tmp_path / "working" / "submission.csv").set_index("id")["label"]
-    expected = pd.read_csv(finished / "submissions" / "submission.csv").set_index("id")["label"]
+    monkeypatch.setenv("PE_ROOT", str(finished))
+    candidates = read_candidates(paths.ensemble_run())
+    write_candidate(tmp_path / "expected.csv", *candidates.predictions(candidates.promoted, "test"), layout)
+    expected = pd.read_csv(tmp_path / "expected.csv").set_index("id")["label"]
     whole = layout.ids[~layout.ids.str.startswith(layout.studies[0])]
     whole = whole.difference(layout.slices.loc[layout.slices[STUDY] == layout.studies[0], SOP])
     assert len(whole) > 20
