@@ -39,14 +39,14 @@ verbs
   test               run the tests; arguments go to pytest:        ./run.sh test -k metric
   predict DICOM_DIR  apply the finished ensemble to unlabelled series; with --submission FILE
                      DICOM_DIR is a contest tree, whose whole submission is written
-  export-dicom       the same answers as DICOM for a PACS:         ./run.sh export-dicom --series DIR --out DIR
+  export-dicom       the same answers as DICOM objects for a PACS (--series DIR --out DIR)
   check FILE         is this a valid submission? every fault:      ./run.sh check FILE --data DIR
   score FILE         the contest's metric, label by label:         ./run.sh score FILE --truth CSV
   leaderboard        every model's out-of-fold score, with intervals
   card               the model card of the finished run
-  upload FILE        check a submission, show the command that sends it to Kaggle (--really: send it)
-  kaggle-dataset     pack code and finished run for Kaggle:        ./run.sh kaggle-dataset --out DIR
-  notebook           the notebook that runs them without Internet: ./run.sh notebook --out FILE.ipynb
+  upload FILE        check a submission, show what sends it to Kaggle; --really sends it
+  kaggle-dataset     pack code and finished run for Kaggle (--out DIR)
+  notebook           the notebook that runs them without Internet (--out FILE.ipynb)
   doctor             machine, environment and products in one screen
   scheduler          start a Dask scheduler on this machine; arguments go to `dask scheduler`
   worker ADDR        let this machine work for it, a job a thread: ./run.sh worker ADDR --nthreads 4
