@@ -168,6 +168,7 @@ class EvidenceSettings:
     riskiest: int = 20  # the test exams with the highest P(PE)
     random: int = 10  # of the other test exams, drawn
     seed: int = 37
+    mapped_slices: int = 3  # of an exam: its likeliest key slices get an activation map (all networks run on them)
     megabytes: float = 40.0  # for all pictures; above it, slices that are no key slices shrink, then become fewer
 
 

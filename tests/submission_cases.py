@@ -74,7 +74,8 @@ def write_ensemble(
         ],
         ignore_index=True,
     )
-    slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split"]].assign(quarantine="")
+    both["flags"], both["z_mm"] = "", both[SOP].map(lambda sop: 5.0 * int(sop[-3:], 16))
+    slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split", "z_mm"]].assign(quarantine="")
     slices.loc[3, "quarantine"] = "pixel data truncated"
     _write_product(root / "input" / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
     exam_parts, slice_parts = [], []

@@ -37,7 +37,8 @@ def test_every_candidate_and_the_promoted_one_become_valid_files(settings: Setti
         assert check_file(directory / f"{name}.csv", layout) == []
     assert (directory / "submission.csv").read_bytes() == (directory / "stack.csv").read_bytes()
     files = read_manifest(directory)["files"]
-    assert sorted(files) == ["mobilenetv2.csv", "prior.csv", "report.md", "report.png", "stack.csv", "submission.csv"]
+    reports = ["evidence.html", "report.md", "report.png"]
+    assert sorted(files) == sorted(["mobilenetv2.csv", "prior.csv", "stack.csv", "submission.csv", *reports])
 
 
 def test_the_stored_score_equals_the_recomputed_one(settings: Settings) -> None:
@@ -63,7 +64,7 @@ def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
     assert {each.name: each.read_bytes() for each in paths.submissions().iterdir()} == before
     write_all(settings, force=True)
     again = {each.name: each.read_bytes() for each in paths.submissions().iterdir()}
-    for name in ("submission.csv", "report.md", "report.png"):
+    for name in ("submission.csv", "report.md", "report.png", "evidence.html"):
         assert again[name] == before[name]
     assert len(read_leaderboard(leaderboard_path())) == len(STRENGTHS)
 

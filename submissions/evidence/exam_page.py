@@ -37,6 +37,7 @@ QUALITY = (
 )
 UNUSUAL = (0.02, 0.98)  # outside these quantiles of the training exams a number is called unusual
 STRONGEST = 8
+KEYS = 5  # key slices, beside those with a measured line
 SUSPECT = 0.5  # of a slice probability: what counts as a suspicious slice
 
 
@@ -130,20 +131,21 @@ def exam_page(number: int, case: Case, context: Context) -> ExamPage:
     )
 
 
-def key_rows(store: Path, case: Case) -> list[int]:
-    """Rows in the store of a case's key slices; none where it is not stored."""
+def key_rows(store: Path, case: Case, count: int) -> list[int]:
+    """Rows in the store of a case's likeliest key slices; none where it is not stored."""
     exam = _opened(store, case)
-    return _keys(_stored_slices(case, exam)) if exam else []
+    return _keys(_stored_slices(case, exam), count) if exam else []
 
 
 def _opened(store: Path, case: Case) -> StoredExam | None:
     return open_exam(store, case.name) if is_stored(store, case.name) else None
 
 
-def _keys(slices: pd.DataFrame) -> list[int]:
+def _keys(slices: pd.DataFrame, count: int = KEYS) -> list[int]:
     z_mm = slices["z_mm"].to_numpy(float)
     known = np.isfinite(z_mm).all()
-    return key_planes(slices["label"].to_numpy(float), z_mm if known else np.arange(len(z_mm), dtype=float))
+    z_mm = z_mm if known else np.arange(len(z_mm), dtype=float)
+    return key_planes(slices["label"].to_numpy(float), z_mm, count=count)
 
 
 def _stored_slices(case: Case, exam: StoredExam | None) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from features.windows import WINDOWS
 from input.contest import EXAM_LABELS
 from pipeline.files import atomic_path
+from submissions.evidence.cases import UNLABELLED
 from submissions.evidence.charts import square, thinned
 from submissions.evidence.exam_page import STRONGEST, ExamPage
 from submissions.evidence.model import Model
@@ -57,6 +58,7 @@ def write_page(path: Path, pages: list[ExamPage], model: Model) -> None:
         labels=EXAM_LABELS,
         windows={name: (level, width, window_tables()[name]) for name, (level, width) in WINDOWS.items()},
         synthetic=SYNTHETIC,
+        drawn=all(page.case.role != UNLABELLED for page in pages),
         explained=COLUMNS_EXPLAINED,
         sensitivity=SENSITIVITY,
         prevalence=PREVALENCE,

@@ -111,7 +111,7 @@ def draw_activation(activation: np.ndarray, side: int = 96) -> str:
     size = (max(1, round(level.shape[1] * scale)), max(1, round(level.shape[0] * scale)))
     level = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
     colour = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    opacity = (255 * np.clip(1.25 * level - 0.2, 0, 0.8)).astype(np.uint8)
+    opacity = (255 * np.clip(1.3 * level - 0.3, 0, 0.75)).astype(np.uint8)
     return _base64(cv2.imencode(".png", np.dstack([colour, opacity]))[1])
 
 
@@ -119,7 +119,7 @@ def _base64(data: np.ndarray) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def key_planes(probability: np.ndarray, z_mm: np.ndarray, *, count: int = 5, apart_mm: float = 12.0) -> list[int]:
+def key_planes(probability: np.ndarray, z_mm: np.ndarray, *, count: int, apart_mm: float = 12.0) -> list[int]:
     """Rows of the likeliest planes, each some way from those before it, ascending.
 
     Args:

@@ -79,7 +79,8 @@ def write_evidence(
 
 
 def _activations(settings: Settings, store: Path, cases: list[Case]) -> dict[str, dict[int, np.ndarray]]:
-    planes = {case.name: key_rows(store, case) for case in cases}
+    count = settings.submissions.evidence.mapped_slices
+    planes = {case.name: key_rows(store, case, count) for case in cases}
     return activation_maps(settings, store, planes, {case.name: case.folds for case in cases})
 
 
