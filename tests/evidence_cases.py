@@ -72,6 +72,7 @@ def two_cases() -> list[Case]:
     parts = pd.Series({"mean.top_20mm": 1.5, HOSTILE: -0.5})
     moved = Contributions(0.25, parts, pd.Series(1.0, parts.index))
     first = case(
-        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE,), contributions=moved
-    )
+        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE,), contributions=moved,
+        truth=dict.fromkeys(EXAM_LABELS, 1),
+    )  # fmt: skip
     return [first, case("study1", "1.2.3", 0.2)]

@@ -18,12 +18,14 @@ from pipeline.files import read_json, read_table
 from pipeline.product import verify
 from pipeline.settings import EvidenceSettings, Settings
 from submissions.evidence.contributions import Contributions, contributions
+from submissions.locate import Location, locate_exams, opinions
 from submissions.predict import Predicted
 from submissions.score import Truth, pe_score, prepared_truth, read_truth
 from submissions.series_reader import Study, slice_table
 from submissions.write import Candidates, truth_path
 
 TEST, OUT_OF_FOLD, UNLABELLED = "Test exam", "Training exam, out of fold", "Unlabelled exam"
+Networks = dict[int, dict[str, pd.DataFrame]]
 #: Unused files that a page names one by one.
 NOTED = 20
 
@@ -44,6 +46,7 @@ class Case:
         contributions: what moved the second level; None where nothing did.
         truth: the nine labels where they are known.
         folds: whose networks predicted it.
+        places: where it shows PE, likeliest first.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Case:
     contributions: Contributions | None = None
     truth: dict[str, int] | None = None
     folds: tuple[int, ...] = ()
+    places: tuple[Location, ...] = ()
 
     @property
     def risk(self) -> float:
@@ -118,13 +122,15 @@ def _role_cases(settings: Settings, promoted: str, role: str, exams: pd.DataFram
     prepared, geometry = load_exams().set_index(STUDY), load_slices()
     geometry = geometry[geometry[STUDY].isin(exams[STUDY])]
     measured = read_measured(paths.store())
-    moved = _moved(settings, promoted, role, exams[STUDY].tolist(), geometry, measured)
+    networks = _networks(settings, role, exams[STUDY].tolist())
+    moved = _moved(promoted, role, networks, geometry, measured)
     truth = _truth(settings, role)
     numbers = exam_numbers()
     table = geometry.merge(slices[[SOP, "label"]], on=SOP, how="left")
     if truth:
         table = table.merge(truth.slices[[SOP, SLICE_LABEL]].rename(columns={SLICE_LABEL: "truth"}), on=SOP, how="left")
     table = _with_decoding_faults(table)
+    places = _places(networks, exams, table[table["quarantine"] == ""], measured)
     known = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
     rows_of = dict(list(table.groupby(STUDY)))
     return [
@@ -137,6 +143,7 @@ def _role_cases(settings: Settings, promoted: str, role: str, exams: pd.DataFram
             numbers=numbers.get(row[STUDY], {}),
             flags=tuple(each for each in str(prepared["flags"].get(row[STUDY], "")).split(";") if each),
             contributions=moved.get(row[STUDY]),
+            places=tuple(places.get(row[STUDY], ())),
             truth=_labels(known, row[STUDY]),
             folds=tuple(range(settings.input.folds)) if role == "test" else (int(prepared.at[row[STUDY], "fold"]),),
         )
@@ -169,26 +176,40 @@ def _truth(settings: Settings, role: str) -> Truth | None:
     return read_truth(truth_path(settings)) if truth_path(settings).is_file() else None
 
 
-def _moved(
-    settings: Settings, promoted: str, role: str, studies: list[str], slices: pd.DataFrame, measured: Measured
-) -> dict[str, Contributions]:
-    """Contributions of some exams: at test the final model over every fold's networks, out of fold each fold's own."""
+def _networks(settings: Settings, role: str, studies: list[str]) -> Networks:
+    """fold -> network -> its rows of some exams; folds that hold none of them are left out."""
     if not (paths.ensemble_run() / "models.json").is_file():
         return {}
-    found: dict[str, Contributions] = {}
-    views = []
+    found = {}
     for fold in range(settings.input.folds):
         tables = {
             name: folds[fold][folds[fold][STUDY].isin(studies)]
             for name, folds in read_networks(settings.models.networks, [fold], role).items()
         }
-        if not all(map(len, tables.values())):
-            continue
-        view = make_view(tables, slices, measured)
-        views.append(view)
-        if role == "oof":
-            found |= contributions(saved_candidate(promoted, f"fold{fold}"), [view])
-    return contributions(saved_candidate(promoted, "final"), views) if role == "test" and views else found
+        if all(map(len, tables.values())):
+            found[fold] = tables
+    return found
+
+
+def _moved(
+    promoted: str, role: str, networks: Networks, slices: pd.DataFrame, measured: Measured
+) -> dict[str, Contributions]:
+    """Contributions of some exams: out of fold by the model fitted without their fold, else by the final one."""
+    views = {fold: make_view(tables, slices, measured) for fold, tables in sorted(networks.items())}
+    if role == "oof":
+        each = [contributions(saved_candidate(promoted, f"fold{fold}"), [view]) for fold, view in views.items()]
+        return {study: parts for found in each for study, parts in found.items()}
+    return contributions(saved_candidate(promoted, "final"), list(views.values())) if views else {}
+
+
+def _places(
+    networks: Networks, exams: pd.DataFrame, slices: pd.DataFrame, measured: Measured
+) -> dict[str, list[Location]]:
+    """Where the exams show PE, as text output has it; empty without network predictions."""
+    tables = [table for folds in networks.values() for table in folds.values()]
+    top = "z_from_lung_top_mm"
+    known = measured.slices[[SOP, top]] if top in measured.slices else None
+    return locate_exams(exams, slices, opinions(tables), known) if tables else {}
 
 
 def saved_candidate(name: str, part: str) -> Candidate:
@@ -206,8 +227,9 @@ def cases_of_studies(predicted: Predicted, promoted: str) -> list[Case]:
         promoted: the candidate that predicted.
     """
     table = slice_table(predicted.studies)
-    views = [make_view(tables, table, predicted.measured) for _, tables in sorted(predicted.networks.items())]
-    moved = contributions(saved_candidate(promoted, "final"), views)
+    moved = _moved(promoted, "test", predicted.networks, table, predicted.measured)
+    placed = table.merge(predicted.slices[[SOP, "label"]], on=SOP)
+    places = _places(predicted.networks, predicted.exams, placed, predicted.measured)
     numbers = predicted.measured.exams.set_index(STUDY).to_dict("index")
     found = predicted.slices.set_index(SOP)["label"]
     cases = []
@@ -225,6 +247,7 @@ def cases_of_studies(predicted: Predicted, promoted: str) -> list[Case]:
                 flags=study.flags,
                 notes=_notes(study),
                 contributions=moved.get(study.name),
+                places=tuple(places.get(study.name, ())),
                 folds=tuple(sorted(predicted.networks)),
             )
         )

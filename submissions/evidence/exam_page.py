@@ -14,6 +14,7 @@ from submissions.evidence.cases import Case
 from submissions.evidence.charts import bar, signed_bar, slice_curve
 from submissions.evidence.pictures import Pictures, draw_activation, draw_exam, key_planes
 from submissions.evidence.reliability import Reliability
+from submissions.locate import WORTH_TELLING, describe_location
 
 #: Measured structures: (part of the column names, what it is, the column with its length).
 LINES = (
@@ -51,6 +52,7 @@ class ExamPage:
     labels: list[dict[str, Any]]
     chips: list[str]
     summary: str
+    places: list[dict[str, Any]]
     curve: Markup
     measured: list[dict[str, str]]
     quality: list[dict[str, Any]]
@@ -75,7 +77,6 @@ class Context:
         training: measured numbers of the training exams.
         budget: characters that an exam's pictures may take.
         activations: name -> store row -> activation map (y, x) in [0, 1].
-        texts: name -> sentences on where the suspicious slices lie; missing: the ranges are told.
     """
 
     store: Path
@@ -83,7 +84,6 @@ class Context:
     training: pd.DataFrame
     budget: float
     activations: dict[str, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
-    texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def exam_page(number: int, case: Case, context: Context) -> ExamPage:
@@ -120,7 +120,8 @@ def exam_page(number: int, case: Case, context: Context) -> ExamPage:
         rank_text=f"{case.risk:.3f}",
         labels=_labels(case, context.reliability),
         chips=chips,
-        summary=" ".join(context.texts.get(case.name) or [range_text(probability, slices["z_mm"].to_numpy(float))]),
+        summary=range_text(probability, slices["z_mm"].to_numpy(float)),
+        places=_places(case, slices),
         curve=slice_curve(probability, keys, truth),
         measured=_measured(case.numbers, lines),
         quality=quality,
@@ -196,6 +197,13 @@ def _run(first: int, last: int, z_mm: np.ndarray) -> str:
         if first == last
         else f"{numbers} (z {z_mm[first]:.0f} to {z_mm[last]:.0f} mm)"
     )
+
+
+def _places(case: Case, slices: pd.DataFrame) -> list[dict[str, Any]]:
+    """The case's places that are worth telling, with the row of each key slice among the stored ones."""
+    row_of = {sop: row for row, sop in enumerate(slices[SOP])}
+    told = [each for each in case.places if each.probability >= WORTH_TELLING]
+    return [{"text": describe_location(each), "plane": row_of.get(each.sop)} for each in told]
 
 
 def _lines(numbers: dict[str, Any]) -> list[dict[str, Any]]:
