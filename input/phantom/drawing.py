@@ -78,15 +78,9 @@ def draw_exam(state: ExamState, difficulty: Difficulty, *, seed: int, index: int
         RuntimeError: when no placement of clots shows the labels (a fault of the drawing).
     """
     rng = streams(seed, index)
-    patient = draw_patient(
-        rng["patient"], effusion_share=difficulty.effusion_share,
-        opacity_share=difficulty.opacity_share,
-    )  # fmt: skip
-    grid, fov = draw_grid(rng["patient"], patient, rows, slices)
-    heart = draw_heart(patient, draw_ratio(state.on, rng["anatomy"]))
-    dilation = draw_dilation(state.on, heart.ratio, difficulty, rng["strain"])
-    arteries = vessels.draw_arteries(patient, rng["anatomy"], twigs=difficulty.twigs, dilation=dilation)
-    clots, truth = place_clots(state, arteries, grid, difficulty, rng["clots"])
+    plan = draw_plan(state, difficulty, rng, rows=rows, slices=slices)
+    patient, grid, fov, heart, arteries = plan.patient, plan.grid, plan.fov_mm, plan.heart, plan.arteries
+    clots, truth = plan.clots, plan.truth
     scene = Scene(patient, heart, widened(arteries, clots), clots, state.on, difficulty, rng)
     hu = np.empty(grid.shape, np.int16)
     artery = np.empty(grid.shape, bool)
@@ -103,6 +97,42 @@ def draw_exam(state: ExamState, difficulty: Difficulty, *, seed: int, index: int
         hu, grid, on, visible, truth.mask, artery, truth.area, [c.as_row(arteries) for c in clots], heart, patient,
         scene.scanner, scene.contrast, fov, float(2 * arteries.tubes.r0[0]),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of an exam but its pixels."""
+
+    patient: Patient
+    grid: Grid
+    fov_mm: float
+    heart: Heart
+    arteries: vessels.Arteries
+    clots: list[Clot]
+    truth: "ClotTruth"
+
+
+def draw_plan(
+    state: ExamState, difficulty: Difficulty, rng: dict[str, np.random.Generator], *, rows: int, slices: int
+) -> Plan:
+    """Draw the anatomy and the clots of an exam, hence its labels, without its pixels; arguments of `draw_exam`.
+
+    Args:
+        state: the labels to make true.
+        difficulty: the table's entry.
+        rng: the exam's `streams`.
+        rows: pixels a side.
+        slices: mean number of slices.
+    """
+    patient = draw_patient(
+        rng["patient"], effusion_share=difficulty.effusion_share,
+        opacity_share=difficulty.opacity_share,
+    )  # fmt: skip
+    grid, fov = draw_grid(rng["patient"], patient, rows, slices)
+    heart = draw_heart(patient, draw_ratio(state.on, rng["anatomy"]))
+    dilation = draw_dilation(state.on, heart.ratio, difficulty, rng["strain"])
+    arteries = vessels.draw_arteries(patient, rng["anatomy"], twigs=difficulty.twigs, dilation=dilation)
+    return Plan(patient, grid, fov, heart, arteries, *place_clots(state, arteries, grid, difficulty, rng["clots"]))
 
 
 def draw_ratio(on: frozenset[str], rng: np.random.Generator) -> float:
