@@ -116,6 +116,7 @@ def test_every_imported_library_is_declared() -> None:
         "cv2": "opencv-python-headless",
         "gdcm": "python-gdcm",
         "PIL": "pillow",
+        "skimage": "scikit-image",
         "sklearn": "scikit-learn",
         "tensorboardX": "tensorboardx",
     }
