@@ -4,6 +4,7 @@
 slices.parquet                a row a slice of the contest's tables: ids, split, row in the array (-1: not
                               stored), z, quarantine reason, measured numbers (NaN where not stored)
 exams.parquet                 a row an exam: Study, split, measured numbers (heart and vessels: features.anatomy)
+report.json                   slices stored and quarantined with the reasons counted, exams without a stored slice
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,11 @@ import pandas as pd
 from features.ingest import Ingested, IngestOrder, ingest_exam
 from input.contest import ID_COLUMNS, SERIES, SOP, STUDY
 from input.decoding import ExamJob, Outcome, decode_exams
-from input.tables import load_slices
+from input.tables import counted_reasons, load_slices
 from pipeline import paths
 from pipeline.cluster import run_on_cluster, scheduler
 from pipeline.console import progress, say
-from pipeline.files import write_table
+from pipeline.files import write_json, write_table
 from pipeline.isolated import run_isolated
 from pipeline.product import Product, read_manifest
 from pipeline.settings import FeaturesSettings, Settings
@@ -48,10 +50,12 @@ def build(settings: Settings, *, force: bool = False) -> None:
     with product.building(fresh=force) as directory:
         jobs = exam_jobs(slices, settings.data_root, directory, settings.features)
         total = slices.loc[slices["position"] >= 0, STUDY].nunique()
-        ingested = list(progress(_ingest(jobs, settings.data_root), what="ingest", total=total, unit="exam"))
+        outcomes = progress(_outcomes(jobs, settings.data_root), what="ingest", total=total, unit="exam")
+        ingested = list(map(_ingested, outcomes))
         slice_table, exam_table = assemble(slices, ingested)
         write_table(directory / "slices.parquet", slice_table)
         write_table(directory / "exams.parquet", exam_table)
+        write_json(directory / "report.json", report(slice_table, exam_table))
         stored = int((slice_table["row"] >= 0).sum())
         metrics = {
             "megabytes": round(sum(path.stat().st_size for path in directory.glob("*.b2nd")) / 1e6, 1),
@@ -70,7 +74,7 @@ def store_exams(slices: pd.DataFrame, data_root: Path, directory: Path, settings
         slices: with the columns of slices.parquet of input/prepared.
         directory: an empty folder.
     """
-    ingested = list(_ingest(exam_jobs(slices, data_root, directory, settings)))
+    ingested = list(map(_ingested, decode_exams(exam_jobs(slices, data_root, directory, settings), ingest_exam)))
     for name, table in zip(("slices", "exams"), assemble(slices, ingested), strict=True):
         write_table(directory / f"{name}.parquet", table)
 
@@ -97,13 +101,12 @@ def exam_jobs(slices: pd.DataFrame, data_root: Path, directory: Path, settings: 
         )
 
 
-def _ingest(jobs: Iterator[ExamJob], data_root: Path) -> Iterator[Ingested]:
-    for outcome in _outcomes(jobs, data_root):
-        if outcome.fault:
-            reasons = dict.fromkeys(outcome.job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
-            yield Ingested(outcome.name, (), pd.DataFrame(), {}, reasons)
-        else:
-            yield outcome.value
+def _ingested(outcome: Outcome) -> Ingested:
+    """What an ingest told; of an exam that failed as a whole, its slices with the reason."""
+    if not outcome.fault:
+        return outcome.value
+    reasons = dict.fromkeys(outcome.job.payload.sop_uids, f"the exam could not be ingested: {outcome.fault}")
+    return Ingested(outcome.name, (), pd.DataFrame(), {}, reasons)
 
 
 def _outcomes(jobs: Iterator[ExamJob], data_root: Path) -> Iterator[Outcome]:
@@ -154,6 +157,17 @@ def assemble(slices: pd.DataFrame, ingested: list[Ingested]) -> tuple[pd.DataFra
     return table, exams.reset_index(drop=True).reindex(columns=_with(exams.columns, "n_stored", "lungs_found"))
 
 
+def report(slices: pd.DataFrame, exams: pd.DataFrame) -> dict[str, Any]:
+    """What an ingest left out and why, counted; input/prepared/report.json counts syntaxes and flags."""
+    return {
+        "slices_stored": int((slices["row"] >= 0).sum()),
+        "slices_quarantined": int((slices["quarantine"] != "").sum()),
+        "quarantine_reasons": counted_reasons(slices["quarantine"]),
+        "exams_not_stored": exams.loc[~(exams["n_stored"] > 0), STUDY].tolist(),
+        "lungs_not_found": exams.loc[exams["lungs_found"] == 0, STUDY].tolist(),
+    }
+
+
 def _with(columns: pd.Index, *names: str) -> list[str]:
     """The columns, and these names where no exam was stored that would have brought them."""
     return [*columns, *(name for name in names if name not in columns)]
@@ -165,5 +179,7 @@ def _say(slices: pd.DataFrame, exams: pd.DataFrame, metrics: dict[str, float]) -
         f"{metrics['megabytes']:g} MB, {metrics['quarantined']} slices quarantined, "
         f"lungs not found in {metrics['lungs_not_found']} exams, {metrics['slices_per_second']:g} slices/s"
     )
+    for reason, count in list(counted_reasons(slices["quarantine"]).items())[:5]:
+        say(f"features/store: {count} slices: {reason}")
     for study in exams.loc[~(exams["n_stored"] > 0), STUDY].head(5):
         say(f"features/store: exam {study} has no usable slice; its rows get a stated prior later")

@@ -155,11 +155,15 @@ def _report(exams: pd.DataFrame, slices: pd.DataFrame, geometries: list[ExamGeom
         "transfer_syntaxes": {UID(syntax).name: count for syntax, count in syntaxes.most_common()},
         "flags": dict(Counter(flag for flags in exams["flags"] for flag in flags.split(";") if flag).most_common()),
         "quarantined": len(quarantined),
-        # Figures in a reason differ from file to file; without them the reasons can be counted.
-        "quarantine_reasons": quarantined.map(_without_numbers).value_counts().to_dict(),
+        "quarantine_reasons": counted_reasons(quarantined),
         "unreadable_exams": exams.loc[exams["n_readable"] == 0, STUDY].tolist(),
         "folds": exams.loc[exams["split"] == "train", "fold"].value_counts().sort_index().tolist(),
     }
+
+
+def counted_reasons(quarantine: pd.Series) -> dict[str, int]:
+    """Reasons of a quarantine column, most frequent first; figures, which differ from file to file, become #."""
+    return quarantine[quarantine != ""].map(_without_numbers).value_counts().to_dict()
 
 
 def _without_numbers(reason: str) -> str:

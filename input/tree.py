@@ -103,8 +103,9 @@ def inspect_tables(root: Path) -> ContestTree:
     """Read and check the two CSVs; the faults are in the result."""
     tree = ContestTree(root)
     if not root.is_dir():
-        tree.faults.append(f"{root} is not a folder")
+        tree.faults.append(f"{root} is not a folder" + ("; unpack the archive first" if root.is_file() else ""))
         return tree
+    tree.faults += _deeper_tree(root)
     for split in SPLITS:
         path = root / f"{split}.csv"
         table = _read_csv(path, HEADERS[split], tree)
@@ -123,6 +124,13 @@ def inspect_tables(root: Path) -> ContestTree:
             if len(both):
                 tree.faults.append(f"{len(both)} {what} are in both train.csv and test.csv, e.g. {both[0]}")
     return tree
+
+
+def _deeper_tree(root: Path) -> list[str]:
+    """A hint where the tables lie one folder further down, as in an archive that was unpacked as it came."""
+    if (root / "train.csv").is_file():
+        return []
+    return [f"train.csv lies in {path.parent}: give that folder" for path in sorted(root.glob("*/train.csv"))[:1]]
 
 
 def submission_ids(slices: pd.DataFrame) -> pd.Index:

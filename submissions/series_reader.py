@@ -1,4 +1,4 @@
-"""DICOM files without tables, in folders or zip archives, sorted into studies and stored as the networks expect it."""
+"""DICOM or JPEG-256 files without tables, in folders or archives, sorted into studies and stored for the networks."""
 
 import dataclasses
 import os
@@ -14,6 +14,8 @@ from input.archive import source_files
 from input.contest import SERIES, SOP, STUDY
 from input.decoding import ExamJob, decode_exams
 from input.dicom import DicomFault, SliceHeader, read_files, read_header
+from input.jpeg256 import split_name
+from input.jpeg_series import read_jpegs
 from input.selection import OtherSeries
 from pipeline.console import progress, say
 from pipeline.errors import UserError
@@ -60,7 +62,8 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     """Read every study below a folder, or in a zip archive, into a store, and write the store's two tables.
 
     Files are told apart by the StudyInstanceUID in their headers, however they lie in folders; of each study the
-    series that suits PE detection is taken. Decoding happens in processes that may die or hang.
+    series that suits PE detection is taken. Slices of the JPEG-256 derivative are told by their names
+    (`<Study>/<Series>/<iiii>_<SOP>.jpg`), a folder a study. Decoding happens in processes that may die or hang.
 
     Args:
         source: a folder, whose zip archives are read like folders, or a zip archive.
@@ -70,8 +73,10 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     Raises:
         UserError: neither a folder nor an archive, or no usable series in it.
     """
-    headers, faults = _headers(source)
-    jobs = _jobs(headers, store, settings)
+    files, faults = source_files(source)
+    jpegs = [path for path in files if split_name(path.name)]
+    headers = _headers([path for path in files if not split_name(path.name)], faults)
+    jobs = _jobs([*_studies(headers), *_jpeg_series(jpegs)], store, settings)
     studies, lost = [], []
     outcomes = progress(decode_exams(jobs, _ingest_study), what="read", total=len(jobs), unit="study")
     for job, outcome in zip(jobs, outcomes, strict=True):
@@ -92,8 +97,8 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     return studies
 
 
-def _headers(source: Path) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
-    files, faults = source_files(source)
+def _headers(files: list[Path], faults: list[tuple[Path, str]]) -> list[SliceHeader]:
+    """The headers of usable slices; the others join the faults."""
     headers, seen = [], {}
     for path in progress(files, what="headers", unit="file"):
         try:
@@ -106,16 +111,28 @@ def _headers(source: Path) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
             headers.append(header)
         else:
             faults.append((path, f"same SOPInstanceUID as {twin}"))
-    return headers, faults
+    return headers
 
 
-def _jobs(headers: Iterable[SliceHeader], store: Path, settings: FeaturesSettings) -> list[ExamJob]:
+def _studies(headers: Iterable[SliceHeader]) -> list[list[Path]]:
+    """The files of each study."""
     of_study: dict[str, list[Path]] = defaultdict(list)
     for header in headers:
         of_study[header.study_uid].append(header.path)
+    return [of_study[uid] for uid in sorted(of_study)]
+
+
+def _jpeg_series(files: list[Path]) -> list[list[Path]]:
+    """The files of each folder of the JPEG-256 derivative, which has one series a study."""
+    of_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        of_folder[path.parent].append(path)
+    return [of_folder[folder] for folder in sorted(of_folder)]
+
+
+def _jobs(studies: Iterable[list[Path]], store: Path, settings: FeaturesSettings) -> list[ExamJob]:
     jobs = []
-    for number, uid in enumerate(sorted(of_study)):
-        files = of_study[uid]
+    for number, files in enumerate(studies):
         place = Path(os.path.commonpath([path.parent for path in files]))
         jobs.append(ExamJob(f"study{number:05d}", tuple(files), _Order(place, store, settings)))
     return jobs
@@ -125,7 +142,8 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
     """Read and store one study; a study without a usable series gives the reason instead."""
     order: _Order = job.payload
     try:
-        series = read_files(order.place, job.files, without=bad_files)
+        read = read_jpegs if split_name(job.files[0].name) else read_files
+        series = read(order.place, job.files, without=bad_files)
     except UserError as fault:
         return str(fault)
     ingested = ingest_series(dataclasses.replace(series, study_uid=job.name), order.store, order.settings)

@@ -15,7 +15,7 @@ from input.contest import SOP, STUDY
 from input.tables import load_slices, prepare
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import read_table
+from pipeline.files import read_json, read_table
 from pipeline.product import read_manifest
 from pipeline.settings import FeaturesSettings, InputSettings, Settings
 from tests.dicom_files import write_tree
@@ -102,6 +102,9 @@ def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
         table.loc[table["quarantine"] != "", SOP].tolist() == table.loc[table["row"] < 0, SOP].tolist() == [lost[SOP]]
     )
     assert table.set_index(SOP).loc[lost[SOP], "quarantine"].startswith("truncated")
+    told = read_json(paths.store() / "report.json")
+    assert told["slices_quarantined"] == 1 and told["slices_stored"] == len(slices) - 1
+    assert told["quarantine_reasons"] == {"truncated: pixel data ends at byte #, the file at #": 1}
     exams = read_table(paths.store() / "exams.parquet")
     assert sorted(exams[STUDY]) == stored_studies(paths.store())
     manifest = read_manifest(paths.store())

@@ -1,6 +1,8 @@
 """Decoding in processes that die, hang or panic: only the file at fault is lost."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from dicom_files import write_slice
 
 from input.decoding import ExamJob, decode_exams, read_series_safely
+from pipeline import paths
 from pipeline.errors import UserError
 
 
@@ -99,3 +102,12 @@ def test_jobs_are_drawn_as_they_are_needed():
     assert next(outcomes).name == "0"
     assert len(drawn) < 10
     outcomes.close()
+
+
+def test_a_folder_called_dl_where_the_user_works_does_not_break_the_decoders(tmp_path):
+    (tmp_path / "dl").mkdir()  # gdcm imports `dl` when it finds one
+    (tmp_path / "dl" / "__init__.py").write_text("")
+    assert "PYTHONSAFEPATH=1" in (paths.CHECKOUT / "run.sh").read_text()
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(paths.CHECKOUT)}
+    command = [sys.executable, "-c", "import gdcm, pydicom.pixels, input.dicom"]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Every trap of a single DICOM file: gates, syntaxes, rescaling, padding, truncation, contradictory tags."""
 
+import dataclasses
 import struct
 import warnings
 
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 from input.dicom import DicomFault, read_header, read_pixels, read_slice
 from input.gates import DECODERS
 from input.header import parse_header
-from input.pixels import decode_hu
+from input.pixels import _hounsfield, decode_hu
+
+
+class Panic(BaseException):
+    """What a Rust decoder raises over a flipped byte: no Exception."""
+
 
 READABLE = [name for name in SYNTAXES if name != "deflated"]
 ENCAPSULATED = ["jpeg_lossless", "jpeg_ls", "jpeg_2000", "rle"]
@@ -160,6 +166,33 @@ def test_fractional_slope_is_rounded_to_the_nearest_unit(tmp_path):
     hu = np.full((64, 64), 100, np.int16)
     pixels = read_pixels(write_slice(tmp_path / "s.dcm", hu, RescaleSlope=0.3, RescaleIntercept=-1000.5))
     assert abs(int(pixels[5, 5]) - 100) <= 1
+
+
+@pytest.mark.parametrize("bits_stored", [8, 12, 13, 16])
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("slope", [1.0, -1.0, 2.0, 0.3])
+def test_every_stored_word_becomes_the_hounsfield_unit_of_wide_arithmetic(tmp_path, bits_stored, is_signed, slope):
+    words = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    stored = (words & (0xFFFF >> (16 - bits_stored))).astype(np.int64)
+    if is_signed:
+        stored -= (stored >= 1 << (bits_stored - 1)) * (1 << bits_stored)
+    header = read_header(write_slice(tmp_path / "s.dcm"))
+    for intercept in (-1024.0, 0.0, -1000.5, -32768.0, -32769.0, 3071.0, 3072.0, 100000.0):
+        kind = {"bits_stored": bits_stored, "is_signed": is_signed, "slope": slope, "intercept": intercept}
+        expected = np.rint(np.clip(stored * slope + intercept, -1024, 3071))
+        for raw in (words, words.astype(">u2"), words.view(np.int16)):
+            np.testing.assert_array_equal(_hounsfield(raw, dataclasses.replace(header, **kind)), expected)
+
+
+@pytest.mark.parametrize("fault", [Panic("index out of bounds"), MemoryError("no room"), AttributeError("PixelData")])
+def test_whatever_a_decoder_raises_becomes_a_reason(tmp_path, monkeypatch, fault):
+    class Decoder:
+        def as_array(self, *_, **__):
+            raise fault
+
+    path = write_slice(tmp_path / "s.dcm", syntax="jpeg_2000")
+    monkeypatch.setattr("input.pixels.get_decoder", lambda syntax: Decoder())
+    assert reason_of(path) == f"undecodable pixels: {type(fault).__name__}: {fault}"
 
 
 @pytest.mark.parametrize("padding", [-2000, -2048, -3024])

@@ -34,6 +34,18 @@ def test_a_lone_slice_is_a_series(tmp_path):
     assert series.hu.shape == (1, 64, 64) and series.flags == ("single_slice",)
 
 
+def test_the_longest_exam_of_the_contest_is_ordered_whole(tmp_path):
+    whole = write_slice(tmp_path / "s.dcm", z=1000.25).read_bytes()
+    (tmp_path / "s.dcm").unlink()
+    heights = np.random.default_rng(1).permutation(1083)
+    for number, height in enumerate(heights):
+        data = whole.replace(b"1000.25", b"%07.2f" % (height / 4)).replace(b"1.2.3.4.5\x00", b"1.2.3%05d" % number)
+        (tmp_path / f"{number}.dcm").write_bytes(data)
+    series = read_series(tmp_path)
+    np.testing.assert_array_equal(series.z_mm, np.arange(1083) / 4)
+    assert [int(sop.removeprefix("1.2.3")) for sop in series.sop_uids] == np.argsort(heights).tolist()
+
+
 def test_two_passes_are_kept_and_told(tmp_path):
     write_series(tmp_path, 3, number=3)
     for index in range(3):

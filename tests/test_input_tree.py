@@ -153,3 +153,7 @@ def test_the_public_test_has_152_703_rows():
 def test_a_broken_csv_is_a_fault_and_no_crash(tree, content):
     (tree / "train.csv").write_text(content)
     assert "train.csv" in faults_of(tree)
+
+
+def test_a_tree_one_folder_further_down_is_named(tree):
+    assert f"train.csv lies in {tree}: give that folder" in faults_of(tree.parent)
