@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
         help="make features/store: HU in the lung box, one file an exam, and measured numbers",
         description="Decode every readable slice once (with its sha256), find the lung box, crop, resample in-plane, "
         "compress without loss, measure. Skipped when up to date; a killed build goes on exam by exam.",
-        epilog="example: python -m features build --data ~/rsna --settings settings/rsna.toml",
+        epilog="examples: python -m features build --data ~/rsna --settings settings/rsna.toml | the same with "
+        "--scheduler tcp://node1:8786 on a Dask cluster (./run.sh scheduler, ./run.sh worker) whose machines share "
+        "the files: the store has the same bytes, also when a worker dies in the middle",
     )
     add_settings_arguments(build)
     check = verbs.add_parser(

@@ -19,7 +19,7 @@ import pandas as pd
 
 from features.ingest import Ingested, IngestOrder, ingest_exam
 from input.contest import ID_COLUMNS, SERIES, SOP, STUDY
-from input.decoding import ExamJob, Outcome, decode_exams
+from input.decoding import EXAM_TIMEOUT_S, ExamJob, Outcome, decode_exams
 from input.tables import counted_reasons, load_slices
 from pipeline import paths
 from pipeline.cluster import run_on_cluster, scheduler
@@ -121,11 +121,18 @@ def _outcomes(jobs: Iterator[ExamJob], data_root: Path) -> Iterator[Outcome]:
 
 def _ingest_elsewhere(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
     """Runs on a worker of the cluster: a hostile file takes down a process of its own, never the worker."""
-    return run_isolated(_ingest_batch, jobs)
+    try:
+        return run_isolated(_ingest_plainly, jobs, timeout_s=EXAM_TIMEOUT_S * len(jobs))
+    except RuntimeError:  # a file killed, hung or broke its decoder: find out which; whole exams stay as they are
+        return run_isolated(_ingest_guarded, jobs)
 
 
-def _ingest_batch(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
-    return list(decode_exams(jobs, ingest_exam, workers=1))
+def _ingest_plainly(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
+    return [Outcome(job, ingest_exam(job, {})) for job in jobs]
+
+
+def _ingest_guarded(jobs: tuple[ExamJob, ...]) -> list[Outcome]:
+    return list(decode_exams(jobs, ingest_exam, workers=1, timeout_s=EXAM_TIMEOUT_S))
 
 
 def assemble(slices: pd.DataFrame, ingested: list[Ingested]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -26,6 +26,7 @@ from pipeline.jobs import cores
 JOBS_PER_WORKER = 200
 #: So many jobs a worker are handed out before the first result is taken; more only fill memory.
 JOBS_AHEAD = 4
+EXAM_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def decode_exams(
     function: Callable[[ExamJob, dict[Path, str]], Any],
     *,
     workers: int = 0,
-    timeout_s: float = 600.0,
+    timeout_s: float = EXAM_TIMEOUT_S,
     file_timeout_s: float = 60.0,
     try_file: Callable[[Path], None] = decode_file,
 ) -> Iterator[Outcome]:
@@ -108,7 +109,7 @@ def decode_exams(
         pool.join()
 
 
-def read_series_safely(source: Path, *, timeout_s: float = 600.0, file_timeout_s: float = 60.0) -> Series:
+def read_series_safely(source: Path, *, timeout_s: float = EXAM_TIMEOUT_S, file_timeout_s: float = 60.0) -> Series:
     """`input.dicom.read_series` in a process of its own; files that kill or hang it are quarantined.
 
     Raises:

@@ -16,18 +16,21 @@ from pipeline.errors import UserError
 from pipeline.jobs import end_with_parent
 
 
-def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_isolated(function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Any:
     """Call a module-level function in a new process, which ends when this one is killed; its result.
 
     Raises:
         UserError: one that the function raised.
-        RuntimeError: the process died, or the function raised something else; with its traceback.
+        RuntimeError: the process died or took too long, or the function raised something else; with its traceback.
     """
     environment = {**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
-    finished = subprocess.run(
-        [sys.executable, "-m", "pipeline.isolated"],
-        input=pickle.dumps((function, arguments)), stdout=subprocess.PIPE, env=environment, check=False,
-    )  # fmt: skip
+    command, order = [sys.executable, "-m", "pipeline.isolated"], pickle.dumps((function, arguments))
+    try:
+        finished = subprocess.run(
+            command, input=order, stdout=subprocess.PIPE, env=environment, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise RuntimeError(f"{function.__name__}: no end after {timeout_s:g} s") from fault
     if finished.returncode:
         raise RuntimeError(f"{function.__name__}: its process ended with status {finished.returncode}")
     kind, value = pickle.loads(finished.stdout)
@@ -47,7 +50,7 @@ def _main() -> None:
         result = "value", function(*arguments)
     except UserError as fault:
         result = "user error", str(fault)
-    except Exception:
+    except BaseException:  # a panic of a Rust decoder is no Exception
         result = "fault", traceback.format_exc()
     with answer:
         pickle.dump(result, answer)

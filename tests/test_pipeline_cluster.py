@@ -73,9 +73,23 @@ def test_results_come_in_order_and_faults_are_those_of_the_function(root, monkey
 
 
 def test_a_call_in_a_process_of_its_own_returns_its_value_or_its_fault():
-    assert run_isolated(pow, 3, 4) == 81
+    assert run_isolated(pow, 3, 4, timeout_s=60) == 81
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run_isolated(divmod, 1, 0)
+
+
+def test_a_batch_whose_process_dies_is_taken_again_with_a_process_an_exam(monkeypatch):
+    called = []
+
+    def die_plainly(function, jobs, timeout_s=None):
+        called.append(function.__name__)
+        if timeout_s:
+            raise RuntimeError("its process ended with status -11")
+        return [f"{job} guarded" for job in jobs]
+
+    monkeypatch.setattr(features.build, "run_isolated", die_plainly)
+    assert features.build._ingest_elsewhere(("a", "b")) == ["a guarded", "b guarded"]
+    assert called == ["_ingest_plainly", "_ingest_guarded"]
 
 
 def built(root: Path, settings: Settings, monkeypatch) -> dict[str, str]:
@@ -95,14 +109,15 @@ def kill_when_stored(pid: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_store_built_on_a_cluster_of_which_a_worker_is_killed_has_the_bytes_of_a_local_one(
     root, tmp_path, monkeypatch
 ):
-    tree = write_tree(tmp_path / "tree", exams=6)
+    tree = write_tree(tmp_path / "tree", exams=3)
     settings = Settings(input=InputSettings(data=str(tree), folds=2), features=FeaturesSettings(spacing_mm=1.0))
     here = built(tmp_path / "here", settings, monkeypatch)
     monkeypatch.setattr(cluster, "CONNECT_S", 60)
-    monkeypatch.setattr(features.build, "BATCH", 2)
+    monkeypatch.setattr(features.build, "BATCH", 1)
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         local = LocalCluster(n_workers=2, **LOCAL)
     with local:
@@ -115,4 +130,4 @@ def test_a_store_built_on_a_cluster_of_which_a_worker_is_killed_has_the_bytes_of
         assert not Path(f"/proc/{victim}").exists() or local.workers[0].pid != victim
         with pytest.raises(UserError, match="given up after its workers died 2 times"):
             list(run_jobs(die, [()], what="x"))
-    assert there == here and len(here) == 2 * 8 + 2
+    assert there == here and len(here) == 2 * 5 + 3
