@@ -11,6 +11,7 @@ broken one and measures nothing. Everything runs on the same cores; nothing is r
 """
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -20,11 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pydicom
 from threadpoolctl import threadpool_limits
 
+from features.anatomy import measure_anatomy
 from features.ingest import IngestOrder, ingest_exam
 from features.lungbox import Box, find_lung_box
 from features.measure import measure_slices
@@ -130,9 +133,10 @@ def _header(file: Path):
 def compare(folders: list[Path], work: Path, settings: FeaturesSettings) -> None:
     """Milliseconds a slice of both in this process, exam by exam in turn, and whether they stored the same."""
     kinds = {
-        "this store: checksums, gates, measured numbers": lambda job, folder, out: ingest_exam(job, {}),
+        "this store: gates, checksums, sidecar": lambda job, folder, out: store_only(job),
         "plain loop, np.savez_compressed": lambda job, folder, out: plain_exam(folder, out, settings.spacing_mm, True),
         "plain loop, np.save": lambda job, folder, out: plain_exam(folder, out, settings.spacing_mm, False),
+        "this store, and what is measured on it": lambda job, folder, out: ingest_exam(at(job, out.parent), {}),
     }
     places = [work / f"out{number}" for number in range(len(kinds))]
     for place in places:
@@ -157,6 +161,17 @@ def compare(folders: list[Path], work: Path, settings: FeaturesSettings) -> None
             f"{1e3 * processor / slices:5.2f} ms/slice (x {processor / reference[1]:.2f})   "
             f"{size_of(place) / slices / 1e3:4.0f} kB/slice"
         )
+
+
+def store_only(job: ExamJob) -> None:
+    """The job of the plain loop: an ingest without the numbers that it measures."""
+    with mock.patch("features.ingest._measured", lambda exam, hu: None):
+        ingest_exam(job, {})
+
+
+def at(job: ExamJob, directory: Path) -> ExamJob:
+    """The same job for a store elsewhere."""
+    return dataclasses.replace(job, payload=dataclasses.replace(job.payload, directory=directory))
 
 
 def throughput(folders: list[Path], work: Path, settings: FeaturesSettings, workers: int) -> None:
@@ -195,7 +210,8 @@ def floor(folder: Path, work: Path, settings: FeaturesSettings) -> None:
     facts = {"z_mm": z_mm, "spacing_mm": spacing, "raw_spacing_mm": pixel_mm, "sop_uids": sops, "box": box}
     step("compress, write", lambda: write_exam(out, "exam", "series", stored, **facts))
     exam = open_exam(out, "exam")
-    step("measure", lambda: measure_slices(exam, stored))
+    measured = step("measure slices", lambda: measure_slices(exam, stored))
+    step("measure heart and vessels", lambda: measure_anatomy(exam, measured, stored))
     needed = sum(steps[name] for name in ("read", "decode", "resample", "compress, write"))
     say("one process, ms a slice: " + ", ".join(f"{name} {value:.2f}" for name, value in steps.items()))
     say(f"  floor (read, decode, resample, compress) {needed:.2f} ms; all steps {sum(steps.values()):.2f} ms")

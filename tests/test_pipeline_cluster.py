@@ -5,10 +5,11 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
-from distributed import LocalCluster
+from distributed import KilledWorker, LocalCluster
 
 import features.build
 from input.tables import prepare
@@ -29,10 +30,6 @@ def double(number: int) -> int:
 
 def refuse(number: int) -> None:
     raise UserError(f"no {number}")
-
-
-def die() -> None:
-    os._exit(3)
 
 
 @pytest.fixture
@@ -70,6 +67,14 @@ def test_results_come_in_order_and_faults_are_those_of_the_function(root, monkey
         with pytest.raises(UserError, match="has numpy None, here it is 0.1"):
             list(run_jobs(double, [(1,)], what="x"))
     assert list(root.iterdir()) == []  # the file by which sharing is tested is gone
+
+
+def test_a_job_whose_workers_keep_dying_is_given_up_with_a_message():
+    def result(timeout):
+        raise KilledWorker("job", SimpleNamespace(address="tcp://node7:9"), 3)
+
+    with pytest.raises(UserError, match="given up after its workers died 4 times, last on tcp://node7:9"):
+        cluster._result(None, SimpleNamespace(result=result))
 
 
 def test_a_call_in_a_process_of_its_own_returns_its_value_or_its_fault():
@@ -118,7 +123,7 @@ def test_a_store_built_on_a_cluster_of_which_a_worker_is_killed_has_the_bytes_of
     here = built(tmp_path / "here", settings, monkeypatch)
     monkeypatch.setattr(cluster, "CONNECT_S", 60)
     monkeypatch.setattr(features.build, "BATCH", 1)
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "300s"}):
         local = LocalCluster(n_workers=2, **LOCAL)
     with local:
         monkeypatch.setenv("PE_SCHEDULER", local.scheduler_address)
@@ -128,6 +133,4 @@ def test_a_store_built_on_a_cluster_of_which_a_worker_is_killed_has_the_bytes_of
         there = built(tmp_path / "there", settings, monkeypatch)
         killer.join()
         assert not Path(f"/proc/{victim}").exists() or local.workers[0].pid != victim
-        with pytest.raises(UserError, match="given up after its workers died 2 times"):
-            list(run_jobs(die, [()], what="x"))
     assert there == here and len(here) == 2 * 5 + 3
