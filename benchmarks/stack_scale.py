@@ -1,88 +1,153 @@
 """Time and memory of the second level at the contest's size, on drawn predictions (no images, no networks).
 
-    python -m benchmarks.stack_scale --shares 0.02 0.04 0.08     # is the cost linear in slices?
+    python -m benchmarks.stack_scale --shares 0.0125 0.025 0.05  # is the cost linear in slices?
     python -m benchmarks.stack_scale --shares 1                  # 7,279 + 2,167 exams, 2.3 million slices
 
-Every line is one size: seconds of each step, slices, peak memory of the process so far.
+Exams have the contest's joint label states, shares of positive slices and slices an exam; six networks speak in five
+folds. A first process draws and writes them; a second one, whose memory is told, does what `python -m ensemble fit`
+and `python -m submissions write` do, with the recipe of settings/rsna.toml: join, tables, both stacks and all other
+candidates in every fold and on everything, decoding, CSV, score. Steps that are part of another are indented.
+
+Scores on drawn predictions are synthetic: they prove the pipeline, nothing else.
 """
 
 import argparse
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ensemble.baselines import Prior
-from ensemble.blend import Blend
-from ensemble.decode import decode
-from ensemble.exam_table import exam_table
-from ensemble.fit import predict_test
-from ensemble.predictions import oof_view, test_view
-from ensemble.slice_table import slice_table
-from ensemble.stack import Stack
-from input.contest import STUDY
-from input.metric import contest_score
-from pipeline.console import say
-from pipeline.settings import EnsembleSettings
-from tests.simulated_predictions import simulate
+import pandas as pd
 
-TRAIN_EXAMS, TEST_EXAMS, FOLDS, MEAN_SLICES = 7_279, 2_167, 5, 246
+from ensemble import blend, exam_stack, slice_stack, stack
+from ensemble import fit as second_level
+from ensemble.decode import decode, expected_cost
+from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
+from pipeline import paths
+from pipeline.console import say
+from pipeline.settings import InputSettings, ModelsSettings, Settings, load_settings
+from submissions.intervals import resample_counts
+from submissions.kaggle_csv import layout_of
+from submissions.score import Truth, read_predictions, score
+from submissions.write import write_candidate
+from tests.simulated_predictions import simulate_contest, write_contest, write_network
+
+TRAIN_EXAMS, TEST_EXAMS, FOLDS = 7_279, 2_167, 5
 BACKBONES = ("a", "b", "c", "d", "e", "f")
+#: Steps inside `fit and predict`: name -> what is watched, as (object, attribute).
+WATCHED = {
+    "exam tables": ((blend, "exam_table"), (exam_stack, "exam_table"), (second_level, "exam_table")),
+    "slice tables": ((slice_stack, "slice_table"),),
+    "plain slice models": ((blend.SliceLogistic, "fit"), (blend.SliceLogistic, "decision")),
+    "exam stacks, fit": ((stack.ExamStack, "fit"),),
+    "slice stacks, fit": ((stack.SliceStack, "fit"),),
+    "slice stacks, predict": ((stack.SliceStack, "predict"),),
+    "test exams, all folds": ((second_level, "predict_test"),),
+}
 
 
 class Clock:
-    """Seconds of named steps."""
+    """Seconds of named steps and the process's peak memory when each last ended."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.peak: dict[str, float] = {}
 
     def time(self, name: str, step: Callable[[], Any]) -> Any:
         """Run a step, add its seconds under its name, return what it returns."""
         start = time.perf_counter()
         value = step()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.peak[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return value
 
+    def watch(self, name: str, holder: Any, attribute: str) -> None:
+        """Time every call of a function where its callers find it."""
+        original = getattr(holder, attribute)
 
-def measure(share: float, settings: EnsembleSettings) -> None:
-    """Draw a contest of `share` times the real size, fit one fold and the final models, decode and score."""
-    clock = Clock()
+        def timed(*arguments: Any, **named: Any) -> Any:
+            return self.time(f"  {name}", lambda: original(*arguments, **named))
+
+        # A class method is looked up bound to its class, a method of an instance is not.
+        is_bound = isinstance(holder, type) and hasattr(original, "__self__")
+        setattr(holder, attribute, staticmethod(timed) if is_bound else timed)
+
+
+def scale_settings() -> Settings:
+    """The contest's recipe for the second level on two cores, six networks, five folds."""
+    recipe = load_settings("settings/rsna.toml", overrides=["ensemble.threads=2"])
+    return Settings(
+        input=InputSettings(folds=FOLDS), models=ModelsSettings(backbones=BACKBONES), ensemble=recipe.ensemble
+    )
+
+
+def draw(share: float, root: Path) -> None:
+    """Write the inputs of a contest of `share` times the real size, and its test truth, below `root`."""
     train, test = int(TRAIN_EXAMS * share), int(TEST_EXAMS * share)
-    contest = clock.time(
-        "draw",
-        lambda: simulate(
-            train=train, test=test, folds=FOLDS, backbones=BACKBONES, slices=MEAN_SLICES, positive_share=0.304
-        ),
+    contest, networks = simulate_contest(train=train, test=test, seed=0, folds=FOLDS, backbones=BACKBONES)
+    write_contest(contest, root)
+    for name, fold, table in networks:
+        write_network(root, name, fold, table)
+    contest.test_exams[[STUDY, *EXAM_LABELS]].to_parquet(root / "test_exams.parquet")
+    contest.test_slices[[STUDY, SOP, SLICE_LABEL]].to_parquet(root / "test_slices.parquet")
+
+
+def measure(root: Path) -> None:
+    """Run the second level and the submission of what lies below `root` (PE_ROOT), and tell every step."""
+    clock, settings = Clock(), scale_settings()
+    for name, places in WATCHED.items():
+        for place in places:
+            clock.watch(name, *place)
+    inputs = clock.time("read and join", lambda: second_level.read_inputs(settings))
+    trees = paths.ensemble_run() / "trees"
+    tables, _ = clock.time("fit and predict", lambda: second_level.predict_all(inputs, settings, trees))
+    clock.time("write tables", lambda: second_level._write_tables(paths.ensemble_run(), tables))
+    promoted, _ = clock.time("promote", lambda: second_level._promoted(tables, inputs, settings))
+    exams, slices = tables[promoted, "test"]
+    truth = Truth(*(pd.read_parquet(root / f"test_{name}.parquet") for name in ("exams", "slices")))
+    csv = root / "submission.csv"
+    clock.time("decode, CSV, check", lambda: write_candidate(csv, exams, slices, layout_of(truth.slices)))
+    predicted = clock.time("read the CSV", lambda: read_predictions(csv, truth))
+    counts = resample_counts(len(truth.exams), settings.submissions.bootstrap, settings.submissions.seed)
+    found = clock.time("score with intervals", lambda: score(truth, *predicted, counts=counts))
+    price = expected_cost(exams, slices, *decode(exams, slices)) - expected_cost(exams, slices, exams, slices)
+    for name, seconds in clock.seconds.items():
+        say(f"  {name:<26} {seconds:8.1f} s   peak memory {clock.peak[name]:.2f} GB")
+    total = sum(seconds for name, seconds in clock.seconds.items() if not name.startswith(" "))
+    slices_in_all = len(inputs.slices)
+    say(
+        f"  {len(inputs.exams):,} exams, {slices_in_all:,} slices: {total:.0f} s, "
+        f"{1e6 * total / slices_in_all:.0f} s a million slices, {max(clock.peak.values()):.2f} GB"
     )
-    view = clock.time("join", lambda: oof_view(contest.networks, contest.exams, contest.slices, contest.measured))
-    clock.time("exam table", lambda: exam_table(view))
-    clock.time("slice table", lambda: slice_table(view, view.mean_logit()))
-    clock.time("mean", lambda: Blend.fit(view, settings))
-    stack = clock.time("stack", lambda: Stack.fit(view, settings))
-    clock.time("predict train", lambda: stack.predict(view))
-    fitted = {"prior": Prior.fit(view, settings), "stack": stack}
-    tests = (
-        clock.time("join test", lambda k=k: test_view(contest.networks, k, contest.slices, contest.measured))
-        for k in range(FOLDS)
-    )
-    exams = contest.test_exams[[STUDY]]
-    found = clock.time("join and predict test", lambda: predict_test(fitted, tests, exams, contest.test_slices))
-    exams, slices = found["stack"]
-    decoded = clock.time("decode", lambda: decode(exams, slices))
-    score = clock.time("score", lambda: contest_score(contest.test_exams, contest.test_slices, *decoded))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    steps = "  ".join(f"{name} {seconds:.1f}" for name, seconds in clock.seconds.items())
-    say(f"share {share:g}: {train} + {test} exams, {len(contest.slices):,} slices | {steps}")
-    say(f"  {sum(clock.seconds.values()):.0f} s in all, {memory:.2f} GB; drawn test {score.total:.4f}")
+    say(f"  promoted {promoted}; drawn test {found.total}; expected price of consistency {price:.6f}")
 
 
 def main() -> None:
-    """Parse the sizes and measure each."""
+    """Parse the sizes; draw and measure each in processes of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.04, 0.08], help="sizes, 1 = the contest")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0.0125, 0.025, 0.05], help="sizes, 1 = the contest (%(default)s)"
+    )
+    parser.add_argument("--step", choices=("all", "draw", "measure"), default="all", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for share in arguments.shares:
-        measure(share, EnsembleSettings())
+    if arguments.step == "draw":
+        draw(arguments.shares[0], arguments.root)
+    elif arguments.step == "measure":
+        measure(arguments.root)
+    else:
+        for share in arguments.shares:
+            say(f"share {share:g} of the contest, drawn predictions (synthetic)")
+            with tempfile.TemporaryDirectory() as folder:
+                for step in ("draw", "measure"):
+                    command = [sys.executable, "-m", "benchmarks.stack_scale", "--step", step, "--shares", str(share)]
+                    environment = {**os.environ, "PE_ROOT": folder}
+                    subprocess.run([*command, "--root", folder], env=environment, check=True)
 
 
 if __name__ == "__main__":

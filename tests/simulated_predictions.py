@@ -4,6 +4,7 @@ Drawn so that they resemble what slice networks of a small contest give: slice A
 .90, exam AUC of the highest slice about .80, backbones that err together, opinions on exam labels with noise.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,12 @@ from input.contest import (
     SOP,
     STUDY,
 )
+from input.phantom.labels import draw_q, draw_states, label_row
 from pipeline.files import sha256, write_json
 
+#: Slices an exam of the contest by quantile; the published ones (63, 131, 172, 212, 234, 256, 1083) and two that make
+#: the mean the published 246.
+CONTEST_SLICES = {0: 63, 0.01: 131, 0.05: 172, 0.25: 212, 0.5: 234, 0.75: 256, 0.95: 335, 0.99: 490, 1: 1083}
 HEAD_LABELS = (GTE_1, LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC, QA_MOTION, QA_CONTRAST)
 
 
@@ -44,6 +49,22 @@ class Contest:
     test_slices: pd.DataFrame
     networks: dict[str, dict[int, pd.DataFrame]]
     measured: Measured
+
+
+def simulate_contest(
+    *, train: int, test: int, seed: int, folds: int, backbones: tuple[str, ...]
+) -> tuple[Contest, Iterator[tuple[str, int, pd.DataFrame]]]:
+    """A contest with the real one's joint label states, shares of positive slices and slices an exam.
+
+    Returns:
+        The contest without networks, and the networks' tables one at a time: all at once they fill the memory.
+    """
+    generator = np.random.default_rng(seed)
+    exams = _contest_exams(generator, train + test)
+    levels = generator.random(train + test)
+    sizes = np.interp(levels, list(CONTEST_SLICES), list(CONTEST_SLICES.values())).astype(int)
+    contest, table = _contest(generator, exams, sizes, train, folds)
+    return contest, _networks(generator, exams, table, backbones, folds, 1.0)
 
 
 def simulate(
@@ -60,21 +81,31 @@ def simulate(
     """Draw a contest's predictions. `signal` scales what the networks know; 0 is noise."""
     generator = np.random.default_rng(seed)
     exams = _exams(generator, train + test, positive_share)
+    sizes = generator.integers(int(slices * 0.8), int(slices * 1.2) + 1, len(exams))
+    contest, table = _contest(generator, exams, sizes, train, folds)
+    for backbone, fold, rows in _networks(generator, exams, table, backbones, folds, signal):
+        contest.networks.setdefault(backbone, {})[fold] = rows
+    return contest
+
+
+def _contest(
+    generator: np.random.Generator, exams: pd.DataFrame, sizes: np.ndarray, train: int, folds: int
+) -> tuple[Contest, pd.DataFrame]:
+    """The contest's tables without networks; and the slices with all labels, for the networks."""
     exams["split"] = np.where(np.arange(len(exams)) < train, "train", "test")
     exams["fold"] = np.where(exams["split"] == "train", np.arange(len(exams)) % folds, -1)
-    table = _slices(generator, exams, slices)
+    table = _slices(generator, exams, sizes)
     exams["q"] = table.groupby(STUDY, sort=False)[SLICE_LABEL].mean().reindex(exams[STUDY]).to_numpy()
-    networks = _networks(generator, exams, table, backbones, folds, signal)
     measured = Measured(
         pd.DataFrame({STUDY: table[STUDY], SOP: table[SOP], "lung_share": 1 - (2 * table["relative"] - 1) ** 2}),
         pd.DataFrame({STUDY: exams[STUDY], "vessel_hu": exams["vessel_hu"]}),
     )
-    table = table.drop(columns=["relative"])
+    shown = table.drop(columns=["relative"])
     testing, test_rows = exams["split"] == "test", (table["split"] == "test").to_numpy()
-    hidden, hidden_slices = exams.copy(), table.copy()
+    hidden, hidden_slices = exams.copy(), shown.copy()
     hidden.loc[testing, [*EXAM_LABELS, QA_MOTION, QA_CONTRAST, "q"]] = np.nan
     hidden_slices.loc[test_rows, SLICE_LABEL] = np.nan
-    return Contest(hidden, hidden_slices, exams[testing], table[test_rows], networks, measured)
+    return Contest(hidden, hidden_slices, exams[testing], shown[test_rows], {}, measured), table
 
 
 def write_contest(contest: Contest, root: Path) -> None:
@@ -86,8 +117,13 @@ def write_contest(contest: Contest, root: Path) -> None:
         _write_product(folder, "simulated", tables)
     for backbone, folds in contest.networks.items():
         for fold, table in folds.items():
-            folder = root / "models" / "runs" / backbone / f"fold{fold}"
-            _write_product(folder, f"{backbone}{fold}", {"slices": table})
+            write_network(root, backbone, fold, table)
+
+
+def write_network(root: Path, backbone: str, fold: int, table: pd.DataFrame) -> None:
+    """Write one network's predictions where the ensemble reads them, below a product root."""
+    folder = root / "models" / "runs" / backbone / f"fold{fold}"
+    _write_product(folder, f"{backbone}{fold}", {"slices": table})
 
 
 def _write_product(folder: Path, identity: str, tables: dict[str, pd.DataFrame]) -> None:
@@ -118,6 +154,19 @@ def _exams(generator: np.random.Generator, count: int, positive_share: float) ->
     age = generator.random(count)
     table[CHRONIC] = (positive & (age < 0.13)) * 1.0
     table[ACUTE_AND_CHRONIC] = (positive & (age >= 0.13) & (age < 0.2)) * 1.0
+    return _with_keys(generator, table, burden)
+
+
+def _contest_exams(generator: np.random.Generator, count: int) -> pd.DataFrame:
+    """Exams in the contest's joint label states, 30.4 % of them with PE."""
+    states = draw_states(count, 2211 / 7279, generator)
+    table = pd.DataFrame([label_row(state.on) for state in states], dtype=float)
+    burden = np.array([draw_q(state.quartile, 1.0, generator) if state.positive else 0.0 for state in states])
+    return _with_keys(generator, table, burden)
+
+
+def _with_keys(generator: np.random.Generator, table: pd.DataFrame, burden: np.ndarray) -> pd.DataFrame:
+    count = len(table)
     table["burden"] = burden
     table["vessel_hu"] = np.where(table[QA_CONTRAST] > 0, 170, 350) + generator.normal(0, 40, count)
     table.insert(0, SERIES, [f"{2 * number + 1:012x}" for number in range(count)])
@@ -125,8 +174,7 @@ def _exams(generator: np.random.Generator, count: int, positive_share: float) ->
     return table
 
 
-def _slices(generator: np.random.Generator, exams: pd.DataFrame, mean: int) -> pd.DataFrame:
-    sizes = generator.integers(int(mean * 0.8), int(mean * 1.2) + 1, len(exams))
+def _slices(generator: np.random.Generator, exams: pd.DataFrame, sizes: np.ndarray) -> pd.DataFrame:
     owner = np.repeat(np.arange(len(exams)), sizes)
     first = np.cumsum(sizes) - sizes
     rank = np.arange(len(owner)) - first[owner]
@@ -160,14 +208,13 @@ def _networks(
     backbones: tuple[str, ...],
     folds: int,
     signal: float,
-) -> dict[str, dict[int, pd.DataFrame]]:
+) -> Iterator[tuple[str, int, pd.DataFrame]]:
     owner = pd.Index(exams[STUDY]).get_indexer(slices[STUDY])
     count, n = len(exams), len(slices)
     visible = np.maximum(generator.normal(1.9, 1.1, count), 0.1)
     shape = 1.5 - 6 * (2 * slices["relative"].to_numpy() - 1) ** 2 / 2
     shared_exam, shared_slice = generator.normal(0, 0.5, count), _waves(generator, n)
     opinions = {label: generator.normal(0, 0.7, count) for label in HEAD_LABELS}
-    networks: dict[str, dict[int, pd.DataFrame]] = {}
     for backbone in backbones:
         for fold in range(folds):
             own_exam, own_slice = generator.normal(0, 0.5, count), _waves(generator, n)
@@ -191,8 +238,7 @@ def _networks(
                 table[label] = 1 / (1 + np.exp(-opinion))
             table = pd.DataFrame(table)
             keep = (slices["split"] == "test").to_numpy() | (exams["fold"].to_numpy()[owner] == fold)
-            networks.setdefault(backbone, {})[fold] = table[keep].sample(frac=1, random_state=fold)
-    return networks
+            yield backbone, fold, table[keep].sample(frac=1, random_state=fold)
 
 
 def _waves(generator: np.random.Generator, n: int) -> np.ndarray:

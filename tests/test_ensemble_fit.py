@@ -1,16 +1,20 @@
 """The product ensemble/runs on a simulated contest: contents, honesty, promotion, application."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 from simulated_predictions import Contest, simulate, write_contest
 
 from ensemble.apply import apply
+from ensemble.baselines import Prior
+from ensemble.candidates import PRIOR
 from ensemble.decode import decode
-from ensemble.fit import fit
+from ensemble.fit import fit, predict_all, read_inputs
 from ensemble.predictions import oof_view, read_networks
 from ensemble.promote import promote
-from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from input.contest import CHRONIC, EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
 from input.rules import count_violations
 from pipeline import paths
@@ -218,3 +222,85 @@ def test_exams_without_measured_numbers_are_predicted(finished, root):
     }
     found, _ = apply(networks, contest.test_slices, candidate="stack")
     assert len(found) == 60 and np.isfinite(found[list(EXAM_LABELS)].to_numpy()).all()
+
+
+class Recorder:
+    """A candidate that learns nothing and remembers which exams it was shown, with truth and without."""
+
+    def __init__(self) -> None:
+        self.learned: list[set[str]] = []
+        self.predicted: list[tuple[int, set[str]]] = []
+
+    def fit(self, view, settings):
+        self.learned.append(set(view.studies))
+        return RecordedPrior(Prior.fit(view, settings), self, len(self.learned) - 1)
+
+
+class RecordedPrior:
+    """The prior, which notes what it predicts and by which fit."""
+
+    def __init__(self, prior: Prior, recorder: Recorder, number: int) -> None:
+        self.prior, self.recorder, self.number = prior, recorder, number
+
+    def predict(self, view):
+        self.recorder.predicted.append((self.number, set(view.studies)))
+        return self.prior.predict(view)
+
+    def save(self, folder):
+        return {}
+
+
+def test_no_exam_is_predicted_by_a_model_that_learned_from_it(tmp_path, monkeypatch):
+    contest = simulate(train=30, test=6, seed=3, slices=10)
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    recorder = Recorder()
+    names = {PRIOR: Prior.fit, "recorded": recorder.fit}
+    monkeypatch.setattr("ensemble.fit.fitters", lambda settings: names)
+    monkeypatch.setattr("ensemble.fit.networks_read", lambda settings: {})
+    tables, _ = predict_all(read_inputs(SETTINGS), SETTINGS, tmp_path / "trees")
+    train = contest.exams[contest.exams["split"] == "train"]
+    held_out = [(number, studies) for number, studies in recorder.predicted if number < 3]
+    assert len(held_out) == 3
+    for number, studies in held_out:
+        assert not studies & recorder.learned[number]
+        assert studies | recorder.learned[number] == set(train[STUDY])
+        assert train.set_index(STUDY).loc[list(studies), "fold"].nunique() == 1
+    assert recorder.learned[3] == set(train[STUDY])
+    tested = [studies for number, studies in recorder.predicted if number == 3]
+    assert len(tested) == 3 and not set.union(*tested) & set(train[STUDY])
+    assert set(tables["recorded", "oof"][0][STUDY]) == set(train[STUDY])
+
+
+def test_labels_of_the_test_exams_are_not_read(tmp_path, monkeypatch):
+    contest = simulate(train=30, test=6, seed=3, slices=10)
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    inputs = read_inputs(SETTINGS)
+    assert inputs.test_view(0).truth is None and inputs.test_view(0).slice_truth is None
+    assert not set(inputs.test_view(0).studies) & set(inputs.out_of_fold.studies)
+
+
+def test_rare_labels_that_only_one_fold_holds_neither_crash_nor_pass_in_silence(tmp_path, monkeypatch, capsys):
+    """Warnings are errors here, so a warning of LightGBM or numpy would fail the test as well."""
+    contest = simulate(train=42, test=3, seed=4, slices=8, backbones=("alpha",))
+    for label in (CHRONIC, INDETERMINATE):
+        asked_of = (contest.exams["q"] > 0) == (label == CHRONIC)
+        rare = contest.exams.index[asked_of & (contest.exams["fold"] == 0)][:3]
+        contest.exams[label] = 0.0
+        contest.exams.loc[rare, label] = 1.0
+        contest.exams.loc[rare, NEGATIVE] = 0.0
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    quick = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bootstrap=50, weighted=True)
+    settings = dataclasses.replace(SETTINGS, models=ModelsSettings(backbones=("alpha",)), ensemble=quick)
+    tables, _ = predict_all(read_inputs(settings), settings, tmp_path / "trees")
+    fold0 = capsys.readouterr().out.split("fold1: learning")[0]
+    studies = contest.exams.loc[contest.exams["fold"] == 0, STUDY]
+    for label in (CHRONIC, INDETERMINATE):
+        for who in ("alpha", "mean", "stack"):
+            assert f"{who}: {label} has 0 yes in" in fold0
+        for name in ("mean", "weighted", "stack"):
+            found = tables[name, "oof"][0].set_index(STUDY).loc[studies, label]
+            assert (found > 0).all() and found.max() < 0.06
+            assert np.isfinite(tables[name, "test"][0][list(EXAM_LABELS)].to_numpy()).all()
