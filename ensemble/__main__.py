@@ -18,7 +18,8 @@ def parser() -> argparse.ArgumentParser:
         help="fit every candidate on the networks' out-of-fold predictions and predict the test exams",
         description="Reads models/runs, features/store and input/prepared; writes ensemble/runs: predictions of every "
         "candidate (out-of-fold and test), the second level's models, and who was promoted and why.",
-        epilog="example: python -m ensemble fit --set ensemble.exam_rounds=400",
+        epilog="examples: python -m ensemble fit --set ensemble.exam_rounds=400; one more candidate, per-label weights "
+        "and calibration: python -m ensemble fit --set ensemble.weighted=true",
     )
     add_settings_arguments(fit)
     return top
