@@ -36,8 +36,9 @@ from pipeline.files import read_json
 from pipeline.settings import Settings
 from submissions.intervals import Interval, ratio_interval, resample_counts
 from submissions.leaderboard import aligned
-from submissions.locate import Location, locate_exams, opinions, with_points
+from submissions.locate import Location, locate_exams, with_points
 from submissions.score import read_truth
+from submissions.sides import fit_sides, opinions
 from submissions.write import read_candidates, truth_path
 
 NEAR_MM = 15.0
@@ -53,8 +54,8 @@ def located(settings: Settings, candidate: str, points: bool) -> dict[str, list[
     slices = slices.merge(geometry[[SOP, "z_mm"]], on=SOP)
     folds = range(settings.input.folds)
     tables = read_networks(settings.models.networks, folds, "test")
-    sides = opinions(table for network in tables.values() for table in network.values())
-    found = locate_exams(exams, slices, sides, read_measured(paths.store()).slices)
+    said = opinions(table for network in tables.values() for table in network.values())
+    found = locate_exams(exams, slices, said, fit_sides(settings), read_measured(paths.store()).slices)
     if points:
         found = with_points(settings, paths.store(), found, dict.fromkeys(found, tuple(folds)))
     return found
@@ -71,7 +72,8 @@ def judged(settings: Settings, found: dict[str, list[Location]]) -> pd.DataFrame
         clots = _clots(settings, study) if with_point else None
         for rank, place in enumerate(found[study], 1):
             hit = bool(visible[place.sop])
-            row = {STUDY: study, "rank": rank, "probability": place.probability, "slice": hit, "side": place.side}
+            row = {STUDY: study, "rank": rank, "probability": place.probability, "slice": hit}
+            row["side"] = "left" if place.left > place.right else "right"
             row["point side"] = "" if place.point is None else "left" if place.point_left_mm > 0 else "right"
             row["point"] = row["foreign"] = False
             if hit and clots:
@@ -147,7 +149,7 @@ def told_rows(table: pd.DataFrame, positive: np.ndarray, studies: np.ndarray, qu
         false = (~told[question].astype(bool)).groupby(told[STUDY]).sum()
         cells = []
         for series, some in ((hit, positive), (false, studies), (false, negative)):
-            values = series.reindex(some, fill_value=0)
+            values = series.astype(float).reindex(some, fill_value=0)
             cells.append(_share(values, resample_counts(len(some), RESAMPLES, 0)))
         rows.append([question, f"{threshold:g}", *cells])
     return rows

@@ -45,7 +45,7 @@ def measure_slices(exam: StoredExam, hu: np.ndarray | None = None) -> pd.DataFra
     threshold = vessel_threshold(table["vessel_hu"])
     second = [_filling_numbers(hu[block], view.lung[block], view, threshold) for block in view.blocks]
     table |= {name: np.concatenate([numbers[name] for numbers in second]) for name in second[0]}
-    measured = pd.DataFrame(_positions(exam) | table | _edge_numbers(view))
+    measured = pd.DataFrame(positions(exam) | table | _edge_numbers(view))
     return measured if exam.has_spacing else measured.assign(**dict.fromkeys(lengths(measured), np.nan))
 
 
@@ -66,7 +66,8 @@ def vessel_level(vessel_hu: np.ndarray) -> float:
     return float(np.percentile(known, 80)) if len(known) else np.nan
 
 
-def _positions(exam: StoredExam) -> dict[str, np.ndarray]:
+def positions(exam: StoredExam) -> dict[str, np.ndarray]:
+    """Where each plane lies: `relative_z` and `z_from_lung_top_mm`, as `measure_slices` says."""
     bottom, top = exam.z_mm[exam.box.z0], exam.z_mm[min(exam.box.z1, len(exam)) - 1]
     height = top - bottom
     relative = (exam.z_mm - bottom) / height if height > 0 else np.full(len(exam), 0.5)

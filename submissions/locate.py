@@ -4,29 +4,30 @@ From the slices' probabilities (`ensemble`), the networks' opinions on the sides
 their activation maps. A range is a peak of the smoothed slice probability down to half of its height; its key slice
 is the peak. What is told is how likely a network finds a place, not what a radiologist would say.
 
-    locations = locate_exams(exams, slices, opinions(tables), measured.slices)
+    locations = locate_exams(exams, slices, opinions(tables), fit_sides(settings), measured.slices)
     locations = with_points(settings, paths.store(), locations, folds)      # slower: runs the networks
     print("\\n".join(describe_location(each) for each in locations[study]))
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ensemble.logistic import expit, logit
+from ensemble.logistic import Logistic
 from ensemble.segments import Segments
-from input.contest import CENTRAL, LEFT, RIGHT, SOP, STUDY
+from input.contest import SOP, STUDY
 from pipeline.settings import Settings
 from submissions.score import pe_score
+from submissions.sides import SIDES, side_probabilities
 
-SIDES = (LEFT, RIGHT, CENTRAL)
 SMOOTH_MM = 4.0
 HALF = 0.5  # a range ends where the probability falls below this share of its peak's
 LEAST = 0.2  # share of the exam's highest peak that a further peak must reach
 MOST = 5  # locations an exam
+BOTH = 0.7  # probability of either side from which a range counts as both-sided
 WORTH_TELLING = 0.1  # probability of a location from which text speaks of it
 
 
@@ -64,10 +65,12 @@ class Location:
 
     @property
     def side(self) -> str:
-        """`left`, `right` or `both`, as the probabilities say; empty where unknown."""
+        """`left` or `right` where the point lies; without point `left`, `right` or `both`; empty where unknown."""
+        if np.isfinite(self.point_left_mm):
+            return "left" if self.point_left_mm > 0 else "right"
         if np.isnan(self.left) or np.isnan(self.right):
             return ""
-        if min(self.left, self.right) > 0.5:
+        if min(self.left, self.right) > BOTH:
             return "both"
         return "left" if self.left > self.right else "right"
 
@@ -77,52 +80,40 @@ class Location:
         return "" if np.isnan(self.central) else "central" if self.central > 0.5 else "peripheral"
 
 
-def opinions(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """What networks say of the sides at every slice: their mean in logits.
-
-    Args:
-        tables: one a network and fold: SOP and a probability a side, where the network has it.
-
-    Returns:
-        index SOP, a probability a side; a side that no network has is missing.
-    """
-    parts = [table.set_index(SOP)[[side for side in SIDES if side in table]].map(float) for table in tables]
-    if not parts:
-        return pd.DataFrame(columns=list(SIDES), dtype=float)
-    return pd.concat([part.apply(logit) for part in parts]).groupby(level=0).mean().apply(expit)
-
-
 def locate_exams(
-    exams: pd.DataFrame, slices: pd.DataFrame, sides: pd.DataFrame, measured: pd.DataFrame | None = None
+    exams: pd.DataFrame,
+    slices: pd.DataFrame,
+    said: pd.DataFrame,
+    fitted: Mapping[str, Logistic],
+    measured: pd.DataFrame | None = None,
 ) -> dict[str, list[Location]]:
     """The locations of every exam, likeliest first; at least one an exam with slices.
 
     Args:
         exams: STUDY and the nine labels.
         slices: STUDY, SOP, z_mm (NaN where lost) and `label`, the probability of PE on the slice if its exam has PE.
-        sides: from `opinions`.
+        said, fitted: the networks' opinions on the sides and their calibration (`submissions.sides`).
         measured: SOP and z_from_lung_top_mm of stored slices.
     """
     pe = pd.Series(np.clip(pe_score(exams), 0, 1), index=exams[STUDY].to_numpy())
     table = slices.sort_values([STUDY, "z_mm"], kind="stable")
     table = table.assign(probability=table["label"].to_numpy(float) * pe.reindex(table[STUDY]).to_numpy(float))
-    for side in SIDES:
-        known = sides[side] if side in sides else pd.Series(dtype=float)
-        table[side] = known.reindex(table[SOP]).to_numpy(float)
+    table[list(SIDES)] = said.reindex(table[SOP]).to_numpy(float)
     top = measured.set_index(SOP)["z_from_lung_top_mm"] if measured is not None and len(measured) else pd.Series()
     table["below_top_mm"] = -top.reindex(table[SOP]).to_numpy(float)
-    return {study: locate(rows.reset_index(drop=True)) for study, rows in table.groupby(STUDY, sort=False)}
+    return {study: locate(rows.reset_index(drop=True), fitted) for study, rows in table.groupby(STUDY, sort=False)}
 
 
-def locate(rows: pd.DataFrame) -> list[Location]:
+def locate(rows: pd.DataFrame, fitted: Mapping[str, Logistic]) -> list[Location]:
     """The locations of one exam, likeliest first.
 
     Args:
-        rows: its slices feet to head: SOP, z_mm, probability, a column a side, below_top_mm.
+        rows: its slices feet to head: SOP, z_mm, probability, a logit a side, below_top_mm.
+        fitted: the calibration of the sides.
     """
     segments = Segments(np.array([0, len(rows)]), rows["z_mm"].to_numpy(float))
     smooth = segments.smooth(rows["probability"].to_numpy(float), SMOOTH_MM)
-    return [_location(rows, smooth, *each) for each in peaks(smooth)]
+    return [_location(rows, smooth, fitted, *each) for each in peaks(smooth)]
 
 
 def peaks(values: np.ndarray) -> list[tuple[int, int, int]]:
@@ -148,23 +139,16 @@ def peaks(values: np.ndarray) -> list[tuple[int, int, int]]:
     return found
 
 
-def _location(rows: pd.DataFrame, smooth: np.ndarray, first: int, last: int, key: int) -> Location:
-    inside = rows.iloc[first : last + 1]
-    weight = smooth[first : last + 1]
-    sides = [_mean_opinion(inside[side].to_numpy(float), weight) for side in SIDES]
+def _location(
+    rows: pd.DataFrame, smooth: np.ndarray, fitted: Mapping[str, Logistic], first: int, last: int, key: int
+) -> Location:
+    inside = slice(first, last + 1)
+    sides = side_probabilities(rows.iloc[inside], smooth[inside] + 1e-9, fitted)
     z, below = rows["z_mm"].to_numpy(float), rows["below_top_mm"].to_numpy(float)
     return Location(
-        first, last, key, len(rows), str(rows[SOP].iat[key]), float(smooth[key]), *sides,
+        first, last, key, len(rows), str(rows[SOP].iat[key]), float(smooth[key]), *(sides[side] for side in SIDES),
         float(z[first]), float(z[last]), float(z[key]), (float(below[first]), float(below[last]), float(below[key])),
     )  # fmt: skip
-
-
-def _mean_opinion(values: np.ndarray, weight: np.ndarray) -> float:
-    """Weighted mean in logits over the slices that have an opinion; NaN where none has."""
-    known = np.isfinite(values)
-    if not known.any():
-        return np.nan
-    return float(expit(np.average(logit(values[known]), weights=weight[known] + 1e-9)))
 
 
 def describe_location(location: Location) -> str:
