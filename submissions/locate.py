@@ -160,14 +160,11 @@ def describe_location(location: Location) -> str:
     if np.isfinite([low, high, key]).all():
         # The first slice is the lowest: farthest below the top.
         where += f" ({high:.0f} to {low:.0f} mm below the lungs' top)" if low - high >= 1 else f" ({key:.0f} mm below)"
-    words = " ".join(word for word in (location.side and f"{location.side},", location.depth) if word)
-    sides = "".join(
-        f", {name} {value:.2f}"
-        for name, value in (("left", location.left), ("right", location.right), ("central", location.central))
-        if np.isfinite(value)
-    )
-    text = f"{where}: probability {location.probability:.2f}"
-    text += f", {words.rstrip(',')}{' (' + sides[2:] + ')' if sides else ''}" if words else ""
+    named = {"left": location.left, "right": location.right, "central": location.central}
+    sides = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if np.isfinite(value))
+    words = ", ".join(word for word in (location.side, location.depth) if word)
+    parts = [f"{where}: probability {location.probability:.2f}", words, f"({sides})" if sides else ""]
+    text = ", ".join(part for part in parts[:2] if part) + (f" {parts[2]}" if sides else "")
     return f"{text}; key slice {location.key + 1}" if location.first != location.last else text
 
 

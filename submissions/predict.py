@@ -21,7 +21,9 @@ from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.settings import Settings
 from submissions.leaderboard import aligned
+from submissions.locate import Location, describe_locations, locate_exams, with_points
 from submissions.series_reader import Study, read_studies, slice_table
+from submissions.sides import fit_sides, opinions
 from submissions.write import read_candidates, trained_on_phantoms
 
 if TYPE_CHECKING:
@@ -69,8 +71,9 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
     """
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         found = predict_into(settings, source, Path(folder))
+        places = places_of(settings, found, Path(folder))
         for study in found.studies:
-            say(f"\n{describe(study, found.labels(study))}")
+            say("\n".join(["", describe(study, found.labels(study)), *describe_locations(places[study.name])]))
         write_table(out, output_table(found.studies, found.slices))
         say(f"\nslice probabilities: {paths.shown(out)}")
         if evidence:
@@ -80,6 +83,19 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
     say(f"time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found.seconds.items())}")
     if trained_on_phantoms():
         say(WARNING)
+
+
+def places_of(settings: Settings, found: Predicted, store: Path) -> dict[str, list[Location]]:
+    """Where each study shows PE, by the study's name: see `submissions.locate`."""
+    tables = (table for networks in found.networks.values() for table in networks.values())
+    slices = found.slices.merge(slice_table(found.studies)[[SOP, "z_mm"]], on=SOP)
+    try:
+        fitted = fit_sides(settings)
+    except UserError as fault:
+        say(f"the sides are told as the networks say them, without calibration: {fault}")
+        fitted = {}
+    places = locate_exams(found.exams, slices, opinions(tables), fitted, found.measured.slices)
+    return with_points(settings, store, places, dict.fromkeys(places, tuple(found.networks)))
 
 
 def _write_evidence(settings: Settings, found: Predicted, store: Path, path: Path) -> "Written":

@@ -122,6 +122,9 @@ def test_labels_are_printed_and_slices_written(
     monkeypatch.setattr(submissions.predict, "predict_exams", lambda settings, store: "from the networks")
     monkeypatch.setattr(submissions.predict, "apply", fake_apply)
     monkeypatch.setattr(submissions.predict, "trained_on_phantoms", lambda: True)
+    monkeypatch.setattr(
+        submissions.predict, "places_of", lambda settings, found, store: {s.name: [] for s in found.studies}
+    )
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")
     assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "slices.csv").read_bytes()
