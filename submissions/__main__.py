@@ -76,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
         help="the evidence report, one file for a browser (%(default)s)",
     )
     predict.add_argument("--no-evidence", action="store_true", help="labels and CSV only")
+    _add_evidence_verb(verbs)
+    _add(
+        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
+        "python -m submissions card",
+    )  # fmt: skip
+    _add_kaggle_verbs(verbs)
+    return parser
+
+
+def _add_evidence_verb(verbs: argparse._SubParsersAction) -> None:
     evidence = _add(
         verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
         "python -m submissions evidence --exams 0a1b2c3d4e5f --out one_exam.html",
@@ -88,12 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     evidence.add_argument(
         "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
     )
-    _add(
-        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
-        "python -m submissions card",
-    )  # fmt: skip
-    _add_kaggle_verbs(verbs)
-    return parser
 
 
 def _add_kaggle_verbs(verbs: argparse._SubParsersAction) -> None:

@@ -9,6 +9,8 @@ from features.store import open_exam
 from models.activation import load_activation_maps, on_stored_slice
 from models.views import SliceViews
 from pipeline import paths
+from pipeline.console import say
+from pipeline.errors import UserError
 from pipeline.jobs import cores
 from pipeline.settings import Settings
 
@@ -40,7 +42,11 @@ def activation_maps(
             chosen = [name for name, rows in planes.items() if len(rows) and fold in folds[name]]
             if not chosen or not (paths.model_run(backbone, fold) / "weights.npz").is_file():
                 continue
-            maps = load_activation_maps(settings, backbone, fold, threads=cores())
+            try:
+                maps = load_activation_maps(settings, backbone, fold, threads=cores())
+            except UserError as fault:  # a report without its overlays is worth more than none
+                say(f"evidence: no activation maps of {backbone} fold {fold}: {fault}")
+                continue
             for name in chosen:
                 found = maps(np.stack([views.view(name, row) for row in planes[name]]))[:, 0]
                 matrix, shape = views.matrix(name), open_exam(store, name).hu.shape[1:]
