@@ -115,12 +115,14 @@ def _add_kaggle_verbs(verbs: argparse._SubParsersAction) -> None:
     upload.add_argument("--version", metavar="N", default="", help="the notebook's version")
     pack = _add(
         verbs, "kaggle-dataset", "pack code, finished run and the list of wheels as data sets for a Kaggle notebook",
-        "python -m submissions kaggle-dataset --out ~/kaggle --user me --wheels --python 3.11",
+        "python -m submissions kaggle-dataset --out ~/kaggle --user me --wheels --python python3.11",
     )  # fmt: skip
     pack.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new or empty folder")
     pack.add_argument("--user", metavar="NAME", default="USER", help="the data sets' owner on Kaggle (%(default)s)")
     pack.add_argument("--wheels", action="store_true", help="also run the `pip download` that fills the wheels' folder")
-    pack.add_argument("--python", metavar="X.Y", default="", help="Kaggle's Python, for --wheels (this one's)")
+    pack.add_argument(
+        "--python", metavar="COMMAND", default="", help="a Python of Kaggle's version, for --wheels (this one)"
+    )
     notebook = _add(
         verbs, "notebook", "write the notebook that runs the packed ensemble on Kaggle without Internet",
         "python -m submissions notebook --out pe.ipynb --user me", settings=False,

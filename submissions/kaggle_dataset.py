@@ -126,21 +126,16 @@ def _toml(table: dict[str, Any], name: str = "") -> list[str]:
 
 
 def download_command(out: Path, python: str = "") -> list[str]:
-    """The command that fills the wheels' folder from the lock.
+    """The command that fills the wheels' folder from the lock; it takes the wheels that suit its own Python.
 
     Args:
         out: as given to `pack`.
-        python: Kaggle's Python, e.g. 3.11; that of this process when empty.
+        python: a Python of Kaggle's version on Linux x86-64 (`!python --version` in a notebook tells it), e.g.
+            python3.11; this process's when empty.
     """
-    version = python or ".".join(map(str, sys.version_info[:2]))
-    platforms = [part for year in ("2_28", "2_17", "2014") for part in ("--platform", _platform(year))]
-    options = ["--only-binary", ":all:", "--require-hashes", "--no-deps", "--python-version", version, *platforms]
+    options = ["--only-binary", ":all:", "--require-hashes", "--no-deps"]
     files = ["-d", str(out / WHEELS), "-r", str(out / WHEELS / "requirements.lock")]
-    return [sys.executable, "-m", "pip", "download", *options, *files]
-
-
-def _platform(year: str) -> str:
-    return f"manylinux{year}_x86_64" if year == "2014" else f"manylinux_{year}_x86_64"
+    return [python or sys.executable, "-m", "pip", "download", *options, *files]
 
 
 def download_wheels(out: Path, python: str = "") -> None:
