@@ -38,6 +38,32 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "leaderboard", "every run and candidate so far, best CV first within each data set",
         "python -m submissions leaderboard", settings=False,
     )  # fmt: skip
+    _add_series_verbs(verbs)
+    _add_run_verbs(verbs)
+    _add_kaggle_verbs(verbs)
+    return parser
+
+
+def _add_run_verbs(verbs: argparse._SubParsersAction) -> None:
+    evidence = _add(
+        verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
+        "python -m submissions evidence --exams 0a1b2c3d4e5f --out one_exam.html",
+    )  # fmt: skip
+    evidence.add_argument(
+        "--exams", metavar="UID", nargs="+", default=[],
+        help="StudyInstanceUIDs of test exams, or of training exams, which are shown as predicted out of fold; without "
+        "it the riskiest test exams and some drawn from the rest, as [submissions.evidence] says",
+    )  # fmt: skip
+    evidence.add_argument(
+        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
+    )
+    _add(
+        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
+        "python -m submissions card",
+    )  # fmt: skip
+
+
+def _add_series_verbs(verbs: argparse._SubParsersAction) -> None:
     predict = _add(
         verbs, "predict", "apply the finished ensemble to unlabelled DICOM series",
         "python -m submissions predict my_scans --out slices.csv",
@@ -60,14 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         "--hours", metavar="H", type=float, default=0.0,
         help="with --submission: when H hours would be exceeded, the exams left get the stated prior (no limit)",
     )  # fmt: skip
-    export = _add(
-        verbs, "export-dicom", "predict series and write a summary picture and a structured report for a PACS",
-        "python -m submissions export-dicom --series my_scans --out for_pacs",
-    )  # fmt: skip
-    export.add_argument(
-        "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
-    )
-    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
     predict.add_argument(
         "--evidence",
         metavar="HTML",
@@ -76,28 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the evidence report, one file for a browser (%(default)s)",
     )
     predict.add_argument("--no-evidence", action="store_true", help="labels and CSV only")
-    _add_evidence_verb(verbs)
-    _add(
-        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
-        "python -m submissions card",
+    export = _add(
+        verbs, "export-dicom", "predict series and write a summary picture and a structured report for a PACS",
+        "python -m submissions export-dicom --series my_scans --out for_pacs",
     )  # fmt: skip
-    _add_kaggle_verbs(verbs)
-    return parser
-
-
-def _add_evidence_verb(verbs: argparse._SubParsersAction) -> None:
-    evidence = _add(
-        verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
-        "python -m submissions evidence --exams 0a1b2c3d4e5f --out one_exam.html",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--exams", metavar="UID", nargs="+", default=[],
-        help="StudyInstanceUIDs of test exams, or of training exams, which are shown as predicted out of fold; without "
-        "it the riskiest test exams and some drawn from the rest, as [submissions.evidence] says",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
+    export.add_argument(
+        "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
     )
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
 
 
 def _add_kaggle_verbs(verbs: argparse._SubParsersAction) -> None:
