@@ -27,7 +27,7 @@ from models.predict import predict_exams
 from pipeline import paths
 from pipeline.console import say
 from pipeline.files import read_table, sha256, write_table
-from pipeline.product import Product, read_manifest
+from pipeline.product import Product, read_manifest, verify
 from pipeline.settings import Settings
 from submissions.check import require_valid
 from submissions.kaggle_csv import Layout, read_layout, write_submission
@@ -55,7 +55,7 @@ def predict_contest(
         out: the submission.
         hours: when this time would be exceeded, the exams that are left get the prior too; 0: no limit.
         at_once: exams in a group.
-        force: predict again what an earlier run has predicted.
+        force: predict again what an earlier run has predicted, such as after files were added to the same tree.
 
     Raises:
         UserError: no finished run with these settings, or no usable test.csv.
@@ -65,7 +65,9 @@ def predict_contest(
     layout, rows = read_layout(data), read_test_table(data)
     product = _product(data, at_once)
     left = pd.DataFrame(columns=rows.columns)
-    if not product.is_current(force=force):
+    if product.is_current(force=force):
+        verify(product.directory)
+    else:
         with product.building(fresh=force) as directory:
             left = _predict_groups(settings, data, rows, directory, at_once, end)
             if left.empty:

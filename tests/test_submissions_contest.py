@@ -115,6 +115,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_second_run_reads_no_exam_and_a_changed_group_is_noticed(tree: Path, tmp_path: Path, ensemble: list) -> None:
+    predict_contest(Settings(), tree, tmp_path / "out.csv", at_once=2)
+    ensemble.clear()
+    predict_contest(Settings(), tree, tmp_path / "again.csv", at_once=2)
+    assert ensemble == [] and (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+    with (tmp_path / "products" / "submissions" / "predicted" / "slices000002.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="sha256 differs"):
+        predict_contest(Settings(), tree, tmp_path / "again.csv", at_once=2)
+
+
 def test_when_the_time_is_up_the_file_is_valid_and_a_later_run_does_the_rest(
     tree: Path, tmp_path: Path, ensemble: list
 ) -> None:
