@@ -1,13 +1,14 @@
 """Do the activation maps lie on the clots? On the drawn test exams of a finished run, whose clots are known.
 
-    python -m benchmarks.activation                          the run under $PE_ROOT (or the checkout)
+    python -m benchmarks.activation                          both kinds of maps, the run under $PE_ROOT
+    python -m benchmarks.activation --kinds contribution     the cheap kind alone
     python -m benchmarks.activation --slices 8 --out maps.png
 
 For every test exam with PE, some of its slices with PE; the maps of all folds' networks of a backbone are
 averaged, as their predictions are. Told for each backbone, as a mean over exams with a 95 % interval of
 resampled exams:
     mass       share of the map's positive part that lies within 10 mm of a clot (in the slice)
-    peak       how often the strongest cell's centre lies that near, or within half the distance of two cells
+    peak       how often the strongest cell's centre lies that near, or twice that near
     side       share of the positive part of the left map that lies on the patient's left, in exams with PE
                on the left alone, and the same for the right
 Beside each stands what the place alone would give: the share of the area (chance), and the same map laid
@@ -15,6 +16,7 @@ on another exam (other exam), which knows the anatomy but not this exam's clot. 
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +30,8 @@ from features.resample import resample_box
 from features.store import StoredExam, open_exam
 from input.contest import LEFT, RIGHT, SLICE_LABEL, STUDY
 from input.phantom.contest import read_masks
-from models.activation import ActivationMaps, load_activation_maps, on_stored_slice, peak_on_stored_slice
+from models.activation import KINDS, ContributionMaps, load_activation_maps, on_stored_slice, peak_on_stored_slice
+from models.occlusion import OcclusionMaps
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
@@ -62,14 +65,14 @@ class Case(NamedTuple):
     peak: tuple[int, int]
 
 
-def cases(settings: Settings, backbone: str, exams: pd.DataFrame, slices: int) -> Iterator[Case]:
+def cases(settings: Settings, backbone: str, kind: str, exams: pd.DataFrame, slices: int) -> Iterator[Case]:
     """Map `slices` slices with PE of every exam."""
     recipe = settings.models.of(backbone)
     views = SliceViews(paths.store(), recipe)
     networks = [
         load_activation_maps(settings, backbone, fold, targets=TARGETS) for fold in finished(settings, backbone)
     ]
-    for study in progress(exams[STUDY], what=backbone, unit="exam"):
+    for study in progress(exams[STUDY], what=f"{backbone} {kind}", unit="exam"):
         exam = open_exam(paths.store(), study)
         record = read_json(settings.data_root / "truth" / "exams" / f"{study}.json")
         rank = {sop: index for index, sop in enumerate(record["sops"])}
@@ -88,7 +91,10 @@ def cases(settings: Settings, backbone: str, exams: pd.DataFrame, slices: int) -
 def finished(settings: Settings, backbone: str) -> list[int]:
     """The folds whose network is trained."""
     folds = range(settings.input.folds)
-    return [fold for fold in folds if (paths.model_run(backbone, fold) / MANIFEST).is_file()]
+    found = [fold for fold in folds if (paths.model_run(backbone, fold) / MANIFEST).is_file()]
+    if not found:
+        raise UserError(f"{paths.shown(paths.model_run(backbone, 0).parent)}: no finished network; run ./run.sh")
+    return found
 
 
 def stored_mask(mask: np.ndarray, exam: StoredExam) -> np.ndarray:
@@ -101,8 +107,8 @@ def stored_mask(mask: np.ndarray, exam: StoredExam) -> np.ndarray:
 
 
 def _case(
-    study: str, exam: StoredExam, clot: np.ndarray, maps: np.ndarray, network: ActivationMaps, matrix: np.ndarray,
-    height: int, width: int,
+    study: str, exam: StoredExam, clot: np.ndarray, maps: np.ndarray, network: OcclusionMaps | ContributionMaps,
+    matrix: np.ndarray, height: int, width: int,
 ) -> Case:  # fmt: skip
     shape = clot.shape
     rows, columns = np.indices(shape)
@@ -121,7 +127,7 @@ def share_within(overlay: np.ndarray, place: np.ndarray, visible: np.ndarray) ->
     return float(mass[place].sum() / mass.sum()) if mass.any() else np.nan
 
 
-def located(case: Case, other: Case, half_cell_mm: float) -> dict[str, float]:
+def located(case: Case, other: Case) -> dict[str, float]:
     """Every question about where the slice label's map lies: of the map, of another exam's map, and of the area."""
     near = case.distance_mm <= NEAR_MM
     foreign = _laid_on(other, case)
@@ -131,7 +137,7 @@ def located(case: Case, other: Case, half_cell_mm: float) -> dict[str, float]:
         "mass chance": near[case.visible].mean(),
     }
     foreign_peak = np.array(other.peak) * np.array(near.shape) // np.array(other.visible.shape)
-    for limit, name in ((NEAR_MM, f"peak within {NEAR_MM:.0f} mm"), (half_cell_mm, "peak within half a cell")):
+    for limit, name in ((limit, f"peak within {limit:.0f} mm") for limit in (NEAR_MM, 2 * NEAR_MM)):
         found[f"{name} map"] = case.distance_mm[case.peak] <= limit
         found[f"{name} other exam"] = case.distance_mm[tuple(foreign_peak)] <= limit
         found[f"{name} chance"] = (case.distance_mm[case.visible] <= limit).mean()
@@ -161,7 +167,7 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
-def table(backbone: str, found: pd.DataFrame) -> list[list[str]]:
+def table(maps: str, found: pd.DataFrame) -> list[list[str]]:
     """Rows of text: question, map, other exam, chance, and map minus chance, each with its interval."""
     by_exam = found.groupby("study").mean()
     rows = []
@@ -170,30 +176,27 @@ def table(backbone: str, found: pd.DataFrame) -> list[list[str]]:
         value = {kind: known.get(f"{question} {kind}") for kind in ("map", "other exam", "chance")}
         cells = ["" if each is None else interval(each.to_numpy(float)) for each in value.values()]
         difference = interval((value["map"] - value["chance"]).to_numpy(float))
-        rows.append([backbone, question, str(len(known)), *cells, difference])
+        rows.append([maps, question, str(len(known)), *cells, difference])
     return rows
 
 
-def measure(settings: Settings, slices: int) -> tuple[list[list[str]], dict[str, list[Case]]]:
-    """The table's rows, and the cases of every backbone."""
+def measure(settings: Settings, kinds: list[str], slices: int) -> tuple[list[list[str]], dict[str, list[Case]]]:
+    """The table's rows, and the cases of every backbone and kind of map."""
     truth = pd.read_csv(settings.data_root / "truth" / "exams.csv")
     truth[STUDY] = truth[STUDY].astype(str)
     exams = truth[(truth["split"] == "test") & (truth["q"] > 0)]
     side = {row[STUDY]: bool(row[LEFT]) for _, row in exams.iterrows() if row[LEFT] != row[RIGHT]}
     rows, kept = [], {}
-    for backbone in settings.models.backbones:
-        seen = list(cases(settings, backbone, exams, slices))
-        recipe = settings.models.of(backbone)
-        grid = load_activation_maps(settings, backbone, finished(settings, backbone)[0]).grid
-        half_cell = max(grid.stride) * (recipe.pixel_mm or settings.features.spacing_mm) / 2
+    for backbone, kind in itertools.product(settings.models.backbones, kinds):
+        seen = list(cases(settings, backbone, kind, exams, slices))
         others = _others(seen)
         found = [
-            {"study": case.study, **located(case, other, half_cell),
+            {"study": case.study, **located(case, other),
              **(sided(case, side[case.study]) if case.study in side else {})}
             for case, other in zip(seen, others, strict=True)
         ]  # fmt: skip
-        rows += table(backbone, pd.DataFrame(found))
-        kept[backbone] = seen
+        rows += table(f"{backbone} {kind}", pd.DataFrame(found))
+        kept[f"{backbone} {kind}"] = seen
     return rows, kept
 
 
@@ -216,13 +219,13 @@ def draw(settings: Settings, seen: dict[str, list[Case]], png: Path, count: int 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(seen), count, figsize=(2.4 * count, 2.2 * len(seen)), squeeze=False)
-    for row, (backbone, chosen) in zip(axes, seen.items(), strict=True):
+    for row, (maps, chosen) in zip(axes, seen.items(), strict=True):
         for axis, case in zip(row, chosen[:: max(1, len(chosen) // count)], strict=False):
             limit = np.abs(case.overlays[0]).max()
             axis.imshow(case.overlays[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.contour(case.distance_mm, [0.5], colors="k", linewidths=0.8)
             axis.plot(*case.peak[::-1], "k+")
-            axis.set_title(f"{backbone} {case.study}", fontsize=6)
+            axis.set_title(f"{maps} {case.study}", fontsize=6)
         for axis in row:
             axis.set_axis_off()
     figure.savefig(png, dpi=120, bbox_inches="tight")
@@ -233,6 +236,7 @@ def main() -> None:
     """Measure, tell, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings_arguments(parser)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of maps (both)")
     parser.add_argument("--slices", type=int, default=4, help="slices with PE an exam, evenly spread (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="PNG", help="also draw some maps with the clots' outlines")
     arguments = parser.parse_args()
@@ -240,8 +244,8 @@ def main() -> None:
     if not settings.is_phantom:
         raise UserError("benchmarks.activation needs the drawn contest: only there the clots are known")
     started = time.monotonic()
-    rows, seen = measure(settings, arguments.slices)
-    say(aligned(["network", "question", "exams", "map", "other exam", "chance", "map minus chance"], rows))
+    rows, seen = measure(settings, arguments.kinds, arguments.slices)
+    say(aligned(["maps", "question", "exams", "map", "other exam", "chance", "map minus chance"], rows))
     say(f"{sum(map(len, seen.values()))} maps in {time.monotonic() - started:.0f} s; synthetic exams")
     if arguments.out:
         draw(settings, seen, arguments.out)

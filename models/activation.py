@@ -1,15 +1,21 @@
-"""Which places of a slice speak for a target: class activation maps without automatic differentiation.
+"""Which places of a slice speak for a target: maps without automatic differentiation, of two kinds.
 
-After the feature map F (y, x, c) the slice network is short: average and maximum over the places, a
-ReLU embedding, linear logits. So the gradient g of a logit at the pooled vector is a product of two
-kernels and a mask, and the share of place (y, x) in the logit is exact:
+"occlusion" (models.occlusion) covers square after square and tells the fall of the logit: some sixty passes
+a slice, and on drawn exams the maps lie on the clots (`python -m benchmarks.activation`).
+
+"contribution" costs one pass for all targets. After the feature map F (y, x, c) the slice network is short:
+average and maximum over the places, a ReLU embedding, linear logits. So the gradient g of a logit at the pooled
+vector is a product of two kernels and a mask, and the share of place (y, x) in the logit is exact:
 
     sum over c of F[y, x, c] * (g_average[c] / places + g_maximum[c] * [the channel's maximum lies here])
 
-(gradient times input; Zhou et al. 2016, arXiv 1512.04150, is the case without embedding). The shares
-of all places and a constant that no place owns sum up to the logit, which a test holds them to. F comes
-out of the exported OpenVINO graph by a third output that is added in memory; the files stay as they are,
-and neither Keras nor TensorFlow is loaded. A run without an exported graph is read with Keras.
+(gradient times input; Zhou et al. 2016, arXiv 1512.04150, is the case without embedding). The shares of all
+places and a constant that no place owns sum up to the logit. Exact is not the same as telling: a small
+input leaves few cells, each sees most of the slice, and what the padding does to the border's cells weighs
+much; on drawn exams these maps lie on the clots hardly more than by chance.
+
+Both run on the exported OpenVINO graph, without Keras or TensorFlow: F is a third output that is added in
+memory; the files stay as they are. A run without an exported graph is read with Keras.
 
     maps = load_activation_maps(settings, "mobilenetv2", fold=0, targets=(LEFT, RIGHT))
     views = SliceViews(paths.store(), settings.models.of("mobilenetv2"))
@@ -29,11 +35,15 @@ import numpy as np
 from input.contest import SLICE_LABEL
 from models.feature_grid import FeatureGrid, keras_grid, openvino_grid
 from models.inference import GRAPH, GRAPH_WEIGHTS
+from models.occlusion import OcclusionMaps, occlusion_maps
+from models.runs import slice_engine
 from models.targets import TARGETS
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.product import verify
 from pipeline.settings import ModelsSettings, Settings
+
+KINDS = ("occlusion", "contribution")
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class ActivationMaps:
+class ContributionMaps:
     """Images to maps; made by `load_activation_maps`.
 
     Attributes:
@@ -114,8 +124,9 @@ def contributions(features: np.ndarray, head: Head, targets: list[int]) -> np.nd
 
 
 def load_activation_maps(
-    settings: Settings, backbone: str, fold: int, *, targets: tuple[str, ...] = (SLICE_LABEL,), threads: int = 1
-) -> ActivationMaps:
+    settings: Settings, backbone: str, fold: int, *, targets: tuple[str, ...] = (SLICE_LABEL,), threads: int = 1,
+    kind: str = "occlusion",
+) -> OcclusionMaps | ContributionMaps:  # fmt: skip
     """The maps of one finished slice network.
 
     Args:
@@ -123,21 +134,31 @@ def load_activation_maps(
         backbone, fold: which network.
         targets: names out of `models.targets.TARGETS`.
         threads: of the CPU.
+        kind: one of KINDS; see the module's docstring for what each costs and tells.
+
+    Returns:
+        A callable, images (n, y, x, channels) float32 -> maps float32 (n, targets, y', x') in units of the logit,
+        signed: above zero speaks for the target. Its `grid` says where the maps' cells lie on the input.
 
     Raises:
-        UserError: an unknown target, or a network that is missing, damaged or built otherwise.
+        UserError: an unknown target or kind, or a network that is missing, damaged or built otherwise.
     """
+    if kind not in KINDS:
+        raise UserError(f"activation maps: no kind {kind!r}; there are {', '.join(KINDS)}")
     unknown = [name for name in targets if name not in TARGETS]
     if unknown:
         raise UserError(f"activation maps: no target {', '.join(unknown)}; the networks have {', '.join(TARGETS)}")
     directory = paths.model_run(backbone, fold)
+    if kind == "occlusion":
+        engine = slice_engine(settings.models.of(backbone), backbone, directory, threads)
+        return occlusion_maps(lambda images: engine(images)[0], settings.models.of(backbone), tuple(targets))
     exported = (directory / GRAPH).is_file()
     verify(directory, ["weights.npz", *([GRAPH, GRAPH_WEIGHTS] if exported else [])])
     if exported:
         features, grid = openvino_features(directory, threads)
     else:
         features, grid = _keras_features(settings.models.of(backbone), backbone, directory)
-    return ActivationMaps(features, Head.load(directory / "weights.npz"), grid, tuple(targets))
+    return ContributionMaps(features, Head.load(directory / "weights.npz"), grid, tuple(targets))
 
 
 def openvino_features(directory: Path, threads: int) -> tuple[Callable[[np.ndarray], np.ndarray], FeatureGrid]:
@@ -197,7 +218,7 @@ def on_stored_slice(
 
     Args:
         activation: (y', x') of one target.
-        grid: `ActivationMaps.grid`.
+        grid: `grid` of the maps.
         matrix: `SliceViews.matrix` of the exam.
         shape: (y, x) of the stored slice.
 

@@ -9,6 +9,7 @@ from features.lungbox import Box
 from features.store import write_exam
 from models.activation import Head, contributions, load_activation_maps, on_stored_slice, peak_on_stored_slice
 from models.feature_grid import FeatureGrid, keras_grid
+from models.occlusion import OcclusionMaps, occlusion_maps
 from models.targets import TARGETS
 from models.views import SliceViews
 from pipeline import paths
@@ -67,7 +68,7 @@ def _asked_logits(model, images):
 
 @pytest.mark.parametrize("fold", [0, 1], ids=["openvino", "keras"])
 def test_contributions_and_a_constant_sum_up_to_the_logit(run, images, fold):
-    maps = load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED)
+    maps = load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED, kind="contribution")
     found = maps(images)
     assert found.shape == (3, 2, 8, 10) and found.dtype == np.float32
     features, head = maps.features(images), maps.head
@@ -79,7 +80,9 @@ def test_contributions_and_a_constant_sum_up_to_the_logit(run, images, fold):
 
 
 def test_the_exported_graph_and_keras_give_the_same_maps_on_the_same_grid(run, images):
-    exported, plain = (load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED) for fold in range(2))
+    exported, plain = (
+        load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED, kind="contribution") for fold in range(2)
+    )
     assert exported.grid == plain.grid
     np.testing.assert_allclose(exported(images), plain(images), atol=1e-5)
 
@@ -163,7 +166,44 @@ def test_a_stored_place_its_view_its_cell_and_its_overlay_agree(views):
     assert overlay[24, 46 + half] == pytest.approx(0.75, abs=0.05)
 
 
+def test_an_occlusion_map_tells_what_each_square_is_worth():
+    left = TARGETS.index("leftsided_pe")
+
+    def logits(images):  # worth something: the brightest pixel of the upper right quarter, and nothing else
+        found = np.zeros((len(images), len(TARGETS)))
+        found[:, left] = 3 * images[:, :12, 20:].max(axis=(1, 2, 3))
+        return found
+
+    image = np.zeros((1, 24, 40, 3), np.float32)
+    image[0, 5, 30] = 1.0
+    image[0, 20, 3] = 1.0
+    maps = OcclusionMaps(logits, ("leftsided_pe", "rightsided_pe"), (24, 40), square=8, step=8)
+    found = maps(image)
+    expected = np.zeros((1, 2, 3, 5))
+    expected[0, 0, 0, 3] = 3 * (1 - 1 / 64)  # the covered square keeps its mean
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert maps.grid == FeatureGrid((8.0, 8.0), (3.5, 3.5))
+    assert image.sum() == 6  # the caller's image is not covered
+
+
+def test_occlusion_squares_are_as_wide_as_a_main_artery_whatever_the_pixels():
+    for pixel_mm, square, step in ((1.4, 24, 16), (0.75, 44, 29), (0.0, 6, 4)):
+        maps = occlusion_maps(None, dataclasses.replace(SMALL, pixel_mm=pixel_mm), ASKED)
+        assert (maps.square, maps.step) == (square, step)
+    assert occlusion_maps(None, SMALL, ASKED, fineness=3).step == 8
+
+
+def test_the_exported_graph_and_keras_give_the_same_occlusion_maps(run, images):
+    exported, plain = (load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED) for fold in range(2))
+    found = exported(images[:1])
+    assert found.shape == (1, 2, 2, 3)
+    assert np.abs(found).max() > 1e-4
+    np.testing.assert_allclose(found, plain(images[:1]), atol=1e-5)
+
+
 def test_an_unknown_target_and_a_changed_file_are_named(run):
+    with pytest.raises(UserError, match="no kind 'heat'; there are occlusion, contribution"):
+        load_activation_maps(SETTINGS, "tiny", 0, kind="heat")
     with pytest.raises(UserError, match="no target clot; the networks have pe_present_on_image"):
         load_activation_maps(SETTINGS, "tiny", 0, targets=("clot",))
     file = paths.model_run("tiny", 1) / "weights.npz"
