@@ -10,8 +10,20 @@ from pipeline.jobs import end_with_parent
 EPILOG = """examples:
   python -m models train                                  every (backbone, fold) that is not up to date
   python -m models train --set models.epochs=8            another recipe: what it affects is trained again
+  python -m models train --set models.ema=0.99            averaged weights predict
+  python -m models train --set models.inner_share=0.15 --set models.epochs=20
+                                                          stop early, on exams set aside inside the training part
+  python -m models train --set models.batch=8 --set models.accumulate=4
+                                                          steps of 32 slices with the memory of 8
+  python -m models train --set models.frozen_share=1 --set models.unfreeze_epoch=2
+                                                          the head first, then all layers
   python -m models fold --backbone mobilenetv2 --fold 0   one network, in this process, on the console
   KERAS_BACKEND=jax python -m models train                the same code on another backend
+
+Watch it: logs/models-<backbone>-fold<k>.log tells loss, speed and the time left; `tensorboard --logdir
+logs/tensorboard` draws curves while it runs (any TensorBoard, e.g. `uvx tensorboard`). Afterwards every run holds
+history.csv and learning.png, and models/runs/learning_curves.png shows all runs. A killed training goes on at its
+last finished epoch.
 """
 
 

@@ -49,7 +49,9 @@ class TrainingLog:
         if self._folder:
             if not done and self._folder.is_dir():
                 shutil.rmtree(self._folder)  # curves of an earlier training
-            self._writer = SummaryWriter(str(self._folder), purge_step=done * batches if done else None)
+            self._writer = SummaryWriter(
+                str(self._folder), purge_step=done * batches if done else None, filename_suffix=f".after{done}"
+            )
         self._bar = tqdm(
             total=self._epochs * batches, initial=done * batches, unit="batch", desc="training",
             disable=not watched(), leave=False,

@@ -1,5 +1,7 @@
 """What a network is fed: sampling, targets, views, batches."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,6 +202,69 @@ def test_cutout_has_a_switch_of_its_own():
         return [draw_augmentation(settings, epoch=0, draw=draw).hole[2] for draw in range(200)]
 
     assert not any(holes(0.0)) and all(holes(1.0)) and 20 < np.count_nonzero(holes(0.2)) < 60
+
+
+def _square(folder, **settings):
+    """A store with one exam: 40 x 40 planes of -1000 HU, in the middle 8 x 4 (y, x) pixels of 100 HU."""
+    hu = np.full((1, 40, 40), -1000, np.int16)
+    hu[0, 16:24, 18:22] = 100
+    write_exam(
+        folder, "square", "series", hu, z_mm=np.zeros(1), spacing_mm=(1.0, 1.0), raw_spacing_mm=(1.0, 1.0),
+        sop_uids=("a",), box=Box(y0=0, y1=40, x0=0, x1=40, z0=0, z1=1, middle_x=20.0, found=True),
+    )  # fmt: skip
+    return SliceViews(folder, ModelsSettings(height=40, width=40, pixel_mm=1.0, **settings))
+
+
+def test_shift_rotation_and_scale_move_what_is_seen(tmp_path):
+    """Centre (y, x) and extent of what is seen of the square."""
+    views = _square(tmp_path)
+
+    def seen(**change):
+        y, x = np.nonzero(views.view("square", 0, Augmentation(**change))[..., 1] > 0.05)
+        return [y.mean(), x.mean(), np.ptp(y) + 1, np.ptp(x) + 1]
+
+    assert seen() == [19.5, 19.5, 8, 4]
+    assert seen(shift=(0.1, -0.05)) == [23.5, 17.5, 8, 4]
+    assert seen(angle_degrees=90.0) == [19.5, 19.5, 4, 8]
+    assert seen(scale=2.0) == [19.5, 19.5, 16, 8]
+
+
+def test_gain_offset_and_noise_change_hu(tmp_path):
+    views = _square(tmp_path)
+
+    def middle(**change):
+        return views.view("square", 0, Augmentation(**change))[18:22, 19:21, 1]
+
+    assert middle() == pytest.approx(350 / 700, abs=1e-6)
+    assert middle(gain=1.1, offset_hu=20.0) == pytest.approx(380 / 700, abs=1e-6)
+    noisy = np.concatenate([middle(noise_hu=10.0, noise_seed=(seed,)).ravel() for seed in range(200)]) * 700 - 350
+    assert abs(noisy.mean()) < 1.5 and noisy.std() == pytest.approx(10, rel=0.1)
+
+
+def test_views_are_the_same_from_several_threads(store):
+    views = SliceViews(store[0], SETTINGS)
+    expected = [views.view("study", plane % 5) for plane in range(40)]
+    found = list(prefetched(lambda plane: views.view("study", plane % 5), 40, threads=4))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_several_threads_keep_the_order_of_batches():
+    def make(index):
+        time.sleep(0.002 * (index % 3 == 0))
+        return index
+
+    assert list(prefetched(make, 30, threads=4)) == list(range(30))
+
+
+def test_leaving_early_prepares_no_further_batches():
+    made = []
+    for item in prefetched(lambda index: made.append(index) or index, 1000, ahead=2):
+        if item == 3:
+            break
+    count = len(made)
+    time.sleep(0.02)
+    assert len(made) == count <= 7
 
 
 def test_a_hole_is_air(store):
