@@ -80,7 +80,7 @@ def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: 
         )
     keras.config.set_dtype_policy("float32")
     model = slice_network(settings, network, "none")
-    found["weights"] = model.count_params() - _statistics(model)
+    found["weights"] = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
     with tempfile.TemporaryDirectory() as folder:
         export_graph(model, Path(folder))
         engine = openvino_engine(Path(folder), threads)
@@ -89,10 +89,6 @@ def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: 
             _openvino_bfloat16(Path(folder) / GRAPH, threads, images), settings, seconds
         )
     return found
-
-
-def _statistics(model) -> int:
-    return sum(int(np.prod(each.shape)) for each in model.non_trainable_variables)
 
 
 def _openvino_bfloat16(graph: Path, threads: int, images: np.ndarray) -> Callable[[], object]:

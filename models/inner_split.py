@@ -18,7 +18,7 @@ from pipeline.settings import ModelsSettings
 
 
 def split_inner(slices: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Set exams aside, the same share of those with and of those without PE.
+    """Set exams aside, the same share of those with and of those without PE, at least one of each.
 
     Args:
         slices: a row a slice of the training part, with study and slice label.
@@ -36,7 +36,8 @@ def split_inner(slices: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataF
     chosen: set[str] = set()
     for kind in (True, False):
         exams = with_pe.index[with_pe == kind].to_numpy()
-        chosen |= set(random.permutation(exams)[: round(share * len(exams))])
+        count = max(1, round(share * len(exams))) if share and len(exams) > 1 else 0
+        chosen |= set(random.permutation(exams)[:count])
     inner = slices[STUDY].isin(chosen)
     if share and (inner.all() or not inner.any()):
         raise UserError(

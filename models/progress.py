@@ -79,7 +79,7 @@ class TrainingLog:
         inner = f" inner {history.inner_losses[-1]:.4f}" if history.inner_losses else ""
         say(
             f"epoch {done}/{self._epochs} loss {history.losses[-1]:.4f}{inner} rate {history.rates[-1]:.2g} "
-            f"{speed:.0f} slices/s, {self._left(done * self._batches)}"
+            f"{speed:.3g} slices/s, {self._left(done * self._batches)}"
         )
         if self._writer:
             for name, value in history.table().iloc[-1].drop("epoch").items():

@@ -10,6 +10,7 @@ from features.lungbox import Box
 from features.store import write_exam
 from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, STUDY
 from models.batches import prefetched
+from models.inner_split import split_inner
 from models.sampling import draw_epoch, q_weights, sampling_weights
 from models.targets import TARGETS, flip_targets, slice_targets
 from models.views import Augmentation, SliceViews, draw_augmentation
@@ -239,6 +240,26 @@ def test_gain_offset_and_noise_change_hu(tmp_path):
     assert middle(gain=1.1, offset_hu=20.0) == pytest.approx(380 / 700, abs=1e-6)
     noisy = np.concatenate([middle(noise_hu=10.0, noise_seed=(seed,)).ravel() for seed in range(200)]) * 700 - 350
     assert abs(noisy.mean()) < 1.5 and noisy.std() == pytest.approx(10, rel=0.1)
+
+
+def test_inner_exams_are_whole_stratified_and_the_same_whatever_the_rows_order():
+    exams = [f"{number:02d}" for number in range(30)]
+    table = pd.DataFrame({STUDY: np.repeat(exams, 4), SLICE_LABEL: [float(row % 12 == 0) for row in range(120)]})
+    train, inner = split_inner(table, 0.2, seed=1)
+    assert inner[STUDY].nunique() == 6 and not set(train[STUDY]) & set(inner[STUDY])
+    assert len(train) + len(inner) == len(table)
+    assert inner.groupby(STUDY)[SLICE_LABEL].max().sum() == 2  # 10 of the 30 exams show PE
+    shuffled = table.sample(frac=1, random_state=0)
+    assert set(split_inner(shuffled, 0.2, seed=1)[1][STUDY]) == set(inner[STUDY])
+    assert set(split_inner(table, 0.2, seed=2)[1][STUDY]) != set(inner[STUDY])
+    assert split_inner(table, 0.01, seed=1)[1][STUDY].nunique() == 2
+    assert split_inner(table, 0.0, seed=1)[1].empty
+
+
+def test_inner_exams_that_leave_nothing_to_train_on_are_refused():
+    table = pd.DataFrame({STUDY: ["a", "b"], SLICE_LABEL: [1.0, 0.0]})
+    with pytest.raises(UserError, match="of 2 training exams it sets 0 aside"):
+        split_inner(table, 0.4, seed=1)
 
 
 def test_views_are_the_same_from_several_threads(store):
