@@ -23,10 +23,10 @@ import pyarrow
 from pyarrow import parquet
 
 from ensemble.baselines import Prior
-from ensemble.candidates import PRIOR, Candidate, by_simplicity, fitters, networks_read, save_all
+from ensemble.candidates import MEAN, PRIOR, STACK, Candidate, by_simplicity, fitters, networks_read, save_all
 from ensemble.exam_table import exam_table
 from ensemble.predictions import View, oof_view, read_measured, read_networks, test_view
-from ensemble.promote import Step, out_of_fold_parts, promote
+from ensemble.promote import Step, out_of_fold_parts, promote, slices_alone
 from ensemble.questions import Prediction, average
 from input.contest import EXAM_LABELS, SOP, STUDY
 from input.tables import load_exams, load_slices
@@ -255,6 +255,12 @@ def _promoted(tables: dict[tuple[str, str], Tables], inputs: Inputs, settings: S
     out_of_fold = {name: found for (name, role), found in tables.items() if role == "oof"}
     ordered = {name: out_of_fold[name] for name in by_simplicity(out_of_fold)}
     parts = out_of_fold_parts(ordered, *inputs.rows("train"))
+    if {STACK, MEAN} <= set(parts):
+        found = slices_alone(parts, STACK, MEAN, settings.ensemble.bootstrap, settings.ensemble.seed)
+        say(
+            f"ensemble/fit: slices alone: LightGBM {found.metric:.4f}, {found.difference:+.4f} against the smoothed "
+            f"mean (95 % {found.low:+.4f} to {found.high:+.4f})"
+        )
     return promote(parts, settings.ensemble.bootstrap, settings.ensemble.seed)
 
 

@@ -57,3 +57,13 @@ def promote(parts: dict[str, pd.DataFrame], resamples: int, seed: int) -> tuple[
         steps.append(Step(name, totals[name], holder, difference, float(low), float(high), wins))
         holder = name if wins else holder
     return holder, steps
+
+
+def slices_alone(parts: dict[str, pd.DataFrame], first: str, second: str, resamples: int, seed: int) -> Step:
+    """The image part of the metric of `first` against that of `second`, by the same paired bootstrap."""
+    image = {name: parts[name].assign(exam_loss=0.0, exam_weight=0.0) for name in (first, second)}
+    totals = {name: float(each["image_loss"].sum() / each["image_weight"].sum()) for name, each in image.items()}
+    with np.errstate(invalid="ignore"):  # a draw of a small contest may hold no exam with PE: it counts for nothing
+        draws = [bootstrap_totals(image[name], resamples, seed) for name in (first, second)]
+    low, high = np.nanquantile(draws[0] - draws[1], [0.025, 0.975])
+    return Step(first, totals[first], second, totals[first] - totals[second], float(low), float(high), bool(high < 0))

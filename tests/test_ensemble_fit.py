@@ -13,7 +13,7 @@ from ensemble.candidates import PRIOR
 from ensemble.decode import decode
 from ensemble.fit import fit, predict_all, read_inputs
 from ensemble.predictions import oof_view, read_networks
-from ensemble.promote import promote
+from ensemble.promote import promote, slices_alone
 from input.contest import CHRONIC, EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
 from input.rules import count_violations
@@ -195,6 +195,21 @@ def test_a_richer_candidate_needs_more_than_luck():
     winner, steps = promote(parts, 500, 1)
     assert winner == "better" and [step.promoted for step in steps] == [False, True]
     assert steps[1].against == "plain" and steps[1].difference == pytest.approx(-0.05)
+
+
+def test_slices_alone_are_compared_on_the_same_exams():
+    generator = np.random.default_rng(0)
+    weight, loss = generator.integers(1, 30, 150), generator.gamma(2, 0.1, 150)
+    zero = dict.fromkeys(("exam_loss", "exam_weight"), 5.0)
+    plain = pd.DataFrame({**zero, "image_loss": loss * weight, "image_weight": weight})
+    better = plain.assign(image_loss=(loss - 0.02) * weight)
+    found = slices_alone({"stack": better, "mean": plain}, "stack", "mean", 300, 1)
+    assert found.metric == pytest.approx(np.average(loss - 0.02, weights=weight)) and found.promoted
+    assert (found.difference, found.low, found.high) == pytest.approx((-0.02, -0.02, -0.02))
+    one = weight * (np.arange(150) == 0)  # most draws hold no slice that counts
+    rest = [each.assign(image_weight=one, image_loss=each["image_loss"] * (one > 0)) for each in (better, plain)]
+    found = slices_alone({"stack": rest[0], "mean": rest[1]}, "stack", "mean", 300, 1)
+    assert (found.low, found.high) == pytest.approx((-0.02, -0.02))
 
 
 def test_no_label_is_among_the_numbers_that_the_stack_reads():
