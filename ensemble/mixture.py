@@ -123,6 +123,7 @@ def _fit_shares(logits: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.nda
         return power / power.sum()
 
     def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss with its pull, and its slope."""
         shares = shares_of(free)
         mixed = shares @ logits
         residual = weight * (1 / (1 + np.exp(-np.clip(mixed, -30, 30))) - y)

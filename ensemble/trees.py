@@ -19,8 +19,10 @@ from pipeline.files import write_text
 
 #: The validation loss is looked at every so many rounds.
 STRIDE = 10
-#: Tables above this size are worth several threads.
+#: Above so many rows one held-out part tells the number of rounds as well as all of them.
 MANY_ROWS = 100_000
+#: Tables above so many numbers are worth several threads.
+MANY_NUMBERS = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +39,16 @@ class TreeShape:
     seed: int
     threads: int
 
-    def parameters(self, rows: int) -> dict[str, Any]:
-        """LightGBM's parameters; deterministic on a machine. Small tables get one thread: more only wait."""
+    def parameters(self, numbers: int) -> dict[str, Any]:
+        """LightGBM's parameters for a table of so many numbers; deterministic on a machine. Small tables get one
+        thread: more only wait."""
         return {
             "objective": "binary", "metric": "binary_logloss", "boost_from_average": False,
             "num_leaves": self.leaves, "min_data_in_leaf": self.min_data, "min_sum_hessian_in_leaf": 1e-2,
             "learning_rate": self.rate, "feature_fraction": self.column_share, "lambda_l2": 5.0,
             "bagging_fraction": 0.8, "bagging_freq": 1, "max_bin": 63, "seed": self.seed,
             "deterministic": True, "force_row_wise": True, "verbosity": -1,
-            "num_threads": self.threads if rows > MANY_ROWS else 1,
+            "num_threads": self.threads if numbers > MANY_NUMBERS else 1,
         }  # fmt: skip
 
 
@@ -143,7 +146,6 @@ def choose_rounds(
     if steps == 0:
         return 0
     loss = np.zeros(steps + 1)
-    # Where rows abound, one held-out part tells the number of rounds as well as all of them.
     for number in range(shape.inner_folds if len(y) <= MANY_ROWS else 1):
         held = fold == number
         if not held.any() or len(np.unique(y[~held])) < 2:
@@ -197,7 +199,7 @@ def _train(
     names = [f"f{number}" for number in range(table.shape[1])]
     values = table.to_numpy(np.float32)
     data = lightgbm.Dataset(values, y, weight=weight, init_score=base, feature_name=names)
-    return lightgbm.train(shape.parameters(len(y)), data, num_boost_round=rounds)
+    return lightgbm.train(shape.parameters(table.size), data, num_boost_round=rounds)
 
 
 def log_loss(y: np.ndarray, decision: np.ndarray, weight: np.ndarray) -> float:
