@@ -38,7 +38,7 @@ from submissions.intervals import RankedScores
 from submissions.leaderboard import aligned
 
 #: Of the reference patient (`input.phantom.vessels`), mm; a patient's vessels are scaled by `Patient.vessel`.
-DRAWN_TRUNK_MM, DRAWN_AORTA_MM = 27.2, 31.6
+DRAWN_AORTA_MM = 31.6
 QUESTIONS = {
     "rv_lv_ratio_measured": 3, "rv_mm": 1, "lv_mm": 1, "pulmonary_trunk_mm": 1, "ascending_aorta_mm": 1,
     "trunk_aorta_ratio": 3, "pulmonary_artery_hu": 0, "left_atrium_hu": 0, "aorta_hu": 0,
@@ -64,7 +64,7 @@ def measured_exam(settings: PhantomSettings, spacing_mm: float, index: int, stat
     started = time.process_time()
     found = measure_anatomy(stored, slices, hu)
     seconds = time.process_time() - started
-    trunk, aorta = DRAWN_TRUNK_MM * exam.patient.vessel, DRAWN_AORTA_MM * exam.patient.vessel
+    trunk, aorta = exam.trunk_mm, DRAWN_AORTA_MM * exam.patient.vessel
     truth = {
         "rv_lv_ratio_measured": exam.heart.ratio, "rv_mm": exam.heart.rv_mm, "lv_mm": exam.heart.lv_mm,
         "pulmonary_trunk_mm": trunk, "ascending_aorta_mm": aorta, "trunk_aorta_ratio": trunk / aorta,

@@ -20,11 +20,12 @@ FRONT_DEPTH, BACK_DEPTH = 0.05, 0.66  # rows of both, as shares of the lungs' de
 RADIUS_MM = (7.0, 26.0)
 AORTA_MM, TRUNK_MM = (-48.0, 14.0), (-6.0, 55.0)  # from the patient's middle, positive to the left
 BETWEEN_MM, BEHIND_MM = (15.0, 58.0), 30.0  # trunk's centre beside the aorta's, and at most so far behind it
-DRIFT_MM = 14.0  # a disc's shift from one grid plane to the next
+DRIFT_MM = (12.0, 26.0)  # shift of aorta and trunk from one grid plane to the next; the trunk bends and divides
 LEVEL_MM = (8.0, 28.0)  # below the trunk's top: where its width is read
 ATRIUM_MM, ATRIUM_DEPTH = 24.0, (0.42, 0.7)
 ATRIUM_BELOW_MM = (12.0, 60.0)
 TISSUE_HU = 50.0
+DENSE_HU = 700.0  # undiluted contrast: the upper vena cava beside the aorta, not the aorta
 RAYS = 48  # directions in which a wall is looked for
 
 
@@ -80,7 +81,7 @@ def _discs(chest: Chest, plane: int, threshold: float, rows: tuple[float, float]
     """The largest circles in a plane's blood, largest first, at most five."""
     region = (chest.depth > rows[0])[:, None] & (chest.depth < rows[1])[:, None]
     region = region & (np.abs(chest.offset_mm) < half_width_mm)[None]
-    blood = ((chest.hu[plane] > threshold) & chest.inside[plane]).view(np.uint8)
+    blood = ((chest.hu[plane] > threshold) & (chest.hu[plane] < DENSE_HU) & chest.inside[plane]).view(np.uint8)
     outlines, _ = cv2.findContours(blood, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     blood = cv2.drawContours(blood, outlines, -1, 1, cv2.FILLED)  # a clot inside a vessel is no hole
     distance = cv2.distanceTransform(blood * region, cv2.DIST_L2, 5)
@@ -133,8 +134,8 @@ def _longest_track(pairs: list[tuple[_Disc, _Disc] | None], chest: Chest) -> lis
 
 
 def _follows(before: tuple[_Disc, _Disc], after: tuple[_Disc, _Disc], chest: Chest) -> bool:
-    limit = DRIFT_MM / chest.pixel_mm
-    return all(np.hypot(a.y - b.y, a.x - b.x) < limit for a, b in zip(before, after, strict=True))
+    shifts = [np.hypot(a.y - b.y, a.x - b.x) * chest.pixel_mm for a, b in zip(before, after, strict=True)]
+    return all(shift < limit for shift, limit in zip(shifts, DRIFT_MM, strict=True))
 
 
 def _short_axis(chest: Chest, discs: list[_Disc]) -> tuple[float, Line | None]:
