@@ -81,9 +81,9 @@ def test_key_planes_are_the_likeliest_with_a_distance() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", [Stack, Blend])
 def test_base_and_parts_add_up_to_the_second_levels_logit(kind: type) -> None:
-    contest = simulate(train=60, test=2, folds=2, backbones=("a", "b"), slices=12)
+    contest = simulate(train=40, test=2, folds=2, backbones=("a",), slices=8)
     view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
-    fitted = kind.fit(view, EnsembleSettings(exam_rounds=40, slice_rounds=10, exam_min_data=5, inner_folds=2))
+    fitted = kind.fit(view, EnsembleSettings(exam_rounds=20, slice_rounds=10, exam_min_data=4, inner_folds=2))
     few = view.take(np.arange(6))
     found = contributions(fitted, [few, few])
     answers = logit(fitted.predict(few).answers[PE])
@@ -124,15 +124,17 @@ def test_the_riskiest_exams_and_some_of_the_others_are_chosen() -> None:
     assert len(chosen_exams(exams, EvidenceSettings(riskiest=30, random=2))) == 8
 
 
-@pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The text of a report with a hostile study name."""
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    settings, candidates = write_run(tmp_path)
-    for name in ("study0", "study1"):
-        write_planes(tmp_path / "store", name)
-    path = tmp_path / "evidence.html"
-    written = write_evidence(path, tmp_path / "store", two_cases(), describe_model(settings, candidates), settings)
+    folder = tmp_path_factory.mktemp("evidence")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PE_ROOT", str(folder / "products"))
+        settings, candidates = write_run(folder)
+        for name in ("study0", "study1"):
+            write_planes(folder / "store", name)
+        path = folder / "evidence.html"
+        written = write_evidence(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
     assert written.exams == 2 and written.megabytes == pytest.approx(path.stat().st_size / 1e6)
     return path.read_text()
 
