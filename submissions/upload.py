@@ -98,6 +98,8 @@ def upload(order: Upload, data: Path, *, really: bool = False) -> None:
     if (data / MANIFEST).is_file():
         raise UserError(f"{paths.shown(data)}: a drawn contest; Kaggle knows none of its exams. Nothing was sent")
     say(send(order))
+    if order.competition == COMPETITION:
+        say("the contest ended in 2020: a late submission is scored, not ranked")
     say(f"its score: kaggle competitions submissions -c {order.competition}")
 
 

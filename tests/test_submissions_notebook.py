@@ -140,7 +140,7 @@ def attached(finished: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning")
 def test_the_notebook_predicts_the_contest_without_internet(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,7 +159,7 @@ def test_the_notebook_predicts_the_contest_without_internet(
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # whoever asks the Internet fails at once
     notebook = inference_notebook()
-    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path / "working")}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path / "working")}}).execute()
 
     layout = read_layout(contest)
     assert check_file(tmp_path / "working" / "submission.csv", layout) == []
