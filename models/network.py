@@ -1,10 +1,16 @@
-"""The slice network: backbone, average and maximum pooling, an embedding, one logit a target."""
+"""The slice network: windows where they are learned, backbone, pooling, an embedding, one logit a target."""
+
+import dataclasses
 
 import keras
 from keras import layers, ops
 
+from features.slices25d import OFFSETS
 from models.backbones import backbone_model
+from models.pooling import pooled
+from models.precision import built_in, policy_of
 from models.targets import TARGETS
+from models.trainable_windows import trainable_windows
 from pipeline.settings import ModelsSettings
 
 
@@ -12,25 +18,41 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     """Build the network that sees one 2.5-D slice.
 
     Args:
-        settings: sizes and dropout.
+        settings: sizes, windows, pooling, dropout and precision.
         backbone: a key of `models.backbones.BACKBONES`.
         weights: "imagenet", "none" or a path.
 
     Returns:
-        A model with two outputs: `logits` (batch, targets in the order of `targets.TARGETS`) and
-        `embedding` (batch, settings.embedding).
+        A model with two outputs, float32 in every precision: `logits` (batch, targets in the order of
+        `targets.TARGETS`) and `embedding` (batch, settings.embedding).
     """
-    size = (settings.height, settings.width)
-    body = backbone_model(backbone, size, settings.channels, weights)
-    _freeze(body.get_layer(backbone), settings.frozen_share)
-    features = body.output
-    pooled = layers.Concatenate(name="pooled")(
-        [layers.GlobalAveragePooling2D(name="average")(features), layers.GlobalMaxPooling2D(name="maximum")(features)]
-    )
-    embedding = layers.Dense(settings.embedding, activation="relu", name="embedding")(pooled)
-    dropped = layers.Dropout(settings.dropout, seed=settings.seed, name="dropout")(embedding)
-    logits = layers.Dense(len(TARGETS), name="logits")(dropped)
-    return keras.Model(body.input, {"logits": logits, "embedding": embedding}, name=f"{backbone}_slice_network")
+    with built_in(policy_of(settings, backbone)):
+        body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
+        _freeze(body.get_layer(backbone), settings.frozen_share)
+        images, features = _seen(body, settings, backbone)
+        vector = pooled(features, settings.pooling)
+        embedding = layers.Dense(settings.embedding, activation="relu", dtype="float32", name="embedding")(vector)
+        dropped = layers.Dropout(settings.dropout, seed=settings.seed, dtype="float32", name="dropout")(embedding)
+        logits = layers.Dense(len(TARGETS), dtype="float32", name="logits")(dropped)
+    return keras.Model(images, {"logits": logits, "embedding": embedding}, name=f"{backbone}_slice_network")
+
+
+def _seen(body: keras.Model, settings: ModelsSettings, backbone: str) -> tuple:
+    """The network's input, as `views.SliceViews` makes it, and the feature map."""
+    if not settings.trainable_windows:
+        return body.input, body.output
+    stack = keras.Input((settings.height, settings.width, len(OFFSETS)), name="images")
+    scaled = body.get_layer("normalise")(trainable_windows(stack, settings.windows))
+    return stack, body.get_layer(backbone)(scaled)
+
+
+def in_float32(model: keras.Model, settings: ModelsSettings, backbone: str) -> keras.Model:
+    """A `slice_network` of the same weights that computes in float32 throughout, as an exported graph must."""
+    if policy_of(settings, backbone) == "float32":
+        return model
+    plain = slice_network(dataclasses.replace(settings, precision="float32"), backbone, "none")
+    plain.set_weights(model.get_weights())
+    return plain
 
 
 def _freeze(graph: keras.Model, share: float) -> None:

@@ -8,8 +8,8 @@ import keras
 
 from pipeline.settings import ModelsSettings
 
-#: Batch normalisation's and biases' variables keep their size: weight decay is for kernels.
-WITHOUT_DECAY = ["bias", "gamma", "beta"]
+#: Batch normalisation's and biases' variables and a pooling's power keep their size: weight decay is for kernels.
+WITHOUT_DECAY = ["bias", "gamma", "beta", "power"]
 
 
 class WarmCosine(keras.optimizers.schedules.CosineDecay):

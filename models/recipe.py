@@ -1,8 +1,10 @@
 """Is a recipe one that can be trained? Told before hours of work, all faults at once."""
 
+from features.windows import WINDOWS
+from models.precision import PRECISIONS
 from models.sampling import MODES
 from pipeline.errors import UserError
-from pipeline.settings import ModelsSettings
+from pipeline.settings import POOLINGS, ModelsSettings
 
 
 def check_recipe(settings: ModelsSettings, backbone: str) -> None:
@@ -27,6 +29,11 @@ def check_recipe(settings: ModelsSettings, backbone: str) -> None:
         "patience": (settings.patience >= 1, "1 or more epochs"),
         "epochs": (settings.epochs >= 1, "1 or more"),
         "batch": (settings.batch >= 1, "1 or more"),
+        "pooling": (settings.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}"),
+        "precision": (settings.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+        "windows": (
+            bool(settings.windows) and set(settings.windows) <= set(WINDOWS), f"some of {', '.join(WINDOWS)}"
+        ),
         "weight_decay": (settings.weight_decay >= 0, "0 or more"),
     }  # fmt: skip
     faults = [

@@ -110,6 +110,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     recipe = settings.models.of(backbone)
     check_recipe(recipe, backbone)
     prepare_backend(recipe, threads)
+    from models.network import in_float32
     from models.progress import TrainingLog
     from models.training import train_network
 
@@ -129,7 +130,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
                 train, views, recipe, backbone, checkpoint, log, loaders=max(1, min(threads // 2, 8))
             )
         if chosen_engine(recipe.engine) == "openvino":
-            export_graph(model, directory)
+            export_graph(in_float32(model, recipe, backbone), directory)
             engine = openvino_engine(directory, threads)
         else:
             engine = keras_engine(model)

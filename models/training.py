@@ -144,6 +144,7 @@ class TrainingRun:
     def _compile(self, done: int = 0) -> None:
         optimizer = build_optimizer(self.model, self.settings, done)
         self.model.compile(optimizer=optimizer, loss={"logits": weighted_logistic_loss}, jit_compile=_jit())
+        self.model.optimizer.build(self.model.trainable_variables)  # in float16 it is wrapped, to scale the loss
 
     def examine(self, examiner: InnerExams) -> None:
         """Measure the inner loss of the weights that would predict; keep them where it is the lowest."""

@@ -15,6 +15,7 @@ import numpy as np
 from features.slices25d import neighbours_by_distance, stack_slice
 from features.store import StoredExam, array_path, open_exam, sidecar_path
 from features.windows import WINDOWS, window_channels
+from models.trainable_windows import HU_UNIT
 from pipeline.product import MANIFEST, read_manifest, verify
 from pipeline.settings import ModelsSettings
 
@@ -95,7 +96,7 @@ class SliceViews:
             change: the augmentation.
 
         Returns:
-            float32 (y, x, windows * 3) in [0, 1].
+            float32 (y, x, windows * 3) in [0, 1]; with trainable windows (y, x, 3), HU / HU_UNIT.
         """
         exam, neighbours = self._open(study)
         height, width = self.settings.height, self.settings.width
@@ -107,6 +108,8 @@ class SliceViews:
         ).astype(np.float32)  # fmt: skip
         if change is not UNCHANGED:
             _change_values(moved, change)
+        if self.settings.trainable_windows:
+            return moved / np.float32(HU_UNIT)
         return window_channels(moved, self.windows).reshape(height, width, -1)
 
     def matrix(self, study: str) -> np.ndarray:

@@ -71,6 +71,9 @@ class ExamNetworkSettings:
     weight_decay: float = 1e-2
 
 
+#: Ways from a feature map to one vector, models.pooling.
+POOLINGS = ("avgmax", "gem")
+
 #: Fields of [models] that say how jobs run, or which there are; a backbone has none of its own.
 FOR_ALL_BACKBONES = ("backbones", "workers", "per_backbone", "exam")
 
@@ -85,9 +88,11 @@ class ModelsSettings:
     width: int = 144
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
+    trainable_windows: bool = False  # `windows` is where they start; the network learns level and width, on HU
     neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, thrice
     frozen_share: float = 0.24  # of the backbone's layers, from the first on, that keep their pretrained weights
     unfreeze_epoch: int = 0  # from this epoch on (1 is the first) every layer learns; 0: frozen_share holds to the end
+    pooling: str = "avgmax"  # avgmax (average and maximum, side by side) | gem (generalised mean, its power learned)
     embedding: int = 64
     dropout: float = 0.2
     seed: int = 17
@@ -107,6 +112,8 @@ class ModelsSettings:
     negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE; 0: exams with PE only
     augmentation: float = 1.0  # strength of moves, HU jitter, noise and cutout; 0 leaves only the flip
     cutout: float = 0.2  # share of views that lose a square of a quarter of each side to air
+    # auto: float32 on a CPU save what profits from bfloat16 there, mixed bfloat16 on GPUs that have it, else float16
+    precision: str = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
     engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO on a CPU, Keras elsewhere
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core

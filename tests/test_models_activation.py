@@ -18,7 +18,8 @@ from pipeline.files import sha256, write_json
 from pipeline.settings import ModelsSettings, Settings
 
 SMALL = ModelsSettings(height=32, width=40, embedding=8, weights="none")
-SETTINGS = Settings(models=SMALL)
+GEM = {"pooling": "gem", "trainable_windows": True}
+SETTINGS = Settings(models=dataclasses.replace(SMALL, per_backbone={"tiny_gem": GEM}))
 ASKED = ("leftsided_pe", "pe_present_on_image")
 
 
@@ -34,7 +35,7 @@ def _graph(images):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two finished runs of one network under $PE_ROOT: fold 0 with an exported graph, fold 1 without; the network."""
+    """Finished runs of two networks, "tiny" and "tiny_gem", under $PE_ROOT; fold 1 has no exported graph."""
     import keras
 
     from models.backbones import BACKBONES, Backbone
@@ -44,16 +45,19 @@ def run(tmp_path_factory):
 
     patch = pytest.MonkeyPatch()
     patch.setenv("PE_ROOT", str(tmp_path_factory.mktemp("root")))
-    patch.setitem(BACKBONES, "tiny", Backbone(_graph, (0.5,) * 3, (0.5,) * 3, "none"))
-    keras.utils.set_random_seed(3)
-    model = slice_network(SMALL, "tiny", "none")
-    for fold in range(2):
-        directory = paths.model_run("tiny", fold)
-        save_weights(directory / "weights.npz", model)
-        if fold == 0:
-            export_graph(model, directory)
-        write_json(directory / "manifest.json", {"files": {file.name: sha256(file) for file in directory.iterdir()}})
-    yield model
+    models = {}
+    for name in ("tiny", "tiny_gem"):
+        patch.setitem(BACKBONES, name, Backbone(_graph, (0.5,) * 3, (0.5,) * 3, "none"))
+        keras.utils.set_random_seed(3)
+        models[name] = slice_network(SETTINGS.models.of(name), name, "none")
+        for fold in range(2):
+            directory = paths.model_run(name, fold)
+            save_weights(directory / "weights.npz", models[name])
+            if fold == 0:
+                export_graph(models[name], directory)
+            files = {file.name: sha256(file) for file in directory.iterdir()}
+            write_json(directory / "manifest.json", {"files": files})
+    yield models
     patch.undo()
 
 
@@ -66,25 +70,38 @@ def _asked_logits(model, images):
     return model.predict_on_batch(images)["logits"][:, [TARGETS.index(name) for name in ASKED]]
 
 
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_gem"])
 @pytest.mark.parametrize("fold", [0, 1], ids=["openvino", "keras"])
-def test_contributions_and_a_constant_sum_up_to_the_logit(run, images, fold):
-    maps = load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED, kind="contribution")
+def test_contributions_and_a_constant_sum_up_to_the_logit(run, images, fold, backbone):
+    maps = load_activation_maps(SETTINGS, backbone, fold, targets=ASKED, kind="contribution")
     found = maps(images)
     assert found.shape == (3, 2, 8, 10) and found.dtype == np.float32
     features, head = maps.features(images), maps.head
-    pooled = np.concatenate([features.mean(axis=(1, 2)), features.max(axis=(1, 2))], axis=1)
+    if backbone == "tiny":
+        pooled = np.concatenate([features.mean(axis=(1, 2)), features.max(axis=(1, 2))], axis=1)
+    else:
+        assert head.power == 3
+        pooled = (np.maximum(features, 1e-4) ** 3).mean(axis=(1, 2)) ** (1 / 3)
     awake = (pooled @ head.to_embedding + head.embedding_bias) > 0
     constant = (awake * head.embedding_bias) @ head.to_logits + head.logits_bias
     constant = constant[:, [TARGETS.index(name) for name in ASKED]]
-    np.testing.assert_allclose(found.sum(axis=(2, 3)) + constant, _asked_logits(run, images), atol=1e-5)
+    assert np.ptp(found) > 1e-3
+    np.testing.assert_allclose(found.sum(axis=(2, 3)) + constant, _asked_logits(run[backbone], images), atol=1e-5)
 
 
-def test_the_exported_graph_and_keras_give_the_same_maps_on_the_same_grid(run, images):
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_gem"])
+def test_the_exported_graph_and_keras_give_the_same_maps_on_the_same_grid(run, images, backbone):
     exported, plain = (
-        load_activation_maps(SETTINGS, "tiny", fold, targets=ASKED, kind="contribution") for fold in range(2)
+        load_activation_maps(SETTINGS, backbone, fold, targets=ASKED, kind="contribution") for fold in range(2)
     )
     assert exported.grid == plain.grid
     np.testing.assert_allclose(exported(images), plain(images), atol=1e-5)
+
+
+def test_the_power_and_the_floor_are_those_of_the_pooling_layer():
+    from models import activation, pooling
+
+    assert activation.SMALLEST == pooling.SMALLEST
 
 
 def test_contributions_are_numeric_gradients_times_input(run):
@@ -92,15 +109,15 @@ def test_contributions_are_numeric_gradients_times_input(run):
 
     places, channels, step = (2, 3), 6, 1e-3
     tensor = inputs = keras.Input((*places, channels))
-    tensor = keras.layers.Concatenate()([run.get_layer(name)(tensor) for name in ("average", "maximum")])
+    tensor = keras.layers.Concatenate()([run["tiny"].get_layer(name)(tensor) for name in ("average", "maximum")])
     for name in ("embedding", "logits"):
-        tensor = run.get_layer(name)(tensor)
+        tensor = run["tiny"].get_layer(name)(tensor)
     head = keras.Model(inputs, tensor)
     features = np.random.default_rng(1).uniform(-1, 2, (1, *places, channels)).astype(np.float32)
     moves = step * np.eye(features.size, dtype=np.float32).reshape(-1, *places, channels)
     slope = (head.predict_on_batch(features + moves) - head.predict_on_batch(features - moves)) / (2 * step)
     expected = (slope.reshape(*places, channels, -1) * features[0, ..., None]).sum(axis=2).transpose(2, 0, 1)
-    arrays = [weight for name in ("embedding", "logits") for weight in run.get_layer(name).get_weights()]
+    arrays = [weight for name in ("embedding", "logits") for weight in run["tiny"].get_layer(name).get_weights()]
     found = contributions(features, Head(*arrays), list(range(len(TARGETS))))[0]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert np.abs(expected).max() > 0.05
@@ -223,5 +240,5 @@ def test_a_graph_without_both_poolings_is_refused(tmp_path):
     images = opset13.parameter([-1, 3, 8, 8])
     graph = openvino.Model([opset13.reduce_mean(images, np.array([2, 3]))], [images])
     openvino.save_model(graph, str(tmp_path / "network.xml"))
-    with pytest.raises(UserError, match="no feature map that is averaged and maximised"):
+    with pytest.raises(UserError, match="no feature map that is pooled"):
         openvino_features(tmp_path, 1)

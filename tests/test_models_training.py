@@ -359,7 +359,7 @@ def test_predictions_keep_order_and_swap_sides_under_the_mirror(contest):
 @pytest.mark.parametrize(
     "backbone",
     ["efficientnet_lite0", "mobilenetv2", "efficientnetv2_b0", "efficientnetv2_s", "densenet121", "convnext_tiny",
-     "xception", "resnet50v2"],
+     "xception", "resnet50v2", "se_resnext50"],
 )  # fmt: skip
 def test_every_backbone_trains_two_steps(backbone):
     import keras

@@ -1,0 +1,111 @@
+"""From the store to probabilities and embeddings: seconds and memory of a slice network over whole exams.
+
+    python -m benchmarks.inference                                1, 5 and 20 exams of 250 slices at 256 pixels
+    python -m benchmarks.inference --backbone mobilenetv2 --exams 1 --size 128
+    python -m benchmarks.inference --engine keras                 without the exported graph
+
+Draws noise into a temporary store (the cost does not depend on what the pixels show), builds the network without
+pretrained weights, exports it in a process of its own, then predicts 1, 5 and 20 exams as `predict` does: read,
+view, one pass for probabilities and embeddings, batch by batch. Memory is the peak of the process so far, so it is
+flat where the second and third line tell what the first one does. Timings want a quiet machine.
+"""
+
+import argparse
+import dataclasses
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.lungbox import Box
+from features.store import write_exam
+from input.contest import SOP, STUDY
+from models.backbones import BACKBONES
+from models.inference import Engine, export_graph, keras_engine, openvino_engine, predict_slices
+from models.views import SliceViews
+from pipeline.cli import run
+from pipeline.console import say
+from pipeline.jobs import cores
+from pipeline.settings import ModelsSettings
+
+SPACING_MM, STEP_MM = 1.4, 1.0
+
+
+def draw_exams(store: Path, count: int, slices: int, size: int) -> pd.DataFrame:
+    """Store exams of smooth noise; a row a slice with study, SOP and plane."""
+    random = np.random.default_rng(0)
+    hu = random.integers(-900, 400, (slices, size, size)).astype(np.int16)
+    rows = []
+    for exam in range(count):
+        study = f"exam{exam:02d}"
+        sops = tuple(f"{study}-{plane}" for plane in range(slices))
+        write_exam(
+            store, study, "series", np.roll(hu, exam, axis=0), z_mm=np.arange(slices) * STEP_MM,
+            spacing_mm=(SPACING_MM, SPACING_MM), raw_spacing_mm=(0.7, 0.7), sop_uids=sops,
+            box=Box(0, 2 * size, 0, 2 * size, 0, slices, float(size), True),
+        )  # fmt: skip
+        rows.append(pd.DataFrame({STUDY: study, SOP: sops, "plane": np.arange(slices)}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def export(settings: ModelsSettings, backbone: str, directory: Path) -> None:
+    """Build a network and write its graph; in a process of its own, so that TensorFlow's memory is not counted."""
+    from models.network import slice_network
+
+    export_graph(slice_network(settings, backbone, "none"), directory)
+
+
+def engine_named(name: str, settings: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
+    """OpenVINO on the exported graph, or Keras."""
+    if name == "keras":
+        from models.network import slice_network
+
+        return keras_engine(slice_network(settings, backbone, "none"))
+    process = multiprocessing.get_context("spawn").Process(target=export, args=(settings, backbone, directory))
+    process.start()
+    process.join()
+    return openvino_engine(directory, threads)
+
+
+def measure(engine: Engine, slices: pd.DataFrame, store: Path, settings: ModelsSettings) -> tuple[float, int]:
+    """Seconds, and predicted slices; what is predicted is let go, as a writer would."""
+    started, predicted = time.perf_counter(), 0
+    for frame, embeddings in predict_slices(engine, slices, SliceViews(store, settings), settings):
+        assert np.isfinite(frame["pe"]).all() and embeddings.shape == (len(frame), settings.embedding)
+        predicted += len(frame)
+    return time.perf_counter() - started, predicted
+
+
+def main() -> None:
+    """Parse, draw, export, then measure every number of exams."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exams", type=int, nargs="+", default=[1, 5, 20], help="numbers of exams, ascending")
+    parser.add_argument("--slices", type=int, default=250, help="of an exam (%(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side, of store and input (%(default)s)")
+    parser.add_argument("--backbone", default="efficientnet_lite0", choices=BACKBONES, help="(%(default)s)")
+    parser.add_argument("--engine", default="openvino", choices=("openvino", "keras"), help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=cores(), help="CPU threads (%(default)s)")
+    arguments = parser.parse_args()
+    settings = dataclasses.replace(
+        ModelsSettings(), height=arguments.size, width=arguments.size, pixel_mm=SPACING_MM, flip_tta=False
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        slices = draw_exams(store, max(arguments.exams), arguments.slices, arguments.size)
+        engine = engine_named(arguments.engine, settings, arguments.backbone, Path(folder), arguments.threads)
+        say(f"{arguments.backbone}, {arguments.engine}, {arguments.size} pixels, {arguments.threads} threads")
+        for count in sorted(arguments.exams):
+            seconds, predicted = measure(engine, slices.iloc[: count * arguments.slices], store, settings)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            say(
+                f"{count:3d} exams, {predicted} slices: {seconds:.1f} s, {seconds / count:.2f} s an exam, "
+                f"{predicted / seconds:.0f} slices/s, peak {peak:.0f} MB"
+            )
+
+
+if __name__ == "__main__":
+    run(main)

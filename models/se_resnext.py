@@ -1,0 +1,137 @@
+"""SE-ResNeXt: residual blocks of grouped convolutions, their channels gated. The contest's winner used it.
+
+Papers: Xie et al. 2017, Aggregated Residual Transformations (arXiv 1611.05431), the 32x4d template; Hu, Shen and
+Sun 2018, Squeeze-and-Excitation Networks (arXiv 1709.01507), the gate with a reduction of 16.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import layers, ops
+
+EPSILON, MOMENTUM = 1e-5, 0.9
+
+
+@dataclass(frozen=True)
+class Template:
+    """What makes one member of the family.
+
+    Attributes:
+        repeats: blocks of each of the four stages.
+        groups: of the 3 x 3 convolutions.
+        width: channels of them in the first stage; every stage doubles them.
+        reduction: channels a channel of the gate's bottleneck.
+    """
+
+    repeats: tuple[int, int, int, int]
+    groups: int = 32
+    width: int = 128
+    reduction: int = 16
+
+
+SE_RESNEXT50 = Template((3, 4, 6, 3))
+SE_RESNEXT101 = Template((3, 4, 23, 3))
+
+
+class GroupedConvolution(layers.Layer):
+    """A convolution whose groups of channels see only their own, "valid", without bias.
+
+    The weights are those of `keras.layers.Conv2D(groups=...)`. On TensorFlow's CPU the gradient of that takes
+    seconds where a dense convolution takes a third of one (8 images of 28 x 28 x 128, 32 groups: 21 s against
+    0.36 s on a busy machine), so there every channel is convolved by itself with all filters of its group, and
+    the group's channels are summed (0.21 s): the same multiplications in another order.
+
+    Args:
+        filters, kernel, stride, groups: as of a convolution; sizes hold for y and x.
+    """
+
+    def __init__(self, filters: int, kernel: int, stride: int, groups: int, **options) -> None:
+        super().__init__(**options)
+        self.filters, self.size, self.stride, self.groups = filters, kernel, stride, groups
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(y, x)."""
+        return (self.size, self.size)
+
+    strides = property(lambda self: (self.stride, self.stride))
+    padding = "valid"
+
+    def build(self, shape: tuple) -> None:
+        """Make the kernel, (y, x, channels a group, filters)."""
+        if shape[-1] % self.groups or self.filters % self.groups:
+            raise ValueError(f"{shape[-1]} channels and {self.filters} filters: expected multiples of {self.groups}")
+        shape = (self.size, self.size, shape[-1] // self.groups, self.filters)
+        self.kernel = self.add_weight(shape=shape, initializer="he_normal", name="kernel")
+
+    def call(self, images):
+        """(batch, y, x, channels) -> (batch, y', x', filters)."""
+        if not _groups_are_slow():
+            return ops.conv(images, self.kernel, self.stride, "valid")
+        y, x, inside, filters = self.kernel.shape
+        each = filters // self.groups
+        kernel = ops.reshape(self.kernel, (y, x, inside, self.groups, each))
+        kernel = ops.reshape(ops.transpose(kernel, (0, 1, 3, 2, 4)), (y, x, self.groups * inside, each))
+        apart = ops.depthwise_conv(images, kernel, self.stride, "valid")
+        _, height, width, _ = ops.shape(apart)
+        summed = ops.sum(ops.reshape(apart, (-1, height, width, self.groups, inside, each)), axis=4)
+        return ops.reshape(summed, (-1, height, width, filters))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """(batch, y', x', filters)."""
+        sides = [None if side is None else (side - self.size) // self.stride + 1 for side in shape[1:3]]
+        return (shape[0], *sides, self.filters)
+
+
+def _groups_are_slow() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow
+
+    return not tensorflow.config.list_physical_devices("GPU")
+
+
+def se_resnext_backbone(images, template: Template):
+    """Build stem and stages on `images` (batch, y, x, channels) -> (batch, y/32, x/32, 2048)."""
+    tensor = layers.ZeroPadding2D(3, name="stem_pad")(images)
+    tensor = _convolution(tensor, 64, 7, "stem", stride=2, padding="valid")
+    tensor = layers.ZeroPadding2D(1, name="stem_pool_pad")(tensor)  # after a ReLU zero is the lowest
+    tensor = layers.MaxPooling2D(3, 2, name="stem_pool")(tensor)
+    for stage, repeats in enumerate(template.repeats):
+        for repeat in range(repeats):
+            stride = 2 if stage and not repeat else 1
+            tensor = _block(tensor, template, template.width << stage, stride, f"stage{stage + 1}_block{repeat + 1}")
+    return tensor
+
+
+def _block(inputs, template: Template, width: int, stride: int, name: str):
+    filters = 2 * width
+    tensor = _convolution(inputs, width, 1, f"{name}_reduce")
+    tensor = layers.ZeroPadding2D(1, name=f"{name}_pad")(tensor)
+    tensor = GroupedConvolution(width, 3, stride, template.groups, name=f"{name}_grouped")(tensor)
+    tensor = layers.ReLU(name=f"{name}_grouped_relu")(_normalise(tensor, f"{name}_grouped"))
+    tensor = _convolution(tensor, filters, 1, f"{name}_expand", activate=False)
+    tensor = layers.Multiply(name=f"{name}_gated")([tensor, _gate(tensor, filters // template.reduction, name)])
+    if inputs.shape[-1] != filters or stride != 1:
+        inputs = _convolution(inputs, filters, 1, f"{name}_shortcut", stride=stride, activate=False)
+    return layers.ReLU(name=name)(layers.Add(name=f"{name}_sum")([inputs, tensor]))
+
+
+def _gate(tensor, bottleneck: int, name: str):
+    filters = tensor.shape[-1]
+    tensor = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(tensor)
+    tensor = layers.Conv2D(bottleneck, 1, activation="relu", name=f"{name}_excite1")(tensor)
+    return layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_excite2")(tensor)
+
+
+def _convolution(
+    tensor, filters: int, kernel: int, name: str, *, stride: int = 1, padding: str = "same", activate: bool = True
+):
+    tensor = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=name)(tensor)
+    tensor = _normalise(tensor, name)
+    return layers.ReLU(name=f"{name}_relu")(tensor) if activate else tensor
+
+
+def _normalise(tensor, name: str):
+    # Momentum .9: a run has hundreds of steps, so Keras's .99 would leave the first statistics in place.
+    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=f"{name}_bn")(tensor)
