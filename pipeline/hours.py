@@ -33,9 +33,12 @@ RATES = {
 GMACS = {
     "mobilenetv2": 0.30, "efficientnet_lite0": 0.39, "efficientnetv2_b0": 0.72, "efficientnetv2_s": 2.9,
     "densenet121": 2.9, "convnext_tiny": 4.5, "xception": 4.6, "resnet50v2": 3.5,
+    "se_resnext50": 4.3,
 }  # fmt: skip
 #: Their convolutions move more memory than they multiply, so a GPU reaches a fraction of its speed.
-DEPTHWISE = ("mobilenetv2", "efficientnet_lite0", "efficientnetv2_b0", "efficientnetv2_s", "xception")
+DEPTHWISE = (
+    "mobilenetv2", "efficientnet_lite0", "efficientnetv2_b0", "efficientnetv2_s", "xception", "se_resnext50",
+)  # fmt: skip
 #: Share of the contest's exams in JPEG Lossless (a sample of 40).
 LOSSLESS_SHARE = 0.08
 
@@ -71,13 +74,16 @@ def ingest_hours(settings: Settings, slices: int, hardware: Hardware) -> float:
 def training_hours(settings: Settings, train_slices: int, test_slices: int, hardware: Hardware) -> float:
     """Hours of the (backbone, fold) jobs, slice networks only; the slowest job of each round counts.
 
-    A job is fed by one thread, so it is never faster than the views are made.
+    Half of a job's cores make views, eight at most; it is never faster than they are.
     """
+    jobs = len(settings.models.backbones) * settings.input.folds
+    at_a_time = max(1, min(settings.models.workers or hardware.gpus or hardware.cores, jobs))
+    loaders = max(1, min(hardware.cores // at_a_time // 2, 8))
     seconds = []
     for backbone in settings.models.backbones:
         recipe = settings.models.of(backbone)
         area = recipe.height * recipe.width
-        view = RATES["view"].value / 1e3 * area * recipe.channels / (384 * 480 * 9)
+        view = RATES["view"].value / 1e3 * area * recipe.channels / (384 * 480 * 9) / loaders
         forward = 2 * GMACS.get(backbone, 3.0) * area / 224**2  # GFLOP
         gpu = hardware.depthwise_gflops if backbone in DEPTHWISE else hardware.dense_gflops
         speed = gpu if hardware.gpus else RATES["core"].value
@@ -86,7 +92,6 @@ def training_hours(settings: Settings, train_slices: int, test_slices: int, hard
         passes = 2 if recipe.flip_tta else 1
         job = trained * max(3 * forward / speed, view) + predicted * max(passes * forward / speed, view)
         seconds += [job] * settings.input.folds
-    at_a_time = max(1, min(recipe.workers or hardware.gpus or hardware.cores, len(seconds)))
     seconds.sort(reverse=True)
     return sum(seconds[::at_a_time]) / 3600
 
