@@ -146,9 +146,9 @@ def _airways(volume: np.ndarray, lungs: np.ndarray) -> tuple[np.ndarray, float]:
             continue
         airways = labels == seed[0]
         millilitres = float(airways.sum()) * FINE_MM**3 / 1000
-        if millilitres > min(AIRWAY_ML[1], LEAK * before):
+        if millilitres > LEAK * before:
             break
-        if millilitres >= AIRWAY_ML[0]:
+        if AIRWAY_ML[0] <= millilitres <= AIRWAY_ML[1]:
             best, column, before = airways, seed[1], millilitres
     if best is None:
         raise UserError("no airways were found: no air of a trachea's shape in the upper part of the lungs")
@@ -157,6 +157,9 @@ def _airways(volume: np.ndarray, lungs: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _trachea(labels: np.ndarray, filled: np.ndarray) -> tuple[int, float] | None:
     """Label and column of the air that forms a round spot of a trachea's size in most of the upper lungs' slices."""
+    # The volume ends at the lungs: what reaches its sides is the room's air, or airways that leaked.
+    sides = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
+    rim = set(np.unique(np.concatenate([side.ravel() for side in sides])).tolist())
     upper = filled[int(0.72 * len(filled)) :]
     votes: dict[int, list[float]] = {}
     for z in upper.tolist():
@@ -169,7 +172,8 @@ def _trachea(labels: np.ndarray, filled: np.ndarray) -> tuple[int, float] | None
             )
             if inner and 80 < area < 700 and 0.4 < high / wide < 2.5 and area > 0.5 * high * wide * FINE_MM**2:
                 label = int(np.bincount(labels[z][box][spots[box] == i]).argmax())
-                votes.setdefault(label, []).append((box[1].start + box[1].stop) / 2)
+                if label not in rim:
+                    votes.setdefault(label, []).append((box[1].start + box[1].stop) / 2)
     if not votes:
         return None
     label = max(votes, key=lambda each: len(votes[each]))
