@@ -151,6 +151,17 @@ def test_the_tree_is_a_contest_tree_with_a_negative_twin(scan: Path, tmp_path: P
         implant_all([scan], out, workers=1)
 
 
+@pytest.mark.slow
+def test_a_training_part_beside_the_test_exams_makes_a_whole_contest(scan: Path, tmp_path: Path) -> None:
+    implant_all([scan], tmp_path / "train", split="train", difficulty="easy", workers=1)
+    implant_all([scan], tmp_path / "whole", difficulty="easy", train=tmp_path / "train", workers=1)
+    tree, faults = check_tree(tmp_path / "whole")
+    assert faults == []
+    assert [tree.tables[split][STUDY].nunique() for split in ("train", "test")] == [1, 1]
+    with pytest.raises(UserError, match="the same scan as"):
+        implant_all([scan, scan], tmp_path / "twice", difficulty="easy", workers=1)
+
+
 def test_scans_that_cannot_be_used_are_all_named_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)a\.nii.*b: not there"):
         implant_all([tmp_path / "a.nii", tmp_path / "b"], tmp_path / "out", workers=1)

@@ -10,9 +10,11 @@ and RV/LV stays the source's, which must be told. An implanted exam shares its a
 with the source's other variants: keep them in one split, or the score lies.
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,11 @@ class Source:
     name: str
     hu: np.ndarray  # int16 (z, y, x)
     grid: Grid
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the scan by its content, so that identifiers of several runs do not meet."""
+        return hashlib.sha256(self.hu.tobytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,15 @@ def implant_all(
         raise UserError.listing("Nothing was implanted:", missing)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name a new folder")
-    jobs = [(scan, out, split, variants, with_source, difficulty, rv_lv, seed, i) for i, scan in enumerate(scans)]
+    jobs = [(scan, out, split, variants, with_source, difficulty, rv_lv, seed) for scan in scans]
     results = list(run_jobs(implant_scan, jobs, what="implanting", unit="scan", workers=workers))
     faults = [result for result in results if isinstance(result, str)]
+    first: dict[str, Path] = {}
+    for scan, result in zip(scans, results, strict=True):
+        study = "" if isinstance(result, str) else result[0]["study"]
+        if study and study in first:
+            faults.append(f"{scan}: the same scan as {first[study]}")
+        first[study] = scan
     if faults:
         shutil.rmtree(out, ignore_errors=True)
         raise UserError.listing("Nothing was implanted:", faults)
@@ -125,22 +138,27 @@ def implant_all(
 
 
 def implant_scan(
-    scan: Path, out: Path, split: str, variants: int, with_source: bool, difficulty: str, rv_lv: str, seed: int,
-    index: int,
-) -> list[dict] | str:  # fmt: skip
+    scan: Path, out: Path, split: str, variants: int, with_source: bool, difficulty: str, rv_lv: str, seed: int
+) -> list[dict] | str:
     """One job: all exams of one scan; their records, or one line that says why there are none."""
     try:
         source = read_source(scan)
         found = find_arteries(source.hu, source.grid)
         made = [
-            implant(source, found, difficulty_named(difficulty), rv_lv, np.random.default_rng([seed, 17, index, i]))
+            implant(
+                source,
+                found,
+                difficulty_named(difficulty),
+                rv_lv,
+                np.random.default_rng([seed, int(source.digest, 16), i]),
+            )
             for i in range(variants)
         ]
     except UserError as fault:
         return f"{scan}: {fault}"
     if with_source:
         made.append(_untouched(made[0], source))
-    return [_write(exam, source, found, out, split, seed, index, i) for i, exam in enumerate(made)]
+    return [_write(exam, source, found, out, split, seed, i) for i, exam in enumerate(made)]
 
 
 def read_source(path: Path) -> Source:
@@ -261,17 +279,11 @@ def _untouched(exam: ImplantedExam, source: Source) -> ImplantedExam:
 
 
 def _write(
-    exam: ImplantedExam,
-    source: Source,
-    found: FoundArteries,
-    out: Path,
-    split: str,
-    seed: int,
-    index: int,
-    variant: int,
+    exam: ImplantedExam, source: Source, found: FoundArteries, out: Path, split: str, seed: int, variant: int
 ) -> dict:
-    study, series = uid(seed, "implant", index, variant), uid(seed, "implant series", index, variant)
-    sops = [uid(seed, "implant image", index, variant, i) for i in range(len(exam.hu))]
+    named = ("implant", source.digest, split, variant)
+    study, series = uid(seed, *named), uid(seed, *named, "series")
+    sops = [uid(seed, *named, "image", i) for i in range(len(exam.hu))]
     with study_folder(out / split / study) as folder:
         (folder / series).mkdir()
         write_exam(
