@@ -58,7 +58,7 @@ def build(settings: Settings, *, force: bool = False) -> None:
         write_json(directory / "report.json", report(slice_table, exam_table))
         stored = int((slice_table["row"] >= 0).sum())
         metrics = {
-            "megabytes": round(sum(path.stat().st_size for path in directory.glob("*.b2nd")) / 1e6, 1),
+            "megabytes": round(sum(path.stat().st_size for path in directory.glob("[!.]*.b2nd")) / 1e6, 1),
             "quarantined": int((slice_table["quarantine"] != "").sum()),
             "slices_per_second": round(stored / (time.monotonic() - started), 1),
             "lungs_not_found": int((exam_table["lungs_found"] == 0).sum()),

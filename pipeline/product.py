@@ -138,14 +138,14 @@ class Product:
         if not resumable and self.directory.exists():
             self._empty()
         self.directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self.directory.glob(TEMPORARY):
-            leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
+        self._sweep()
         write_json(marker, {"identity": self.identity})
         self._started = time.monotonic()
         yield self.directory
 
     def finish(self, *, rows: dict[str, int], metrics: dict[str, Any] | None = None, **facts: Any) -> None:
         """Write the manifest: identity, sha256 of every file, versions, rows, metrics, wall time."""
+        self._sweep()  # what a worker that was killed in this very run has left
         files = {file.relative_to(self.directory).as_posix(): sha256(file) for file in self._written()}
         write_json(
             self.manifest_path,
@@ -174,6 +174,11 @@ class Product:
         return [
             each for each in found if each.is_file() and not each.name.startswith(".") and each != self.manifest_path
         ]
+
+    def _sweep(self) -> None:
+        """Remove what killed writes left."""
+        for leftover in self.directory.glob(TEMPORARY):
+            leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
 
     def _empty(self) -> None:
         """Remove what an earlier build left."""

@@ -192,3 +192,12 @@ def test_a_product_beside_source_code_removes_only_its_own_files(directory: Path
         assert (directory / "module.py").read_text() == "source"
         again.finish(rows={})
     assert read_manifest(directory)["files"] == {}
+
+
+def test_what_a_worker_left_that_was_killed_during_the_build_is_gone_when_it_is_finished(directory: Path) -> None:
+    made = product(directory)
+    with made.building() as folder:
+        write_text(folder / "exams.txt", "one")
+        write_text(folder / ".exams.txt.ab12.txt", "half")
+        made.finish(rows={"exams": 1})
+    assert sorted(each.name for each in directory.iterdir()) == ["exams.txt", MANIFEST]
