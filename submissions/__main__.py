@@ -65,7 +65,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction) -> None:
 
 def _add_series_verbs(verbs: argparse._SubParsersAction) -> None:
     predict = _add(
-        verbs, "predict", "apply the finished ensemble to unlabelled DICOM series",
+        verbs, "predict", "nine labels of unlabelled DICOM series, and where they show PE",
         "python -m submissions predict my_scans --out slices.csv",
     )  # fmt: skip
     predict.add_argument(
