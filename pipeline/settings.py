@@ -175,7 +175,10 @@ class EvidenceSettings:
     riskiest: int = 20  # the test exams with the highest P(PE)
     random: int = 10  # of the other test exams, drawn
     seed: int = 37
-    mapped_slices: int = 3  # of an exam: its likeliest key slices get an activation map (all networks run on them)
+    mapped_slices: int = 3  # of an exam, its likeliest key slices, that get an activation map
+    # A map costs every network that is asked some sixty passes. Where slices times networks exceed this number, the
+    # likeliest slice of the riskiest exams is mapped, by one fold's networks, as far as the number goes.
+    most_maps: int = 60
     megabytes: float = 40.0  # for all pictures; above it, slices that are no key slices shrink, then become fewer
 
 

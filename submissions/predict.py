@@ -71,13 +71,15 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
     """
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         found = predict_into(settings, source, Path(folder))
+        started = time.monotonic()
         places = places_of(settings, found, Path(folder))
+        found.seconds["places"] = time.monotonic() - started
         for study in found.studies:
             say("\n".join(["", describe(study, found.labels(study)), *describe_locations(places[study.name])]))
         write_table(out, output_table(found.studies, found.slices))
         say(f"\nslice probabilities: {paths.shown(out)}")
         if evidence:
-            written = _write_evidence(settings, found, Path(folder), evidence)
+            written = _write_evidence(settings, found, places, Path(folder), evidence)
             found.seconds["report"] = written.seconds
             say(f"evidence: {written}")
     say(f"time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found.seconds.items())}")
@@ -98,14 +100,16 @@ def places_of(settings: Settings, found: Predicted, store: Path) -> dict[str, li
     return with_points(settings, store, places, dict.fromkeys(places, tuple(found.networks)))
 
 
-def _write_evidence(settings: Settings, found: Predicted, store: Path, path: Path) -> "Written":
+def _write_evidence(
+    settings: Settings, found: Predicted, places: dict[str, list[Location]], store: Path, path: Path
+) -> "Written":
     started = time.monotonic()
     from submissions.evidence.cases import cases_of_studies
     from submissions.evidence.model import describe_model
     from submissions.evidence.report import write_evidence
 
     candidates = read_candidates(paths.ensemble_run())
-    cases = cases_of_studies(found, candidates.promoted)
+    cases = cases_of_studies(found, places, candidates.promoted)
     return write_evidence(path, store, cases, describe_model(settings, candidates), settings, started=started)
 
 

@@ -133,7 +133,10 @@ def test_labels_are_printed_and_slices_written(
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
     assert shown.count("rv_lv_ratio_gte_1           0.800  yes") == 4
     assert shown.rstrip().endswith("trained on phantoms, not for clinical use")
-    assert len(re.findall(r"time: reading and storing [0-9.]+ s, networks [0-9.]+ s, ensemble [0-9.]+ s\n", shown)) == 2
+    assert (
+        len(re.findall(r"time: reading and storing [0-9.]+ s, networks [0-9.]+ s, ensemble [0-9.]+ s, places", shown))
+        == 2
+    )
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
     assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))

@@ -1,7 +1,7 @@
 """What the report tells of one exam, gathered from a finished run or from freshly predicted studies."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from pipeline.files import read_json, read_table
 from pipeline.product import verify
 from pipeline.settings import EvidenceSettings, Settings
 from submissions.evidence.contributions import Contributions, contributions
-from submissions.locate import Location, locate_exams, opinions
+from submissions.locate import Location, locate_exams
 from submissions.predict import Predicted
 from submissions.score import Truth, pe_score, prepared_truth, read_truth
 from submissions.series_reader import Study, slice_table
+from submissions.sides import fit_sides, opinions
 from submissions.write import Candidates, truth_path
 
 TEST, OUT_OF_FOLD, UNLABELLED = "Test exam", "Training exam, out of fold", "Unlabelled exam"
@@ -130,7 +131,7 @@ def _role_cases(settings: Settings, promoted: str, role: str, exams: pd.DataFram
     if truth:
         table = table.merge(truth.slices[[SOP, SLICE_LABEL]].rename(columns={SLICE_LABEL: "truth"}), on=SOP, how="left")
     table = _with_decoding_faults(table)
-    places = _places(networks, exams, table[table["quarantine"] == ""], measured)
+    places = _places(settings, networks, exams, table[table["quarantine"] == ""], measured)
     known = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
     rows_of = dict(list(table.groupby(STUDY)))
     return [
@@ -203,13 +204,13 @@ def _moved(
 
 
 def _places(
-    networks: Networks, exams: pd.DataFrame, slices: pd.DataFrame, measured: Measured
+    settings: Settings, networks: Networks, exams: pd.DataFrame, slices: pd.DataFrame, measured: Measured
 ) -> dict[str, list[Location]]:
-    """Where the exams show PE, as text output has it; empty without network predictions."""
+    """Where the exams show PE, as `predict` tells it; empty without network predictions."""
     tables = [table for folds in networks.values() for table in folds.values()]
     top = "z_from_lung_top_mm"
     known = measured.slices[[SOP, top]] if top in measured.slices else None
-    return locate_exams(exams, slices, opinions(tables), known) if tables else {}
+    return locate_exams(exams, slices, opinions(tables), fit_sides(settings), known) if tables else {}
 
 
 def saved_candidate(name: str, part: str) -> Candidate:
@@ -219,17 +220,16 @@ def saved_candidate(name: str, part: str) -> Candidate:
     return load_one(read_json(directory / "models.json")[part], name, directory / "trees" / part)
 
 
-def cases_of_studies(predicted: Predicted, promoted: str) -> list[Case]:
+def cases_of_studies(predicted: Predicted, places: Mapping[str, Sequence[Location]], promoted: str) -> list[Case]:
     """Cases of freshly predicted studies.
 
     Args:
         predicted: the studies and what the ensemble says of them.
+        places: where each study shows PE, by its name.
         promoted: the candidate that predicted.
     """
     table = slice_table(predicted.studies)
     moved = _moved(promoted, "test", predicted.networks, table, predicted.measured)
-    placed = table.merge(predicted.slices[[SOP, "label"]], on=SOP)
-    places = _places(predicted.networks, predicted.exams, placed, predicted.measured)
     numbers = predicted.measured.exams.set_index(STUDY).to_dict("index")
     found = predicted.slices.set_index(SOP)["label"]
     cases = []

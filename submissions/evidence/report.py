@@ -79,9 +79,14 @@ def write_evidence(
 
 
 def _activations(settings: Settings, store: Path, cases: list[Case]) -> dict[str, dict[int, np.ndarray]]:
-    count = settings.submissions.evidence.mapped_slices
-    planes = {case.name: key_rows(store, case, count) for case in cases}
-    return activation_maps(settings, store, planes, {case.name: case.folds for case in cases})
+    """Maps of the key slices; of many exams fewer, as [submissions.evidence] says."""
+    evidence = settings.submissions.evidence
+    count, folds = evidence.mapped_slices, {case.name: case.folds for case in cases}
+    backbones = len(settings.models.backbones)
+    if count * backbones * sum(map(len, folds.values())) > evidence.most_maps:
+        count, folds = min(count, 1), {name: some[:1] for name, some in folds.items()}
+        cases = cases[: evidence.most_maps // backbones]  # they are sorted by risk
+    return activation_maps(settings, store, {case.name: key_rows(store, case, count) for case in cases}, folds)
 
 
 def write_evidence_command(settings: Settings, exams: Sequence[str], out: Path) -> None:
