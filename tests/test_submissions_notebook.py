@@ -26,6 +26,7 @@ from submissions.write import read_candidates, write_candidate
 TINY = [
     "--settings", "settings/tests.toml", "--set", "phantom.train_exams=10", "--set", "phantom.test_exams=3",
     "--set", 'models.backbones=["mobilenetv2"]', "--set", "models.weights=none", "--set", "models.exam.kinds=[]",
+    "--set", "models.epoch_slices=32", "--set", "models.flip_tta=false",
 ]  # fmt: skip
 
 
