@@ -51,9 +51,10 @@ def test_the_facts_are_those_of_leaderboard_tables_and_manifests(settings: Setti
     assert facts["promoted"] == "stack" and list(facts["scores"]) == ["prior", "stack"]
     found = facts["scores"]["stack"]
     assert found["out_of_fold"]["metric"] == {"value": row["cv"], "low": row["cv_low"], "high": row["cv_high"]}
-    low, high = row["test_exam_auc_low"], row["test_exam_auc_high"]
-    assert found["test_truth"]["exam_auc"] == {"value": row["test_exam_auc"], "low": low, "high": high}
-    assert found["out_of_fold"]["exam_part"] == {"value": row["cv_exam"], "low": None, "high": None}
+    for part, short in (("out_of_fold", "cv"), ("test_truth", "test")):
+        for name, column in (("exam_part", "exam"), ("image_part", "image"), ("exam_auc", "exam_auc")):
+            low, high = row[f"{short}_{column}_low"], row[f"{short}_{column}_high"]
+            assert found[part][name] == {"value": row[f"{short}_{column}"], "low": low, "high": high}
     assert facts["data"]["training_exams"] == 30 and facts["data"]["training_exams_with_pe"] == 10
     assert facts["data"]["training_slices_with_pe"] == 20 and sum(facts["folds"]["exams"]) == 30
     assert set(facts["data"]["training_exams_by_label"]) == set(EXAM_LABELS)
