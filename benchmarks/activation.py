@@ -3,6 +3,7 @@
     python -m benchmarks.activation                          both kinds of maps, the run under $PE_ROOT
     python -m benchmarks.activation --kinds contribution     the cheap kind alone
     python -m benchmarks.activation --slices 8 --out maps.png
+    python -m benchmarks.activation --exams 20 --slices 1    a first look in a minute
 
 For every test exam with PE, some of its slices with PE; the maps of all folds' networks of a backbone are
 averaged, as their predictions are. Told for each backbone, as a mean over exams with a 95 % interval of
@@ -180,11 +181,13 @@ def table(maps: str, found: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def measure(settings: Settings, kinds: list[str], slices: int) -> tuple[list[list[str]], dict[str, list[Case]]]:
+def measure(
+    settings: Settings, kinds: list[str], slices: int, most: int | None
+) -> tuple[list[list[str]], dict[str, list[Case]]]:
     """The table's rows, and the cases of every backbone and kind of map."""
     truth = pd.read_csv(settings.data_root / "truth" / "exams.csv")
     truth[STUDY] = truth[STUDY].astype(str)
-    exams = truth[(truth["split"] == "test") & (truth["q"] > 0)]
+    exams = truth[(truth["split"] == "test") & (truth["q"] > 0)].iloc[:most]
     side = {row[STUDY]: bool(row[LEFT]) for _, row in exams.iterrows() if row[LEFT] != row[RIGHT]}
     rows, kept = [], {}
     for backbone, kind in itertools.product(settings.models.backbones, kinds):
@@ -238,13 +241,14 @@ def main() -> None:
     add_settings_arguments(parser)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of maps (both)")
     parser.add_argument("--slices", type=int, default=4, help="slices with PE an exam, evenly spread (%(default)s)")
+    parser.add_argument("--exams", type=int, help="only the first so many test exams with PE (all)")
     parser.add_argument("--out", type=Path, metavar="PNG", help="also draw some maps with the clots' outlines")
     arguments = parser.parse_args()
     settings = settings_from(arguments)
     if not settings.is_phantom:
         raise UserError("benchmarks.activation needs the drawn contest: only there the clots are known")
     started = time.monotonic()
-    rows, seen = measure(settings, arguments.kinds, arguments.slices)
+    rows, seen = measure(settings, arguments.kinds, arguments.slices, arguments.exams)
     say(aligned(["maps", "question", "exams", "map", "other exam", "chance", "map minus chance"], rows))
     say(f"{sum(map(len, seen.values()))} maps in {time.monotonic() - started:.0f} s; synthetic exams")
     if arguments.out:

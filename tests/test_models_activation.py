@@ -24,11 +24,13 @@ ASKED = ("leftsided_pe", "pe_present_on_image")
 
 
 def _graph(images):
-    """Both ways of padding, a gate that averages as squeeze-and-excitation does, and a residual sum."""
+    """Both ways of padding, groups, a gate that averages as squeeze-and-excitation does, and a residual sum."""
     from keras import layers
 
+    from models.se_resnext import GroupedConvolution
+
     tensor = layers.Conv2D(6, 3, 2, "same", activation="relu")(images)
-    tensor = layers.Conv2D(6, 3, 2, "valid", activation="relu")(layers.ZeroPadding2D(1)(tensor))
+    tensor = layers.ReLU()(GroupedConvolution(6, 3, 2, 2)(layers.ZeroPadding2D(1)(tensor)))
     gate = layers.Conv2D(6, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(tensor))
     return layers.Add()([tensor, layers.Multiply()([layers.DepthwiseConv2D(3, padding="same")(tensor), gate])])
 
