@@ -86,7 +86,7 @@ def test_the_default_recipes_can_be_trained():
     for file in ("phantom", "rsna", "tests"):
         settings = load_settings(f"settings/{file}.toml").models
         for backbone in settings.backbones:
-            check_recipe(settings.of(backbone), backbone)
+            assert check_recipe(settings.of(backbone), backbone) is None, file
 
 
 def test_a_line_an_epoch_tells_losses_speed_and_what_is_left(capsys, monkeypatch):
