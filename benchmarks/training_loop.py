@@ -29,16 +29,17 @@ from pipeline.settings import ModelsSettings
 def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) -> list[tuple[str, float, float]]:
     """Name, slices a second and ratio of time to the bare step's, a row a loop and a row a loader."""
     prepare_backend(settings, threads)
-    from models.progress import TrainingLog
+    from models import progress
     from models.training import TrainingRun, train_epoch
 
+    progress.LINE_EVERY = float("inf")  # what is left of this run is of no interest
     table = plane_table("train")
     recipes = {
         "loop without augmentation": dataclasses.replace(settings, augmentation=0.0),
         "loop with augmentation": settings,
     }
     batches = {name: _batches(table, recipe) for name, recipe in recipes.items()}
-    with tempfile.TemporaryDirectory() as folder, TrainingLog(settings.epochs) as log:
+    with tempfile.TemporaryDirectory() as folder, progress.TrainingLog(settings.epochs) as log:
         training = TrainingRun.begin(settings, backbone, Path(folder) / "none.npz")
         steps = next(iter(batches.values())).count
         log.begin(0, steps)

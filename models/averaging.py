@@ -26,15 +26,17 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self._variables = averaged_variables(model)
-        self._averages = [keras.ops.copy(keras.ops.convert_to_tensor(each)) for each in self._variables]
-        self._blend = _compiled(_blend)
+        self._averages = [
+            keras.Variable(np.copy(keras.ops.convert_to_numpy(each)), dtype=each.dtype, trainable=False)
+            for each in self._variables
+        ]
+        self._blend = _blend(self._averages, self._variables)
 
     def update(self) -> None:
         """Take in the network as it is after one step of the optimiser."""
         self.updates += 1
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        values = [keras.ops.convert_to_tensor(each) for each in self._variables]
-        self._averages = list(self._blend(self._averages, values, keras.ops.convert_to_tensor(rate, "float32")))
+        self._blend(keras.ops.convert_to_tensor(rate, "float32"))
 
     def values(self) -> list[np.ndarray]:
         """The averages, in the order of `averaged_variables`."""
@@ -42,7 +44,7 @@ class WeightAverage:
 
     def restore(self, values: list[np.ndarray], updates: int) -> None:
         """Go on from what `values` gave after so many updates."""
-        self._averages = [keras.ops.convert_to_tensor(each) for each in values]
+        assign_all(self._averages, values)
         self.updates = updates
 
     def apply(self) -> None:
@@ -71,20 +73,30 @@ def assign_all(variables: list, values: list) -> None:
         variable.assign(value)
 
 
-def _blend(averages: list, values: list, rate) -> list:
-    return [average + rate * (value - average) for average, value in zip(averages, values, strict=True)]
+def _blend(averages: list[keras.Variable], variables: list[keras.Variable]) -> Callable:
+    """A function of the rate that moves every average towards its variable.
 
+    It is one call of the backend: hundreds of single operations cost ten times as much.
+    """
 
-def _compiled(function: Callable) -> Callable:
-    """The function as one call of the backend: hundreds of single operations a step would cost more than they do."""
+    def step(rate) -> None:
+        for average, variable in zip(averages, variables, strict=True):
+            average.assign(average + rate * (variable - average))
+
     if keras.backend.backend() == "tensorflow":
         import tensorflow
 
-        return tensorflow.function(function)
-    if keras.backend.backend() == "jax":
-        import jax
+        return tensorflow.function(step)
+    if keras.backend.backend() == "torch":
+        import torch
 
-        return jax.jit(function)
-    import torch
+        return torch.no_grad()(step)
+    import jax
 
-    return torch.no_grad()(function)
+    moved = jax.jit(lambda old, new, rate: [a + rate * (b - a) for a, b in zip(old, new, strict=True)])
+
+    def jax_step(rate) -> None:
+        values = moved([each.value for each in averages], [each.value for each in variables], rate)
+        assign_all(averages, values)
+
+    return jax_step
