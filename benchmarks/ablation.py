@@ -51,7 +51,7 @@ VARIANTS = {
     "no auxiliary heads": ("models.auxiliary_weight=0.0",),
     "q-weighted slice loss": ("models.q_weighting=true",),
     "uniform sampling": ('models.sampling="uniform"',),
-    "no augmentation": ("models.augmentation=0.0",),
+    "averaged weights": ("models.ema=0.99",),
 }
 TOP = 4
 PARTS = 5
