@@ -20,7 +20,7 @@ STAND_IN = """#!/usr/bin/env bash
 echo "$PWD|${*:2}" >>"$CALLS"
 echo "working on $2"
 printf '10%%\\r50%%\\r100%%\\n' >&2
-[[ ${SLEEP:-} == "$2" ]] && sleep 1.5
+[[ ${SLEEP:-} == "$2" ]] && sleep 3
 [[ ${FAIL:-} == "$2" ]] && { echo "error: no luck" >&2; exit "${STATUS:-2}"; }
 exit 0
 """
