@@ -65,9 +65,7 @@ class Location:
 
     @property
     def side(self) -> str:
-        """`left` or `right` where the point lies; without point `left`, `right` or `both`; empty where unknown."""
-        if np.isfinite(self.point_left_mm):
-            return "left" if self.point_left_mm > 0 else "right"
+        """`left`, `right` or `both`, as the probabilities say; empty where unknown."""
         if np.isnan(self.left) or np.isnan(self.right):
             return ""
         if min(self.left, self.right) > BOTH:
@@ -165,7 +163,10 @@ def describe_location(location: Location) -> str:
     words = ", ".join(word for word in (location.side, location.depth) if word)
     parts = [f"{where}: probability {location.probability:.2f}", words, f"({sides})" if sides else ""]
     text = ", ".join(part for part in parts[:2] if part) + (f" {parts[2]}" if sides else "")
-    return f"{text}; key slice {location.key + 1}" if location.first != location.last else text
+    text += f"; key slice {location.key + 1}" if location.first != location.last else ""
+    if np.isfinite(location.point_left_mm):
+        text += f", strongest on the patient's {'left' if location.point_left_mm > 0 else 'right'}"
+    return text
 
 
 def describe_locations(locations: Sequence[Location]) -> list[str]:

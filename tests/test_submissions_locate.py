@@ -1,5 +1,7 @@
 """Places of PE: ranges from slice probabilities, sides that are calibrated, points from maps, and their text."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,6 +92,8 @@ def test_a_place_is_told_in_words():
         "slices 28-33 of 44 from the feet (115 to 140 mm below the lungs' top): probability 0.83, right, peripheral "
         "(left 0.12, right 0.91, central 0.05); key slice 31"
     )
+    pointed = dataclasses.replace(place, point=(3.0, 4.0), point_left_mm=-20.0)
+    assert describe_location(pointed) == f"{describe_location(place)}, strongest on the patient's right"
     unknown = Location(3, 3, 3, 9, "s", 0.2, np.nan, np.nan, np.nan, 3, 3, 3, (np.nan,) * 3)
     assert describe_location(unknown) == "slice 4 of 9 from the feet: probability 0.20"
 
