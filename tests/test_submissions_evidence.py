@@ -1,6 +1,7 @@
 """The evidence report without a browser: pictures, what moved the stack, calibration notes, escaping, the file."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from evidence_cases import HOSTILE, PLANES, two_cases, write_planes, write_run
+from evidence_cases import HOSTILE, PLANES, case, two_cases, write_planes, write_run
 from simulated_predictions import simulate
 
 from ensemble.blend import Blend
@@ -23,7 +24,8 @@ from features.windows import WINDOWS, apply_window
 from input.contest import CENTRAL, EXAM_LABELS, NEGATIVE, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import EnsembleSettings, EvidenceSettings
+from pipeline.settings import EnsembleSettings, EvidenceSettings, Settings, SubmissionsSettings
+from submissions.evidence import report
 from submissions.evidence.cases import OUT_OF_FOLD, cases_of_run, chosen_exams
 from submissions.evidence.contributions import contributions
 from submissions.evidence.exam_page import range_text
@@ -201,3 +203,19 @@ def folds_of(fold: int) -> np.ndarray:
     """Rows of the prepared training exams of one fold."""
     table = pd.read_parquet(paths.prepared() / "exams.parquet").query("split == 'train'")
     return (table["fold"] == fold).to_numpy()
+
+
+def test_many_exams_share_a_bounded_number_of_activation_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]] = []
+    monkeypatch.setattr(report, "activation_maps", lambda settings, store, planes, folds: asked.append((planes, folds)))
+    monkeypatch.setattr(report, "key_rows", lambda store, case, count: list(range(count)))
+    settings = Settings(submissions=SubmissionsSettings(evidence=EvidenceSettings(most_maps=10)))
+    for count in (1, 20):
+        cases = [case(f"e{number}", "title", 0.5) for number in range(count)]
+        report._activations(settings, tmp_path, [dataclasses.replace(each, folds=(0, 1)) for each in cases])
+    (few, folds), (many, fewer) = asked
+    assert few == {"e0": [0]} and folds == {"e0": (0,)}  # 3 slices x 2 backbones x 2 folds are more than 10
+    assert list(many) == ["e0", "e1", "e2", "e3", "e4"] and set(fewer.values()) == {(0,)}
+    wider = Settings(submissions=SubmissionsSettings(evidence=EvidenceSettings(most_maps=12)))
+    report._activations(wider, tmp_path, [dataclasses.replace(case("e0", "title", 0.5), folds=(0, 1))])
+    assert asked[2] == ({"e0": [0, 1, 2]}, {"e0": (0, 1)})
