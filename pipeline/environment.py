@@ -169,7 +169,7 @@ def write_locks(options: list[str]) -> None:
 
 def _installer(python: Path) -> list[str]:
     if shutil.which("uv"):
-        return ["uv", "pip", "install", "--python", str(python)]
+        return ["uv", "pip", "install", "--quiet", "--python", str(python)]
     return [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-qq"]
 
 
