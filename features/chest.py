@@ -65,6 +65,8 @@ def coarse_chest(exam: StoredExam, hu: np.ndarray, relative_z: np.ndarray) -> Ch
     factor = max(1, round(GRID_MM / pixel_mm))
     step_mm = float(np.median(np.diff(exam.z_mm[first:last])))
     group = max(1, round(STEP_MM / step_mm)) if step_mm > 0 else 1
+    if last - first < group:  # a few thin slices
+        return None
     planes = np.arange(first, last - group + 1, group)
     coarse = _block_means(hu[planes[0] : planes[-1] + group], group, factor)
     middle = planes + group // 2

@@ -46,6 +46,13 @@ def test_every_column_is_there_even_without_a_heart(tmp_path):
     assert np.isnan(numbers["rv_lv_ratio_measured"])
 
 
+@pytest.mark.parametrize(("slices", "step_mm"), [(1, 5.0), (5, 0.6), (9, 0.5)])
+def test_slices_that_fill_no_block_leave_the_numbers_missing(tmp_path, slices, step_mm):
+    exam, numbers = stored(tmp_path, draw_thorax(slices), np.arange(slices) * step_mm, 3.0)
+    assert exam.box.found
+    assert np.isnan(list(numbers.values())).all()
+
+
 def test_a_line_names_its_columns():
     assert Line(3, 1, 2, 4, 6).columns("rv") == {"rv_plane": 3, "rv_y0": 1, "rv_x0": 2, "rv_y1": 4, "rv_x1": 6}
 
