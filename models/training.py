@@ -21,6 +21,7 @@ from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.network import slice_network, weighted_logistic_loss
 from models.optimizer import batches_of_epoch, build_optimizer
+from models.precision import policy_of
 from models.progress import TrainingLog
 from models.sampling import draw_epoch
 from models.targets import drawn_targets, flip_targets
@@ -143,8 +144,11 @@ class TrainingRun:
 
     def _compile(self, done: int = 0) -> None:
         optimizer = build_optimizer(self.model, self.settings, done)
+        if policy_of(self.settings, self.backbone) == "mixed_float16":
+            # Keras does this by itself only where the outermost model, not its layers, has that policy.
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(self.model.trainable_variables)
         self.model.compile(optimizer=optimizer, loss={"logits": weighted_logistic_loss}, jit_compile=_jit())
-        self.model.optimizer.build(self.model.trainable_variables)  # in float16 it is wrapped, to scale the loss
 
     def examine(self, examiner: InnerExams) -> None:
         """Measure the inner loss of the weights that would predict; keep them where it is the lowest."""

@@ -115,6 +115,19 @@ def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
     assert len(whole[1]) == 2
 
 
+def test_in_float16_the_loss_is_scaled_and_the_scale_survives_a_kill(contest, tmp_path, monkeypatch):
+    from keras.optimizers import LossScaleOptimizer
+
+    from models import precision
+
+    monkeypatch.setattr(precision, "this_device", lambda: precision.Device("gpu", False))
+    whole = _train(contest, tmp_path / "whole.npz")
+    assert isinstance(whole[0].optimizer, LossScaleOptimizer)
+    assert {each.compute_dtype for each in whole[0].get_layer("tiny").layers[1:]} == {"float16"}
+    assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
+    _same_bytes(whole, _train(contest, tmp_path / "killed.npz"))
+
+
 def test_average_accumulation_unfreezing_and_the_best_epoch_survive_kills(contest, tmp_path):
     """Killed within the first epoch, at the end of the second, and within the third, whose layers are unfrozen."""
     whole = _train(contest, tmp_path / "whole.npz", EVERYTHING)
