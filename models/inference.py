@@ -84,7 +84,7 @@ def predict_slices(
     """Predict stored slices batch by batch, so memory does not grow with their number.
 
     Args:
-        engine: from `build_engine`.
+        engine: `keras_engine` or `openvino_engine`.
         slices: study, SOPInstanceUID and `plane` of every slice; slices of an exam side by side.
         views: of the store.
         settings: whether the mirror image is averaged in.

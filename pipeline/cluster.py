@@ -46,8 +46,8 @@ def run_on_cluster(function: Callable[..., Any], arguments: Iterable[tuple], *, 
         reads: a folder that the jobs read; every worker must see it.
 
     Raises:
-        UserError: no scheduler, no worker, workers that do not share files or code, or that keep dying; or one that
-            the function raised.
+        UserError: no scheduler, no worker, workers that do not share files or code, or that keep dying.
+        Exception: whatever the function raised.
     """
     with connected(scheduler(), reads) as client:
         arguments = iter(arguments)
@@ -125,6 +125,8 @@ def _result(client: "Client", future: Any) -> Any:
         try:
             return future.result(timeout=PATIENCE_S)
         except TimeoutError:
+            if future.status == "error" and isinstance(future.exception(), TimeoutError):
+                raise  # the function's own
             if not told and not client.ncores():
                 say("the cluster has no worker left; waiting for one to come back")
                 told = True
@@ -135,6 +137,8 @@ def _result(client: "Client", future: Any) -> Any:
                 "kept, the same command goes on"
             ) from fault
         except (FutureCancelledError, FuturesCancelledError, OSError) as fault:
+            if future.status == "error":
+                raise  # the function's own, such as a full disk
             raise UserError(
                 f"the connection to the scheduler {scheduler()} was lost; what is finished is kept, the same command "
                 "goes on"

@@ -77,6 +77,25 @@ def test_a_job_whose_workers_keep_dying_is_given_up_with_a_message():
         cluster._result(None, SimpleNamespace(result=result))
 
 
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), TimeoutError("the function's own")])
+def test_a_fault_of_the_function_is_not_taken_for_a_lost_connection(fault):
+    def result(timeout):
+        raise fault
+
+    with pytest.raises(type(fault)) as told:
+        cluster._result(None, SimpleNamespace(result=result, status="error", exception=lambda: fault))
+    assert told.value is fault
+
+
+def test_a_lost_scheduler_is_told(monkeypatch):
+    def result(timeout):
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setenv("PE_SCHEDULER", "tcp://node1:8786")
+    with pytest.raises(UserError, match="connection to the scheduler tcp://node1:8786 was lost"):
+        cluster._result(None, SimpleNamespace(result=result, status="lost"))
+
+
 def test_a_call_in_a_process_of_its_own_returns_its_value_or_its_fault():
     assert run_isolated(pow, 3, 4, timeout_s=60) == 81
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
