@@ -49,7 +49,7 @@ class WeightAverage:
 
     def apply(self) -> None:
         """Give the network the averages, for good."""
-        assign_all(self._variables, self._averages)
+        assign_all(self._variables, self.values())  # copies: JAX deletes the arrays that it ran a network with
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

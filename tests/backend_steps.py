@@ -1,6 +1,7 @@
 """Two training steps of every kind of network on the backend that KERAS_BACKEND names: python -m tests.backend_steps.
 
-Prints a JSON object: backend, and a network -> losses and the share of its trainable variables that moved.
+Prints a JSON object: backend, and a network -> losses, the share of its trainable variables that moved and, of
+slice networks, whether averaged weights stay what they are while they are in use.
 tests/test_models_backends.py starts it once a backend, each in a process of its own.
 """
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from models.averaging import WeightAverage
 from models.backbones import BACKBONES, Backbone
 from models.exam_network import exam_loss, exam_network, slice_loss
 from models.network import slice_network, weighted_logistic_loss
@@ -52,7 +54,17 @@ def slice_steps(settings: ModelsSettings) -> dict:
     jit = False if keras.backend.backend() == "tensorflow" else "auto"
     model.compile(build_optimizer(model, settings), loss={"logits": weighted_logistic_loss}, jit_compile=jit)
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype=np.float32)
-    return _two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
+    steps = _two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
+    return {**steps, "average kept": _average_outlives_a_prediction(model, images)}
+
+
+def _average_outlives_a_prediction(model: keras.Model, images: np.ndarray) -> bool:
+    average = WeightAverage(model, 0.5)
+    average.update()
+    before = average.values()
+    with average.in_use():
+        model.predict_on_batch(images)
+    return all(map(np.array_equal, average.values(), before))
 
 
 def exam_steps(kind: str) -> dict:

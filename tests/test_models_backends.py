@@ -29,3 +29,4 @@ def test_every_kind_of_network_trains_two_steps(backend):
         first, second = steps["losses"]
         assert second < first + 0.05 < 100, name  # a small step on the same batch: not uphill, and no NaN
         assert steps["moved"] > 0.7, name
+        assert steps.get("average kept", True), name
