@@ -1,7 +1,7 @@
 """The registry of backbones: one signature, ImageNet weights where they can be had.
 
-`build_backbone(name, images, weights)` takes images in [0, 1] of shape (batch, y, x, channels) and
-returns a feature map. `weights` is "imagenet", "none", or a path to arrays (.npz) that this
+`backbone_model(name, size, channels, weights)` takes images in [0, 1] of shape (batch, y, x, channels)
+and returns a feature map. `weights` is "imagenet", "none", or a path to arrays (.npz) that this
 project saved. Keras is loaded where a graph is built, so that checking a name costs nothing.
 """
 

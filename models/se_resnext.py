@@ -30,7 +30,6 @@ class Template:
 
 
 SE_RESNEXT50 = Template((3, 4, 6, 3))
-SE_RESNEXT101 = Template((3, 4, 23, 3))
 
 
 class GroupedConvolution(layers.Layer):
