@@ -33,7 +33,9 @@ def examine(settings: Settings, venv: Path) -> tuple[list[str], list[str]]:
     """
     kind = environment.device()
     lock, weights = environment.lock_file(kind), paths.CHECKOUT / environment.WEIGHTS_LOCK
-    faults = [] if environment.is_current(venv, lock) else environment.lacks(venv, kind)
+    # A Python of one's own is used as it is: nothing is set up, so nothing can be lacking for that.
+    ready = bool(os.environ.get("PE_PYTHON")) or environment.is_current(venv, lock)
+    faults = [] if ready else environment.lacks(venv, kind)
     lines = [
         f"{'system':<13} {platform.platform()}, {plan.cores()} cores, {_memory_gb():.0f} GB memory",
         f"{'python':<13} {platform.python_version()} at {sys.executable}",

@@ -112,3 +112,12 @@ def test_the_doctor_names_packages_that_a_python_of_ones_own_lacks(monkeypatch) 
     monkeypatch.setenv("PE_PYTHON", "python3")
     monkeypatch.setattr(environment, "_installed", lambda name: name not in ("lightgbm", "pebble"))
     assert "lightgbm, pebble; install them there" in doctor._machine_faults("cpu", False)[0]
+
+
+def test_a_python_of_ones_own_needs_no_set_up(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    monkeypatch.setenv("PE_DEVICE", "cpu")
+    monkeypatch.setattr(environment, "lacks", lambda venv, kind: ["Python's venv module"])
+    assert "Python's venv module" in doctor.examine(Settings(), tmp_path / ".venv")[1]
+    monkeypatch.setenv("PE_PYTHON", "python3")
+    assert "Python's venv module" not in doctor.examine(Settings(), tmp_path / ".venv")[1]
