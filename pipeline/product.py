@@ -178,6 +178,9 @@ class Product:
     def _sweep(self) -> None:
         """Remove what killed writes left."""
         for leftover in self.directory.glob(TEMPORARY):
+            *_, suffix, _, end = leftover.name.split(".")
+            if suffix != end:  # an editor's own, such as .report.py.swp
+                continue
             leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
 
     def _empty(self) -> None:

@@ -185,11 +185,13 @@ def test_an_unfinished_product_is_refused_with_the_next_command(directory: Path)
 def test_a_product_beside_source_code_removes_only_its_own_files(directory: Path) -> None:
     directory.mkdir(parents=True)
     write_text(directory / "module.py", "source")
+    write_text(directory / ".module.py.swp", "an editor's")
     build(product(directory, files=("exams.txt",)), exams="x")
     again = product(directory, version=2, files=("exams.txt",))
     with again.building():
         assert not (directory / "exams.txt").exists()
         assert (directory / "module.py").read_text() == "source"
+        assert (directory / ".module.py.swp").is_file()
         again.finish(rows={})
     assert read_manifest(directory)["files"] == {}
 
