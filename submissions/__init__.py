@@ -1,5 +1,5 @@
 """What leaves the house.
 
 Takes predictions; makes valid submission CSVs in Kaggle's format, scores with intervals, the
-leaderboard, the report, and predictions for unlabelled series.
+leaderboard, reports, and predictions for unlabelled series; `pacs` writes them for an archive, `kaggle` sends them off.
 """

@@ -207,7 +207,7 @@ def _evidence(arguments: argparse.Namespace) -> int:
 
 
 def _export_dicom(arguments: argparse.Namespace) -> int:
-    from submissions.export_dicom import export_dicom
+    from submissions.pacs.export import export_dicom
 
     export_dicom(settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser())
     return 0
@@ -221,7 +221,7 @@ def _card(arguments: argparse.Namespace) -> int:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from submissions.upload import COMPETITION, Upload, upload
+    from submissions.kaggle.upload import COMPETITION, Upload, upload
 
     order = Upload(
         arguments.file, arguments.competition or COMPETITION, arguments.message, arguments.kernel, arguments.version
@@ -231,7 +231,7 @@ def _upload(arguments: argparse.Namespace) -> int:
 
 
 def _kaggle_dataset(arguments: argparse.Namespace) -> int:
-    from submissions.kaggle_dataset import download_wheels, pack
+    from submissions.kaggle.dataset import download_wheels, pack
 
     out = arguments.out.expanduser()
     pack(settings_from(arguments), out, user=arguments.user)
@@ -241,7 +241,7 @@ def _kaggle_dataset(arguments: argparse.Namespace) -> int:
 
 
 def _notebook(arguments: argparse.Namespace) -> int:
-    from submissions.notebook import write_notebook
+    from submissions.kaggle.notebook import write_notebook
 
     write_notebook(arguments.out.expanduser(), user=arguments.user)
     return 0

@@ -14,10 +14,10 @@ from dicom_files import body_hu, write_slice
 from ensemble.predictions import Measured
 from features.ingest import Ingested
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP, STUDY
-from submissions import export_dicom as module
-from submissions.dicom_codes import FINDINGS, SCHEME
-from submissions.dicom_source import find_files, read_source_image, valid_uid
-from submissions.export_dicom import key_slices, measured_of
+from submissions.pacs import export as module
+from submissions.pacs.codes import FINDINGS, SCHEME
+from submissions.pacs.export import key_slices, measured_of
+from submissions.pacs.source import find_files, read_source_image, valid_uid
 from submissions.predict import Predicted
 from submissions.series_reader import Study
 

@@ -18,9 +18,9 @@ from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.settings import Settings, load_settings
 from submissions.check import check_file
+from submissions.kaggle.dataset import copy_code, download_command, pack, settings_text
+from submissions.kaggle.notebook import inference_notebook, kernel_metadata, write_notebook
 from submissions.kaggle_csv import read_layout
-from submissions.kaggle_dataset import copy_code, download_command, pack, settings_text
-from submissions.notebook import inference_notebook, kernel_metadata, write_notebook
 from submissions.write import read_candidates, write_candidate
 
 TINY = [

@@ -9,8 +9,8 @@ from submission_cases import draw_labels, predict, write_tree
 
 from ensemble.decode import decode
 from pipeline.errors import UserError
+from submissions.kaggle.upload import Upload, meaning, send, upload, without_tokens
 from submissions.kaggle_csv import read_layout, write_submission
-from submissions.upload import Upload, meaning, send, upload, without_tokens
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 

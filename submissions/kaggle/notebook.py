@@ -1,6 +1,6 @@
 """The notebook that runs the finished ensemble on Kaggle, without Internet, within the limits of a code competition.
 
-It attaches the contest and the two data sets of submissions.kaggle_dataset, installs the wheels into a folder of its
+It attaches the contest and the two data sets of submissions.kaggle.dataset, installs the wheels into a folder of its
 own, links the finished run into a PE_ROOT under /kaggle/working, predicts the test exams a group at a time (pixels
 of one group on disk), checks the submission and leaves nothing but it.
 """
@@ -13,9 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pipeline import paths
 from pipeline.console import say
 from pipeline.files import write_json, write_text
-from submissions.kaggle_dataset import ENSEMBLE, WHEELS
+from submissions.kaggle.dataset import ENSEMBLE, WHEELS
+from submissions.kaggle.upload import COMPETITION
 from submissions.software import RESEARCH_USE_ONLY, project
-from submissions.upload import COMPETITION
 
 #: Hours after which the exams that are left get the prior; a notebook of the contest ends after nine.
 HOURS = 8.5

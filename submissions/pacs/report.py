@@ -5,7 +5,7 @@ Measurement Report
     a measurement group a label: probability (DCM 122157, no units), present when above 0.5
     a measurement group with diameters and ratio, where the store has measured them
     a measurement group a key image: probability of PE on the slice, reference to the source image
-    comments: research use only; identifiers that were replaced (see submissions.dicom_source)
+    comments: research use only; identifiers that were replaced (see submissions.pacs.source)
 
 The document is complete and preliminary, its verification flag UNVERIFIED: no person has looked at it.
 """
@@ -33,8 +33,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from input.contest import EXAM_LABELS
-from submissions import dicom_codes
-from submissions.dicom_source import valid_uid
+from submissions.pacs import codes as dicom_codes
+from submissions.pacs.source import valid_uid
 from submissions.software import RESEARCH_USE_ONLY
 
 SERIES_NUMBER = 9001

@@ -4,7 +4,7 @@
     OUT/<study>_report.dcm    Comprehensive 3D SR, TID 1500
 
 `<study>` counts the studies (a UID out of a header never becomes a path); both lie in the source's study, each in a
-new series. What happens to identifiers that are no UIDs is told in submissions.dicom_source.
+new series. What happens to identifiers that are no UIDs is told in submissions.pacs.source.
 """
 
 import warnings
@@ -22,10 +22,10 @@ from pipeline import paths
 from pipeline.console import say
 from pipeline.files import atomic_path
 from pipeline.settings import Settings
-from submissions.dicom_codes import MEASUREMENTS
-from submissions.dicom_picture import summary_picture
-from submissions.dicom_report import Answer, KeyImage, structured_report
-from submissions.dicom_source import SourceImage, find_files, read_source_image
+from submissions.pacs.codes import MEASUREMENTS
+from submissions.pacs.picture import summary_picture
+from submissions.pacs.report import Answer, KeyImage, structured_report
+from submissions.pacs.source import SourceImage, find_files, read_source_image
 from submissions.predict import WARNING, Predicted, predict_studies
 from submissions.series_reader import Study
 from submissions.software import algorithm_version, project
