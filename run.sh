@@ -44,6 +44,7 @@ verbs
   score FILE         the contest's metric, label by label:         ./run.sh score FILE --truth CSV
   leaderboard        every model's out-of-fold score, with intervals
   card               the model card of the finished run
+  evidence           its report for a browser, of the exams you name (--exams UID ... --out HTML)
   upload FILE        check a submission, show what sends it to Kaggle; --really sends it
   kaggle-dataset     pack code and finished run for Kaggle (--out DIR)
   notebook           the notebook that runs them without Internet (--out FILE.ipynb)
@@ -76,7 +77,7 @@ main() {
   export_environment
   case ${1:-} in
     test)        shift; set_up; cd "$HERE"; exec "$PYTHON" -m pytest "$@" ;;
-    predict | check | score | leaderboard | export-dicom | card | upload | kaggle-dataset | notebook)
+    predict | check | score | leaderboard | export-dicom | card | evidence | upload | kaggle-dataset | notebook)
                  set_up; exec "$PYTHON" -m submissions "$@" ;;
     doctor)      shift; choose_python
                  [[ -n ${PE_PYTHON:-} || ! -x $PE_VENV/bin/python ]] || PYTHON=$PE_VENV/bin/python

@@ -225,7 +225,7 @@ def test_after_kill_9_of_run_sh_the_next_run_waits_for_the_orphaned_stage(house:
     assert house.calls() == [*STAGES[:2], *STAGES]
 
 
-@pytest.mark.parametrize("verb", ["predict", "check", "score", "leaderboard"])
+@pytest.mark.parametrize("verb", ["predict", "check", "score", "leaderboard", "evidence"])
 def test_verbs_of_the_submissions_get_all_arguments(house: House, verb: str) -> None:
     assert house.run(verb, "some file", "--truth", "t.csv").returncode == 0
     assert house.calls() == [f"submissions {verb} some file --truth t.csv"]
