@@ -103,9 +103,10 @@ def train(root: Path, variant: str, backbone: str, fold: int, options: list[str]
     folder = folder_of(root, variant)
     changes = [part for change in VARIANTS[variant] for part in ("--set", change)]
     kinds = f'models.exam.kinds=["{EXAM_KIND}"]' if variant == BASE else "models.exam.kinds=[]"
+    reads = f'models.exam.backbones=["{backbone}"]'  # the recipe's own exam networks may read another one
     command = [
         sys.executable, "-m", "models", "fold", "--backbone", backbone, "--fold", str(fold), "--threads", "1",
-        *options, *changes, "--set", kinds,
+        *options, *changes, "--set", kinds, "--set", reads,
     ]  # fmt: skip
     log = folder / "train.log"
     environment = {**os.environ, "PE_ROOT": str(folder), "OMP_NUM_THREADS": "1"}

@@ -71,7 +71,8 @@ def cases(settings: Settings, backbone: str, kind: str, exams: pd.DataFrame, sli
     recipe = settings.models.of(backbone)
     views = SliceViews(paths.store(), recipe)
     networks = [
-        load_activation_maps(settings, backbone, fold, targets=TARGETS) for fold in finished(settings, backbone)
+        load_activation_maps(settings, backbone, fold, targets=TARGETS, kind=kind)
+        for fold in finished(settings, backbone)
     ]
     for study in progress(exams[STUDY], what=f"{backbone} {kind}", unit="exam"):
         exam = open_exam(paths.store(), study)

@@ -30,6 +30,7 @@ from input.contest import (
     SOP,
     STUDY,
 )
+from input.phantom.difficulty import difficulty_named
 from input.phantom.labels import draw_q, draw_states, label_row
 from pipeline.files import sha256, write_json
 
@@ -161,7 +162,8 @@ def _contest_exams(generator: np.random.Generator, count: int) -> pd.DataFrame:
     """Exams in the contest's joint label states, 30.4 % of them with PE."""
     states = draw_states(count, 2211 / 7279, generator)
     table = pd.DataFrame([label_row(state.on) for state in states], dtype=float)
-    burden = np.array([draw_q(state.quartile, 1.0, generator) if state.positive else 0.0 for state in states])
+    contest = difficulty_named("contest")
+    burden = np.array([draw_q(state.quartile, contest, generator) if state.positive else 0.0 for state in states])
     return _with_keys(generator, table, burden)
 
 
