@@ -67,7 +67,7 @@ def contributions(candidate: Candidate, views: Sequence[View]) -> dict[str, Cont
         base, part = _of_table(candidate, table)
         bases.append(base)
         parts.append(part)
-        values.append(table[list(part)])
+        values.append(table.reindex(columns=list(part)))
     base = np.mean(bases, axis=0)
     part, value = (np.mean([frame.to_numpy() for frame in each], axis=0) for each in (parts, values))
     names = list(parts[0])
@@ -88,6 +88,7 @@ def _of_table(candidate: Blend | Stack, table: pd.DataFrame) -> tuple[np.ndarray
         question = candidate.exams.questions[PE]
         plain, trees = list(zip(question.weights, question.plain, strict=True)), question.trees
     columns = list(dict.fromkeys([name for _, each in plain for name in each.columns] + list(trees.columns)))
+    table = table.reindex(columns=columns)  # a column that was never measured here is missing in every row
     base, parts = np.zeros(len(table)), pd.DataFrame(0.0, index=table.index, columns=columns)
     for weight, each in plain:
         if not isinstance(each.model, Logistic):
