@@ -1,5 +1,6 @@
 """A prediction becomes a picture and a structured report that other software reads back."""
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ from dicom_files import body_hu, write_slice
 from ensemble.predictions import Measured
 from features.ingest import Ingested
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP, STUDY
+from input.jpeg256 import FLAG
+from pipeline.errors import UserError
 from submissions.pacs import export as module
 from submissions.pacs.codes import FINDINGS, SCHEME
 from submissions.pacs.export import key_slices, measured_of
@@ -137,6 +140,17 @@ def test_identifiers_that_are_no_uids_get_derived_ones_and_stay_readable(
     comments = [each.TextValue for each in report.ContentSequence if each.ValueType == "TEXT"]
     assert f"identifier 0003b3d648eb is no UID; it stands as {picture.StudyInstanceUID}" in comments
     assert "Research use only. Not for diagnosis." in comments
+
+
+def test_a_study_of_jpegs_is_left_out_and_alone_it_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, study = predicted(tmp_path / "scans")
+    jpegs = dataclasses.replace(study, study_uid="0003b3d648eb", flags=(FLAG,))
+    monkeypatch.setattr(module, "predict_studies", lambda *_: dataclasses.replace(found, studies=[jpegs]))
+    with pytest.raises(UserError, match="no study of DICOM files"):
+        module.export_dicom(None, tmp_path / "scans", tmp_path / "out")
+    assert "left out: study 0003b3d648eb" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
 def test_a_negative_exam_still_refers_to_its_likeliest_slice(tmp_path: Path) -> None:

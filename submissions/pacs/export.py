@@ -18,8 +18,10 @@ from pydicom.dataset import Dataset
 
 from input.contest import EXAM_LABELS, SOP, STUDY
 from input.dicom import read_header, read_pixels
+from input.jpeg256 import FLAG
 from pipeline import paths
 from pipeline.console import say
+from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.settings import Settings
 from submissions.pacs.codes import MEASUREMENTS
@@ -47,12 +49,15 @@ def export_dicom(settings: Settings, source: Path, out: Path) -> list[Path]:
         out: a folder; files of an earlier export of as many studies are replaced.
 
     Raises:
-        UserError: no finished run with these settings, or no usable series.
+        UserError: no finished run with these settings, no usable series, or none of DICOM files.
     """
     found = predict_studies(settings, source)
     files = find_files(source, found.studies)
     written = []
     for study in found.studies:
+        if FLAG in study.flags:  # JPEG files have no header that an object could refer to
+            say(f"left out: study {study.study_uid}: its slices are no DICOM files")
+            continue
         picture, report, replaced = export_study(found, study, files)
         for name, dataset in (("summary", picture), ("report", report)):
             path = out / f"{study.name}_{name}.dcm"
@@ -62,6 +67,8 @@ def export_dicom(settings: Settings, source: Path, out: Path) -> list[Path]:
             say(f"study {study.study_uid}: {paths.shown(path)}")
         if replaced:
             say(f"  {len(replaced)} identifiers are no UIDs; derived ones stand in, e.g. {_example(replaced)}")
+    if not written:
+        raise UserError(f"{source}: no study of DICOM files; `predict` tells the labels of other ones")
     return written
 
 
