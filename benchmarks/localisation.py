@@ -57,7 +57,7 @@ def located(settings: Settings, candidate: str, points: bool) -> dict[str, list[
     said = opinions(table for network in tables.values() for table in network.values())
     found = locate_exams(exams, slices, said, fit_sides(settings), read_measured(paths.store()).slices)
     if points:
-        found = with_points(settings, paths.store(), found, dict.fromkeys(found, tuple(folds)))
+        found, _ = with_points(settings, paths.store(), found, dict.fromkeys(found, tuple(folds)))
     return found
 
 

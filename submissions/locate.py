@@ -5,7 +5,7 @@ their activation maps. A range is a peak of the smoothed slice probability down 
 is the peak. What is told is how likely a network finds a place, not what a radiologist would say.
 
     locations = locate_exams(exams, slices, opinions(tables), fit_sides(settings), measured.slices)
-    locations = with_points(settings, paths.store(), locations, folds)      # slower: runs the networks
+    locations, _ = with_points(settings, paths.store(), locations, folds)   # slower: runs the networks
     print("\\n".join(describe_location(each) for each in locations[study]))
 """
 
@@ -18,8 +18,11 @@ import pandas as pd
 
 from ensemble.logistic import Logistic
 from ensemble.segments import Segments
+from features.store import is_stored, open_exam
 from input.contest import SOP, STUDY
 from pipeline.settings import Settings
+from submissions.evidence.activations import Maps, activation_maps
+from submissions.point import clot_like, strongest_point
 from submissions.score import pe_score
 from submissions.sides import SIDES, side_probabilities
 
@@ -157,7 +160,8 @@ def describe_location(location: Location) -> str:
         where = f"slice {location.key + 1} of {location.slices} from the feet"
     if np.isfinite([low, high, key]).all():
         # The first slice is the lowest: farthest below the top.
-        where += f" ({high:.0f} to {low:.0f} mm below the lungs' top)" if low - high >= 1 else f" ({key:.0f} mm below)"
+        depth = f"{high:.0f} to {low:.0f}" if low - high >= 1 else f"{key:.0f}"
+        where += f" ({depth} mm below the lungs' top)"
     named = {"left": location.left, "right": location.right, "central": location.central}
     sides = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if np.isfinite(value))
     words = ", ".join(word for word in (location.side, location.depth) if word)
@@ -178,7 +182,7 @@ def describe_locations(locations: Sequence[Location]) -> list[str]:
 
 def with_points(
     settings: Settings, store: Path, locations: Mapping[str, Sequence[Location]], folds: Mapping[str, Sequence[int]]
-) -> dict[str, list[Location]]:
+) -> tuple[dict[str, list[Location]], Maps]:
     """The same locations with a point in each key slice: where the activation maps are strongest.
 
     Args:
@@ -186,11 +190,10 @@ def with_points(
         store: the pixel store with the exams.
         locations: from `locate_exams`; those whose key slice is not stored stay without point.
         folds: exam -> folds whose networks are asked.
-    """
-    from features.store import is_stored, open_exam
-    from submissions.evidence.activations import activation_maps
-    from submissions.point import clot_like, strongest_point
 
+    Returns:
+        The locations, and the maps of their key slices: exam -> row in the store -> map.
+    """
     exams = {study: open_exam(store, study) for study in locations if is_stored(store, study)}
     rows = {study: {sop: row for row, sop in enumerate(exam.sop_uids)} for study, exam in exams.items()}
     planes = {
@@ -198,18 +201,15 @@ def with_points(
         for study in exams
     }
     maps = activation_maps(settings, store, planes, folds)
-    result = {}
-    for study, found in locations.items():
-        result[study] = list(found)
-        if study not in maps:
-            continue
+    result = {study: list(found) for study, found in locations.items()}
+    for study, of_planes in maps.items():
         exam = exams[study]
         candidates = clot_like(exam, planes[study])
-        for index, each in enumerate(found):
+        for index, each in enumerate(result[study]):
             row = rows[study].get(each.sop)
-            if row in maps[study]:
-                y, x = strongest_point(maps[study][row], candidates.get(row), exam.hu.shape[1:])
+            if row in of_planes:
+                y, x = strongest_point(of_planes[row], candidates.get(row), exam.hu.shape[1:])
                 pixel_mm = exam.spacing_mm[1] if exam.has_spacing else np.nan
                 aside = (x + 0.5 - exam.middle_column) * pixel_mm
                 result[study][index] = dataclasses.replace(each, point=(y, x), point_left_mm=float(aside))
-    return result
+    return result, maps

@@ -20,6 +20,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.settings import Settings
+from submissions.evidence.activations import Maps
 from submissions.leaderboard import aligned
 from submissions.locate import Location, describe_locations, locate_exams, with_points
 from submissions.series_reader import Study, read_studies, slice_table
@@ -72,14 +73,14 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         found = predict_into(settings, source, Path(folder))
         started = time.monotonic()
-        places = places_of(settings, found, Path(folder))
+        places, maps = places_of(settings, found, Path(folder))
         found.seconds["places"] = time.monotonic() - started
         for study in found.studies:
             say("\n".join(["", describe(study, found.labels(study)), *describe_locations(places[study.name])]))
         write_table(out, output_table(found.studies, found.slices))
         say(f"\nslice probabilities: {paths.shown(out)}")
         if evidence:
-            written = _write_evidence(settings, found, places, Path(folder), evidence)
+            written = _write_evidence(settings, found, places, maps, Path(folder), evidence)
             found.seconds["report"] = written.seconds
             say(f"evidence: {written}")
     say(f"time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found.seconds.items())}")
@@ -87,8 +88,8 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         say(WARNING)
 
 
-def places_of(settings: Settings, found: Predicted, store: Path) -> dict[str, list[Location]]:
-    """Where each study shows PE, by the study's name: see `submissions.locate`."""
+def places_of(settings: Settings, found: Predicted, store: Path) -> tuple[dict[str, list[Location]], Maps]:
+    """Where each study shows PE, by the study's name, and the activation maps there: see `submissions.locate`."""
     tables = (table for networks in found.networks.values() for table in networks.values())
     slices = found.slices.merge(slice_table(found.studies)[[SOP, "z_mm"]], on=SOP)
     try:
@@ -101,7 +102,7 @@ def places_of(settings: Settings, found: Predicted, store: Path) -> dict[str, li
 
 
 def _write_evidence(
-    settings: Settings, found: Predicted, places: dict[str, list[Location]], store: Path, path: Path
+    settings: Settings, found: Predicted, places: dict[str, list[Location]], maps: Maps, store: Path, path: Path
 ) -> "Written":
     started = time.monotonic()
     from submissions.evidence.cases import cases_of_studies
@@ -110,7 +111,8 @@ def _write_evidence(
 
     candidates = read_candidates(paths.ensemble_run())
     cases = cases_of_studies(found, places, candidates.promoted)
-    return write_evidence(path, store, cases, describe_model(settings, candidates), settings, started=started)
+    model = describe_model(settings, candidates)
+    return write_evidence(path, store, cases, model, settings, maps=maps, started=started)
 
 
 def predict_studies(settings: Settings, source: Path) -> Predicted:

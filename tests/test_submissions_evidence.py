@@ -170,6 +170,21 @@ def test_the_data_of_an_exam_is_json_with_lines_and_pictures(page: str) -> None:
     assert "left ventricle" not in page.split('id="exam-2"')[0].split('id="exam-1"')[1]
 
 
+def test_slices_with_a_map_are_key_slices_and_given_maps_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr(report, "activation_maps", lambda *_: pytest.fail("the maps were made again"))
+    settings, candidates = write_run(tmp_path)
+    write_planes(tmp_path / "store", "study1")
+    maps = {"study1": {1: np.eye(4, dtype=np.float32)}}
+    model = describe_model(settings, candidates)
+    write_evidence(tmp_path / "e.html", tmp_path / "store", two_cases()[1:], model, settings, maps=maps)
+    text = (tmp_path / "e.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
+    assert list(data["overlays"]) == ["1"] and {1, 7} <= set(data["keys"])
+
+
 def test_a_run_reports_chosen_exams_of_either_role_and_refuses_strangers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

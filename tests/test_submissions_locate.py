@@ -1,17 +1,23 @@
 """Places of PE: ranges from slice probabilities, sides that are calibrated, points from maps, and their text."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from evidence_cases import write_planes
 
 from ensemble.logistic import Logistic, logit
 from features.ingest import store_planes
 from features.store import open_exam
 from input.contest import CENTRAL, EXAM_LABELS, LEFT, NEGATIVE, RIGHT, SOP, STUDY
-from pipeline.settings import FeaturesSettings
-from submissions.locate import Location, describe_location, describe_locations, locate_exams, peaks
+from models.feature_grid import FeatureGrid
+from pipeline import paths
+from pipeline.settings import FeaturesSettings, ModelsSettings, Settings
+from submissions.evidence import activations
+from submissions.locate import Location, describe_location, describe_locations, locate_exams, peaks, with_points
 from submissions.point import clot_like, strongest_point
 from submissions.sides import SIDES, opinions, side_probabilities
 from tests.drawn_thorax import BLOOD, draw_thorax, ellipse
@@ -94,6 +100,8 @@ def test_a_place_is_told_in_words():
     )
     pointed = dataclasses.replace(place, point=(3.0, 4.0), point_left_mm=-20.0)
     assert describe_location(pointed) == f"{describe_location(place)}, strongest on the patient's right"
+    single = dataclasses.replace(place, first=30, last=30, below_top_mm=(125.0, 125.0, 125.0))
+    assert describe_location(single).startswith("slice 31 of 44 from the feet (125 mm below the lungs' top): prob")
     unknown = Location(3, 3, 3, 9, "s", 0.2, np.nan, np.nan, np.nan, 3, 3, 3, (np.nan,) * 3)
     assert describe_location(unknown) == "slice 4 of 9 from the feet: probability 0.20"
 
@@ -118,3 +126,36 @@ def test_the_point_lies_in_soft_tissue_where_the_map_is_strong(tmp_path):
     assert np.hypot(y - clot[0], x - clot[1]) * 2.0 < 8
     alone = strongest_point(blurry, None, shape)
     assert np.hypot(alone[0] - clot[0], alone[1] - clot[1]) * 2.0 > 12
+
+
+class OneCell:
+    """Maps of 4 x 4 cells, of which one to the patient's left speaks for PE, the more the brighter the slice is."""
+
+    grid = FeatureGrid((28.0, 36.0), (13.5, 17.5))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        found = np.full((len(images), 1, 4, 4), -1.0, np.float32)
+        found[:, 0, 1, 2] = images.mean(axis=(1, 2, 3))
+        return found
+
+
+def test_a_place_gets_its_point_and_its_map_also_from_a_run_that_holds_exported_networks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr(activations, "load_activation_maps", lambda *_, **__: OneCell())
+    settings = Settings(models=ModelsSettings(backbones=("mobilenetv2",)))
+    for fold in range(2):
+        folder = paths.model_run("mobilenetv2", fold)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"files": {"network.xml": ""}}))
+    write_planes(tmp_path / "store", "a")
+    place = Location(3, 5, 4, 12, "a.4", 0.8, 0.9, 0.1, 0.2, 15, 25, 20, (40.0, 30.0, 35.0))
+    lost = dataclasses.replace(place, sop="elsewhere")
+    found, maps = with_points(settings, tmp_path / "store", {"a": [place, lost], "b": [place]}, {"a": (0, 1)})
+    assert found["b"] == [place] and found["a"][1] == lost
+    assert found["a"][0].point_left_mm > 5 and describe_location(found["a"][0]).endswith(
+        "strongest on the patient's left"
+    )
+    assert list(maps) == ["a"] and list(maps["a"]) == [4]
+    assert maps["a"][4].max() == 1 and maps["a"][4].min() == 0

@@ -124,7 +124,7 @@ def test_labels_are_printed_and_slices_written(
     monkeypatch.setattr(submissions.predict, "apply", fake_apply)
     monkeypatch.setattr(submissions.predict, "trained_on_phantoms", lambda: True)
     monkeypatch.setattr(
-        submissions.predict, "places_of", lambda settings, found, store: {s.name: [] for s in found.studies}
+        submissions.predict, "places_of", lambda settings, found, store: ({s.name: [] for s in found.studies}, {})
     )
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")

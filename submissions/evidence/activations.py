@@ -12,16 +12,19 @@ from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.jobs import cores
+from pipeline.product import MANIFEST
 from pipeline.settings import Settings
 
 #: Side of the maps: a network's cells are coarser than this, and the page smooths them.
 COARSE = 4
+#: Exam's name -> row of a plane in the store -> its map (y / COARSE, x / COARSE), float32 in [0, 1].
+Maps = dict[str, dict[int, np.ndarray]]
 
 
 def activation_maps(
     settings: Settings, store: Path, planes: Mapping[str, Sequence[int]], folds: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, np.ndarray]]:
-    """Maps of some planes of some exams, in [0, 1].
+) -> Maps:
+    """Maps of some planes of some exams.
 
     What a place adds to the slice label's logit, its positive part, is averaged over the networks and divided by the
     largest value among the exam's planes, so that its planes compare.
@@ -31,21 +34,18 @@ def activation_maps(
         store: the pixel store with the exams.
         planes: name of an exam -> rows of its planes.
         folds: name of an exam -> the folds whose networks are asked (out of fold: its own only).
-
-    Returns:
-        name -> row -> (y / COARSE, x / COARSE) float32.
     """
     sums: dict[str, np.ndarray] = {}
     for backbone in settings.models.backbones:
         views = SliceViews(store, settings.models.of(backbone))
         for fold in sorted({fold for some in folds.values() for fold in some}):
             chosen = [name for name, rows in planes.items() if len(rows) and fold in folds[name]]
-            if not chosen or not (paths.model_run(backbone, fold) / "weights.npz").is_file():
+            if not chosen or not (paths.model_run(backbone, fold) / MANIFEST).is_file():
                 continue
             try:
                 maps = load_activation_maps(settings, backbone, fold, threads=cores())
-            except UserError as fault:  # a report without its overlays is worth more than none
-                say(f"evidence: no activation maps of {backbone} fold {fold}: {fault}")
+            except UserError as fault:  # labels and report without maps are worth more than none
+                say(f"no activation maps of {backbone} fold {fold}: {fault}")
                 continue
             for name in chosen:
                 found = maps(np.stack([views.view(name, row) for row in planes[name]]))[:, 0]

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from features.store import StoredExam, is_stored, open_exam
 from input.contest import EXAM_LABELS, SOP
+from submissions.evidence.activations import Maps
 from submissions.evidence.cases import Case
 from submissions.evidence.charts import bar, signed_bar, slice_curve
 from submissions.evidence.pictures import Pictures, draw_activation, draw_exam, key_planes
@@ -38,7 +39,7 @@ QUALITY = (
 )
 UNUSUAL = (0.02, 0.98)  # outside these quantiles of the training exams a number is called unusual
 STRONGEST = 8
-KEYS = 5  # key slices, beside those with a measured line
+KEYS = 5  # key slices, beside those with a measured line or an activation map
 SUSPECT = 0.5  # of a slice probability: what counts as a suspicious slice
 
 
@@ -83,7 +84,7 @@ class Context:
     reliability: Reliability
     training: pd.DataFrame
     budget: float
-    activations: dict[str, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    activations: Maps = dataclasses.field(default_factory=dict)
 
 
 def exam_page(number: int, case: Case, context: Context) -> ExamPage:
@@ -92,7 +93,8 @@ def exam_page(number: int, case: Case, context: Context) -> ExamPage:
     slices = _stored_slices(case, exam)
     probability = slices["label"].to_numpy(float)
     lines = _lines(case.numbers)
-    keys = _keys(slices)
+    overlays = context.activations.get(case.name, {})
+    keys = sorted({*_keys(slices), *overlays})
     drawn = sorted({*keys, *(each["plane"] for each in lines if each["plane"] < len(slices))})
     pictures = draw_exam(exam, drawn, context.budget) if exam else None
     quality = _quality(case.numbers, context.training)
@@ -101,7 +103,6 @@ def exam_page(number: int, case: Case, context: Context) -> ExamPage:
     chips += [f"{lost} unreadable slices"] if lost else []
     chips += ["lungs not found"] if case.numbers.get("lungs_found") == 0 else []
     chips += ["no pixels stored"] if exam is None else []
-    overlays = context.activations.get(case.name, {})
     data = {
         "planes": pictures.planes if pictures else [],
         "keys": keys,

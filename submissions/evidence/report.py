@@ -10,7 +10,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.settings import Settings
-from submissions.evidence.activations import activation_maps
+from submissions.evidence.activations import Maps, activation_maps
 from submissions.evidence.cases import Case, cases_of_run
 from submissions.evidence.exam_page import QUALITY, Context, exam_page, key_rows
 from submissions.evidence.model import Model, describe_model, training_numbers
@@ -50,8 +50,9 @@ def write_run_evidence(
 
 
 def write_evidence(
-    path: Path, store: Path, cases: list[Case], model: Model, settings: Settings, *, started: float | None = None
-) -> Written:
+    path: Path, store: Path, cases: list[Case], model: Model, settings: Settings, *,
+    maps: Maps | None = None, started: float | None = None,
+) -> Written:  # fmt: skip
     """Write the report of some cases.
 
     Args:
@@ -60,6 +61,7 @@ def write_evidence(
         cases: the exams, the likeliest PE first.
         model: the promoted candidate.
         settings: of the run.
+        maps: activation maps that are there already, such as of the places' key slices; None: they are made here.
         started: when the work began (time.monotonic), to tell how long it took.
     """
     started = time.monotonic() if started is None else started
@@ -68,7 +70,7 @@ def write_evidence(
         reliability=model.reliability,
         training=training_numbers([column for column, _, _ in QUALITY]),
         budget=settings.submissions.evidence.megabytes * 1e6 / max(1, len(cases)),
-        activations=_activations(settings, store, cases),
+        activations=_activations(settings, store, cases) if maps is None else maps,
     )
     pages = [
         exam_page(number, case, context)
@@ -78,7 +80,7 @@ def write_evidence(
     return Written(path, len(cases), path.stat().st_size / 1e6, time.monotonic() - started)
 
 
-def _activations(settings: Settings, store: Path, cases: list[Case]) -> dict[str, dict[int, np.ndarray]]:
+def _activations(settings: Settings, store: Path, cases: list[Case]) -> Maps:
     """Maps of the key slices; of many exams fewer, as [submissions.evidence] says."""
     evidence = settings.submissions.evidence
     count, folds = evidence.mapped_slices, {case.name: case.folds for case in cases}
