@@ -30,8 +30,8 @@ def predict_exams(settings: Settings, store: Path) -> dict[int, dict[str, pd.Dat
     Raises:
         UserError: a network is missing or belongs to other settings; all at once.
     """
-    jobs = [(fold, backbone) for fold in range(settings.input.folds) for backbone in settings.models.backbones]
-    _require_finished(settings, jobs)
+    jobs = _jobs(settings)
+    require_networks(settings)
     slices = pd.concat([_planes(store, study) for study in stored_studies(store)], ignore_index=True)
     results: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in jobs}
     for fold, backbone in progress(jobs, what="networks", unit="network"):
@@ -49,9 +49,19 @@ def _planes(store: Path, study: str) -> pd.DataFrame:
     return pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam)), "z_mm": exam.z_mm})
 
 
-def _require_finished(settings: Settings, jobs: list[tuple[int, str]]) -> None:
+def _jobs(settings: Settings) -> list[tuple[int, str]]:
+    """(fold, backbone) of every slice network."""
+    return [(fold, backbone) for fold in range(settings.input.folds) for backbone in settings.models.backbones]
+
+
+def require_networks(settings: Settings) -> None:
+    """Make sure that every network can be applied: finished, with these settings, in the format of this code.
+
+    Raises:
+        UserError: what is missing or differs, of all networks at once.
+    """
     faults = []
-    for fold, backbone in jobs:
+    for fold, backbone in _jobs(settings):
         for product in job_products(settings, backbone, fold):
             reason = product.stale_reason()
             if reason:

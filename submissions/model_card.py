@@ -83,9 +83,9 @@ def write_card(settings: Settings) -> Path:
 
 def card_command(settings: Settings) -> None:
     """What `python -m submissions card` does."""
-    from submissions.predict import require_finished
+    from submissions.predict import require_ensemble
 
-    require_finished(settings)
+    require_ensemble(settings)
     written = write_card(settings)
     say(f"model card: {paths.shown(written)}, {JSON}")
 

@@ -14,7 +14,7 @@ from ensemble.fit import fit_product
 from ensemble.predictions import Measured, read_measured
 from features.build import store_product
 from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
-from models.predict import predict_exams
+from models.predict import predict_exams, require_networks
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -147,7 +147,17 @@ def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
 
 
 def require_finished(settings: Settings) -> None:
-    """Make sure that the networks and the ensemble on disk were made with these settings.
+    """Make sure that the networks and the ensemble on disk were made with these settings and can be applied.
+
+    Raises:
+        UserError: what is missing or differs, and how to go on.
+    """
+    require_ensemble(settings)
+    require_networks(settings)
+
+
+def require_ensemble(settings: Settings) -> None:
+    """Make sure that the ensemble on disk was made with these settings; its tables can be read then.
 
     Raises:
         UserError: what is missing or differs, and how to go on.
@@ -156,7 +166,7 @@ def require_finished(settings: Settings) -> None:
         reason = product.stale_reason()
         if reason:
             raise UserError(
-                f"{product.name}: {reason}; predictions need a finished run: ./run.sh, or give the --settings, --set "
+                f"{product.name}: {reason}; this needs a finished run: ./run.sh, or give the --settings, --set "
                 "and --data of the run that is finished"
             )
 

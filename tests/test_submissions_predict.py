@@ -13,8 +13,10 @@ import submissions.predict
 from ensemble.predictions import read_measured
 from features.store import open_exam, stored_studies
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
+from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import FeaturesSettings, Settings
+from pipeline.files import write_json
+from pipeline.settings import FeaturesSettings, InputSettings, ModelsSettings, Settings
 from submissions.predict import predict_folder
 from submissions.series_reader import Study, read_studies, slice_table
 
@@ -140,3 +142,17 @@ def test_labels_are_printed_and_slices_written(
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
     assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))
+
+
+def test_networks_of_another_format_are_named_before_a_file_is_read(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr(submissions.predict, "require_ensemble", lambda settings: None)
+    monkeypatch.setattr(submissions.predict, "read_studies", lambda *_: pytest.fail("the series was read"))
+    settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("mobilenetv2",)))
+    for folder in (paths.prepared(), paths.store(), *(paths.model_run("mobilenetv2", fold) for fold in range(2))):
+        write_json(folder / "manifest.json", {"identity": "earlier", "version": 0})
+    with pytest.raises(UserError, match="format version 0 -> ") as fault:
+        predict_folder(settings, scans, tmp_path / "slices.csv")
+    assert "mobilenetv2/fold0" in str(fault.value) and "mobilenetv2/fold1" in str(fault.value)
