@@ -65,6 +65,8 @@ def test_what_is_unclear_is_refused_with_the_reason(tmp_path: Path) -> None:
         (lambda: write(path, stored, np.eye(3), sform=0), "how the patient lies"),
         (lambda: path.write_bytes(b"\0" * 400), "not a NIfTI-1 file"),
         (lambda: path.write_bytes(_good(tmp_path, stored)[:-10]), "truncated"),
+        (lambda: path.write_bytes(_begins_at(np.nan, _good(tmp_path, stored))), "begin at byte nan"),
+        (lambda: path.write_bytes(_begins_at(-8, _good(tmp_path, stored))), "begin at byte -8"),
     ):
         make()
         with pytest.raises(UserError, match=expected):
@@ -74,3 +76,7 @@ def test_what_is_unclear_is_refused_with_the_reason(tmp_path: Path) -> None:
 def _good(folder: Path, stored: np.ndarray) -> bytes:
     write(folder / "good.nii", stored, np.diag([-1.0, -1.0, 1.0]))
     return (folder / "good.nii").read_bytes()
+
+
+def _begins_at(offset: float, file: bytes) -> bytes:
+    return file[:108] + np.float32(offset).tobytes() + file[112:]

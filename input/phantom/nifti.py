@@ -64,8 +64,10 @@ def _parse(header: bytes, path: Path) -> tuple[tuple[int, int, int], np.dtype, i
     slope, intercept = _number(header, order, "f4", 112), _number(header, order, "f4", 116)
     if not np.isfinite(slope) or slope == 0:
         slope, intercept = 1.0, 0.0  # the standard: zero means that the stored values are the values
-    offset = int(_number(header, order, "f4", 108))
-    return shape, np.dtype(order + TYPES[code]), offset, slope, intercept, _affine(header, order, path)
+    offset = _number(header, order, "f4", 108)
+    if not HEADER_BYTES <= offset < 2**31:  # false for NaN too
+        raise UserError(f"{path}: its voxels begin at byte {offset:g}; expected {HEADER_BYTES} or later")
+    return shape, np.dtype(order + TYPES[code]), int(offset), slope, intercept, _affine(header, order, path)
 
 
 def _affine(header: bytes, order: str, path: Path) -> np.ndarray:
