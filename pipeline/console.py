@@ -11,8 +11,10 @@ Item = TypeVar("Item")
 
 
 def say(line: str) -> None:
-    """Print one line at once, above any progress bar."""
-    tqdm.write(line, file=sys.stdout)
+    """Print one line at once, above any progress bar; what the terminal cannot show, such as a file's name that is
+    no text, is shown as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
     sys.stdout.flush()
 
 

@@ -16,6 +16,7 @@ from submissions.evidence.contributions import Contributions
 from submissions.write import Candidates, read_candidates
 
 HOSTILE = """<img src=x onerror="document.title='owned'">'"&</script><script>document.title='owned'</script>"""
+NO_TEXT = "M\udcfcller.dcm"  # a file's name in Latin-1, as Python reads it on a UTF-8 machine
 PLANES, HEIGHT, WIDTH = 12, 40, 60
 #: HU of the square in the middle of every plane; a window's grey of it is known.
 MIDDLE_HU = 100
@@ -33,14 +34,16 @@ def write_run(folder: Path) -> tuple[Settings, Candidates]:
     return settings, read_candidates(paths.ensemble_run())
 
 
-def write_planes(store: Path, name: str, *, planes: int = PLANES, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
+def write_planes(
+    store: Path, name: str, *, planes: int = PLANES, shape: tuple[int, int] = (HEIGHT, WIDTH), pixel_mm: float = 1.4
+) -> None:
     """One exam: air, noise that differs from plane to plane, and a square of MIDDLE_HU in the middle."""
     hu = np.random.default_rng(planes).normal(-800, 60, (planes, *shape))
     hu[:, shape[0] // 4 : 3 * shape[0] // 4, shape[1] // 4 : 3 * shape[1] // 4] = MIDDLE_HU
     box = Box(z0=0, z1=planes, y0=0, y1=shape[0], x0=0, x1=shape[1], middle_x=shape[1] / 2, found=True)
     write_exam(
-        store, name, "series", hu.astype(np.int16), z_mm=np.arange(planes) * 5.0, spacing_mm=(1.4, 1.4),
-        raw_spacing_mm=(1.4, 1.4), sop_uids=tuple(f"{name}.{row}" for row in range(planes)), box=box,
+        store, name, "series", hu.astype(np.int16), z_mm=np.arange(planes) * 5.0, spacing_mm=(pixel_mm,) * 2,
+        raw_spacing_mm=(pixel_mm,) * 2, sop_uids=tuple(f"{name}.{row}" for row in range(planes)), box=box,
     )  # fmt: skip
     assert len(open_exam(store, name)) == planes
 
@@ -72,7 +75,7 @@ def two_cases() -> list[Case]:
     parts = pd.Series({"mean.top_20mm": 1.5, HOSTILE: -0.5})
     moved = Contributions(0.25, parts, pd.Series(1.0, parts.index))
     first = case(
-        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE,), contributions=moved,
-        truth=dict.fromkeys(EXAM_LABELS, 1),
+        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE, NO_TEXT),
+        contributions=moved, truth=dict.fromkeys(EXAM_LABELS, 1),
     )  # fmt: skip
     return [first, case("study1", "1.2.3", 0.2)]

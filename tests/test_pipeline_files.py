@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, read_table, sha256, write_bytes, write_json, write_table, write_text
 
@@ -65,3 +66,8 @@ def test_a_missing_table_names_the_next_command(tmp_path: Path) -> None:
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x", b"abc" * 100_000)
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_name_that_is_no_text_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    say("Größe of M\udcfcller.dcm")
+    assert capsys.readouterr().out == "Größe of M\\udcfcller.dcm\n"

@@ -65,7 +65,8 @@ def write_page(path: Path, pages: list[ExamPage], model: Model) -> None:
         strongest=STRONGEST,
         listed=LISTED,
     )
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    # A file's name may hold bytes that are no text.
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
 
 
