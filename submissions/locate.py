@@ -31,6 +31,7 @@ HALF = 0.5  # a range ends where the probability falls below this share of its p
 LEAST = 0.2  # share of the exam's highest peak that a further peak must reach
 MOST = 5  # locations an exam
 BOTH = 0.7  # probability of either side from which a range counts as both-sided
+TOP = "z_from_lung_top_mm"  # column of measured slices
 WORTH_TELLING = 0.1  # probability of a location from which text speaks of it
 
 
@@ -94,14 +95,14 @@ def locate_exams(
         exams: STUDY and the nine labels.
         slices: STUDY, SOP, z_mm (NaN where lost) and `label`, the probability of PE on the slice if its exam has PE.
         said, fitted: the networks' opinions on the sides and their calibration (`submissions.sides`).
-        measured: SOP and z_from_lung_top_mm of stored slices.
+        measured: SOP and, where it was measured, z_from_lung_top_mm of stored slices.
     """
     pe = pd.Series(np.clip(pe_score(exams), 0, 1), index=exams[STUDY].to_numpy())
     table = slices.sort_values([STUDY, "z_mm"], kind="stable")
     table = table.assign(probability=table["label"].to_numpy(float) * pe.reindex(table[STUDY]).to_numpy(float))
     table[list(SIDES)] = said.reindex(table[SOP]).to_numpy(float)
-    top = measured.set_index(SOP)["z_from_lung_top_mm"] if measured is not None and len(measured) else pd.Series()
-    table["below_top_mm"] = -top.reindex(table[SOP]).to_numpy(float)
+    known = measured is not None and TOP in measured
+    table["below_top_mm"] = -measured.set_index(SOP)[TOP].reindex(table[SOP]).to_numpy(float) if known else np.nan
     return {study: locate(rows.reset_index(drop=True), fitted) for study, rows in table.groupby(STUDY, sort=False)}
 
 

@@ -78,6 +78,18 @@ def truth_path(settings: Settings) -> Path:
     return settings.data_root / "truth" / "test_truth.csv"
 
 
+def known_test_truth(settings: Settings) -> Truth | None:
+    """The truth of the finished run's test exams; None where there is none.
+
+    Without --data, which a finished run can be read without, the settings name the drawn contest: what an earlier
+    run left there speaks of other exams.
+    """
+    if not truth_path(settings).is_file():
+        return None
+    truth, exams = read_truth(truth_path(settings)), load_exams()
+    return truth if set(truth.exams[STUDY]) == set(exams.loc[exams["split"] == "test", STUDY]) else None
+
+
 def trained_on_phantoms() -> bool:
     """Whether the contest behind the finished run was drawn: by that run, or earlier and given as a tree."""
     return "raw" in read_manifest(paths.prepared())["inputs"]
@@ -98,7 +110,11 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
                 is_phantom=trained_on_phantoms(),
                 hardware=hardware(),
             )
-    write_card(settings)
+    if len(_rows_of(product.identity)):
+        write_card(settings)
+    else:
+        board = paths.shown(leaderboard_path())
+        say(f"{board}: no row of this run, hence no model card; ./run.sh --from submissions --force adds both")
     _show(settings, product.identity)
 
 

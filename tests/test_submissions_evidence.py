@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from evidence_cases import HOSTILE, PLANES, case, two_cases, write_planes, write_run
 from simulated_predictions import simulate
+from submission_cases import draw_labels
 
 from ensemble.blend import Blend
 from ensemble.logistic import logit
@@ -24,16 +25,18 @@ from features.windows import WINDOWS, apply_window
 from input.contest import CENTRAL, EXAM_LABELS, NEGATIVE, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import EnsembleSettings, EvidenceSettings, Settings, SubmissionsSettings
+from pipeline.files import write_text
+from pipeline.settings import EnsembleSettings, EvidenceSettings, InputSettings, Settings, SubmissionsSettings
 from submissions.evidence import report
 from submissions.evidence.cases import OUT_OF_FOLD, cases_of_run, chosen_exams
 from submissions.evidence.contributions import contributions
-from submissions.evidence.exam_page import range_text
+from submissions.evidence.exam_page import Context, exam_page, range_text
 from submissions.evidence.model import describe_model
 from submissions.evidence.pictures import draw_activation, draw_exam, encode_hu, key_planes, window_tables
-from submissions.evidence.reliability import NEIGHBOURS, reliability
+from submissions.evidence.reliability import NEIGHBOURS, Reliability, reliability
 from submissions.evidence.report import write_evidence, write_run_evidence
 from submissions.operating import cross_fitted
+from submissions.write import known_test_truth
 
 
 @pytest.mark.parametrize(("window", "tolerance"), [("pe", 0.012), ("mediastinal", 0.006), ("lung", 0.01)])
@@ -148,6 +151,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_script(page: str) -> None:
     assert HOSTILE not in page and "<img src=x" not in page and page.count("&lt;img src=x") >= 4
+    assert "<li>M\\udcfcller.dcm</li>" in page
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     assert len(scripts) == len(styles) == 1
@@ -156,6 +160,13 @@ def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_sc
     for text in (*scripts, *styles):
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
     assert not re.search(r"""(src|href|action)=["']?(https?:|//)|@import|url\((?!#)|\sstyle=""", page)
+
+
+def test_a_series_without_lengths_has_no_z(tmp_path: Path) -> None:
+    write_planes(tmp_path, "study1", pixel_mm=np.nan)
+    known = Reliability(*({label: np.array([0.2, 0.4]) for label in EXAM_LABELS} for _ in range(2)), {}, {})
+    found = exam_page(1, two_cases()[1], Context(tmp_path, known, pd.DataFrame(), budget=1e6))
+    assert set(found.data["z"]) == {None} and "mm" not in found.summary
 
 
 def test_the_data_of_an_exam_is_json_with_lines_and_pictures(page: str) -> None:
@@ -217,6 +228,20 @@ def test_the_model_page_holds_the_scores_own_numbers(tmp_path: Path, monkeypatch
     assert operated.rates.specificity == rates.specificity and operated.rates.npv == rates.npv
     assert operated.rates.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
     assert len(model.quarantined) == 1
+
+
+def test_the_truth_of_another_contest_is_not_the_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    settings, candidates = write_run(tmp_path)
+    without_data = dataclasses.replace(settings, input=InputSettings())
+    truth = without_data.data_root / "truth" / "test_truth.csv"
+    truth.parent.mkdir(parents=True)
+    draw_labels(24, seed=2, first=100).to_csv(truth, index=False)
+    assert len(known_test_truth(without_data).exams) == 24
+    draw_labels(24, seed=2, first=500).to_csv(truth, index=False)
+    write_text(paths.submissions() / "submission.csv", "id,label\n")
+    assert known_test_truth(without_data) is None
+    assert list(describe_model(without_data, candidates).scores) == ["out of fold"]
 
 
 def folds_of(fold: int) -> np.ndarray:

@@ -79,6 +79,18 @@ def test_the_leaderboard_grows_by_a_run_and_foreign_files_stay(settings: Setting
     assert (paths.submissions() / "mine.csv").read_text() == "keep me"
 
 
+def test_a_leaderboard_that_was_moved_away_stops_no_second_run(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_all(settings)
+    leaderboard_path().unlink()
+    (paths.submissions() / "model_card.md").unlink()
+    write_all(settings)
+    assert "no row of this run, hence no model card" in capsys.readouterr().out
+    write_all(settings, force=True)
+    assert (paths.submissions() / "model_card.md").is_file()
+
+
 def test_without_a_truth_the_test_columns_stay_empty(settings: Settings) -> None:
     (settings.data_root / "truth" / "test_truth.csv").unlink()
     write_all(settings)

@@ -20,10 +20,10 @@ from pipeline.settings import EvidenceSettings, Settings
 from submissions.evidence.contributions import Contributions, contributions
 from submissions.locate import Location, locate_exams
 from submissions.predict import Predicted
-from submissions.score import Truth, pe_score, prepared_truth, read_truth
+from submissions.score import Truth, pe_score, prepared_truth
 from submissions.series_reader import Study, slice_table
 from submissions.sides import fit_sides, opinions
-from submissions.write import Candidates, truth_path
+from submissions.write import Candidates, known_test_truth
 
 TEST, OUT_OF_FOLD, UNLABELLED = "Test exam", "Training exam, out of fold", "Unlabelled exam"
 Networks = dict[int, dict[str, pd.DataFrame]]
@@ -174,7 +174,7 @@ def _with_decoding_faults(table: pd.DataFrame) -> pd.DataFrame:
 def _truth(settings: Settings, role: str) -> Truth | None:
     if role == "oof":
         return prepared_truth(load_exams(), load_slices())
-    return read_truth(truth_path(settings)) if truth_path(settings).is_file() else None
+    return known_test_truth(settings)
 
 
 def _networks(settings: Settings, role: str, studies: list[str]) -> Networks:
@@ -208,9 +208,7 @@ def _places(
 ) -> dict[str, list[Location]]:
     """Where the exams show PE, as `predict` tells it; empty without network predictions."""
     tables = [table for folds in networks.values() for table in folds.values()]
-    top = "z_from_lung_top_mm"
-    known = measured.slices[[SOP, top]] if top in measured.slices else None
-    return locate_exams(exams, slices, opinions(tables), fit_sides(settings), known) if tables else {}
+    return locate_exams(exams, slices, opinions(tables), fit_sides(settings), measured.slices) if tables else {}
 
 
 def saved_candidate(name: str, part: str) -> Candidate:

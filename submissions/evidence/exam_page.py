@@ -151,10 +151,14 @@ def _keys(slices: pd.DataFrame, count: int = KEYS) -> list[int]:
 
 
 def _stored_slices(case: Case, exam: StoredExam | None) -> pd.DataFrame:
-    """The case's slices in the order of the stored planes; of an exam that is not stored, all of them."""
+    """The case's slices in the order of the stored planes; of an exam that is not stored, all of them.
+
+    Where the source has lost the lengths, z is a rank: no mm are told.
+    """
     if exam is None:
         return case.slices.reset_index(drop=True)
-    return case.slices.set_index(SOP).reindex(list(exam.sop_uids)).rename_axis(SOP).reset_index()
+    slices = case.slices.set_index(SOP).reindex(list(exam.sop_uids)).rename_axis(SOP).reset_index()
+    return slices if exam.has_spacing else slices.assign(z_mm=np.nan)
 
 
 def _labels(case: Case, found: Reliability) -> list[dict[str, Any]]:

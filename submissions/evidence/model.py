@@ -17,8 +17,8 @@ from submissions.evidence.reliability import Reliability, reliability
 from submissions.intervals import RankedScores
 from submissions.leaderboard import commit, leaderboard_path, read_leaderboard
 from submissions.operating import Operation, cross_fitted_calls, operation, threshold
-from submissions.score import Score, prepared_truth, read_predictions, read_truth, score
-from submissions.write import SUBMISSION, Candidates, quarantined_slices, trained_on_phantoms, truth_path
+from submissions.score import Score, prepared_truth, read_predictions, score
+from submissions.write import SUBMISSION, Candidates, known_test_truth, quarantined_slices, trained_on_phantoms
 
 OUT_OF_FOLD, TEST = "out of fold", "test"
 
@@ -80,9 +80,8 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
     predicted = decode(*candidates.predictions(candidates.promoted, "oof"))
     seed = settings.submissions.seed
     scores = {OUT_OF_FOLD: score(truth, *predicted, seed=seed)}
-    submission, test_truth = paths.submissions() / SUBMISSION, truth_path(settings)
-    if submission.is_file() and test_truth.is_file():
-        known = read_truth(test_truth)
+    submission, known = paths.submissions() / SUBMISSION, known_test_truth(settings)
+    if submission.is_file() and known:
         scores[TEST] = score(known, *read_predictions(submission, known), seed=seed)
     products = _products(settings)
     run = run or next((each["identity"] for each in products if each["name"] == "submissions/write"), "")
