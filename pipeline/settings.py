@@ -216,6 +216,12 @@ class Settings:
         """Plain values for JSON."""
         return dataclasses.asdict(self)
 
+    def without_place(self) -> dict[str, Any]:
+        """The same for files that leave the house: the path of the data stays behind."""
+        values = self.as_dict()
+        values["input"]["data"] = ""
+        return values
+
 
 def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | None = None) -> Settings:
     """Read a settings file, apply overrides, and report all faults at once.

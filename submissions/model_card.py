@@ -126,7 +126,7 @@ def card_facts(settings: Settings) -> dict[str, Any]:
         "networks": _networks(settings),
         "promoted": promoted["candidate"],
         "scores": {row["candidate"]: _scores(row) for row in rows.to_dict("records")},
-        "settings": settings.as_dict(),
+        "settings": settings.without_place(),
         "environment": _environment(settings),
         "seconds": _seconds(settings),
         "identities": {name: _manifest(folder()).get("identity", "") for name, folder in _STAGES.items()},

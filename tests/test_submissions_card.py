@@ -62,7 +62,7 @@ def test_the_facts_are_those_of_leaderboard_tables_and_manifests(settings: Setti
     assert facts["seconds"]["models"] == 338.5 and facts["environment"]["libraries"]["madeup"] == ["1.2.3"]
     assert facts["environment"]["hardware"]["cores"] >= 1
     assert facts["synthetic"] is False and "not for diagnosis" in facts["research_use_only"].lower()
-    assert facts["settings"]["submissions"]["bootstrap"] == 20
+    assert facts["settings"]["submissions"]["bootstrap"] == 20 and facts["settings"]["input"]["data"] == ""
     assert {each["licence"] for each in facts["weights"]} == {"Apache-2.0", "MIT"}
 
 

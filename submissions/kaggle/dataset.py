@@ -110,9 +110,7 @@ def _copy(file: Path, target: Path) -> None:
 
 def settings_text(settings: Settings) -> str:
     """The resolved settings as TOML that `load_settings` reads; the path of the data stays behind."""
-    values = settings.as_dict()
-    values["input"]["data"] = ""
-    return "# The resolved settings of the packed run.\n" + "\n".join(_toml(values)) + "\n"
+    return "# The resolved settings of the packed run.\n" + "\n".join(_toml(settings.without_place())) + "\n"
 
 
 def _toml(table: dict[str, Any], name: str = "") -> list[str]:
