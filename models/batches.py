@@ -12,7 +12,7 @@ from typing import TypeVar
 Batch = TypeVar("Batch")
 
 
-def prefetched(make: Callable[[int], Batch], count: int, ahead: int = 4, threads: int = 1) -> Iterator[Batch]:
+def prefetched(make: Callable[[int], Batch], count: int, ahead: int = 2, threads: int = 1) -> Iterator[Batch]:
     """Yield make(0) ... make(count - 1) in order, computed by threads up to `ahead` batches a thread early.
 
     An exception in `make` is raised here, at its batch. Leaving the loop early ends the threads.
