@@ -175,7 +175,7 @@ class EvidenceSettings:
     riskiest: int = 20  # the test exams with the highest P(PE)
     random: int = 10  # of the other test exams, drawn
     seed: int = 37
-    mapped_slices: int = 3  # of an exam, its likeliest key slices, that get an activation map
+    mapped_slices: int = 3  # of a run's exam, its likeliest key slices, that get a map (predict: its places')
     # A map costs every network that is asked some sixty passes. Where slices times networks exceed this number, the
     # likeliest slice of the riskiest exams is mapped, by one fold's networks, as far as the number goes.
     most_maps: int = 60

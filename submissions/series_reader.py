@@ -74,8 +74,10 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
         UserError: neither a folder nor an archive, or no usable series in it.
     """
     files, faults = source_files(source)
+    seen: dict[str, Path] = {}  # SOPInstanceUID -> the first file with it
+    headers = _headers([path for path in files if not split_name(path.name)], seen, faults)
     jpegs = [path for path in files if split_name(path.name)]
-    headers = _headers([path for path in files if not split_name(path.name)], faults)
+    jpegs = [path for path in jpegs if _is_first(split_name(path.name)[1], path, seen, faults)]
     jobs = _jobs([*_studies(headers), *_jpeg_series(jpegs)], store, settings)
     studies, lost = [], []
     outcomes = progress(decode_exams(jobs, _ingest_study), what="read", total=len(jobs), unit="study")
@@ -97,21 +99,26 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     return studies
 
 
-def _headers(files: list[Path], faults: list[tuple[Path, str]]) -> list[SliceHeader]:
+def _headers(files: list[Path], seen: dict[str, Path], faults: list[tuple[Path, str]]) -> list[SliceHeader]:
     """The headers of usable slices; the others join the faults."""
-    headers, seen = [], {}
+    headers = []
     for path in progress(files, what="headers", unit="file"):
         try:
             header = read_header(path)
         except DicomFault as fault:
             faults.append((path, fault.reason))
             continue
-        twin = seen.setdefault(header.sop_uid, path)
-        if twin is path:
+        if _is_first(header.sop_uid, path, seen, faults):
             headers.append(header)
-        else:
-            faults.append((path, f"same SOPInstanceUID as {twin}"))
     return headers
+
+
+def _is_first(sop: str, path: Path, seen: dict[str, Path], faults: list[tuple[Path, str]]) -> bool:
+    """Whether no file before this one has its SOPInstanceUID; a second one joins the faults."""
+    twin = seen.setdefault(sop, path)
+    if twin is not path:
+        faults.append((path, f"same SOPInstanceUID as {twin}"))
+    return twin is path
 
 
 def _studies(headers: Iterable[SliceHeader]) -> list[list[Path]]:

@@ -30,13 +30,13 @@ def read(source: Path, store: Path) -> list[Study]:
     return read_studies(source, store, FeaturesSettings())
 
 
-def write_jpegs(folder: Path, count: int) -> Path:
-    """A series of the derivative whose names sort against the ranks."""
+def write_jpegs(folder: Path, count: int, last: int = 0xFFF) -> Path:
+    """A series of the derivative whose names sort against the ranks, down from `last`."""
     folder.mkdir(parents=True)
     for rank in range(count):
         buffer = io.BytesIO()
         Image.fromarray(window_channels(body_hu(256) + 3 * rank)).save(buffer, "JPEG", quality=95)
-        (folder / f"{rank:04d}_{0xFFF - rank:012x}.jpg").write_bytes(buffer.getvalue())
+        (folder / f"{rank:04d}_{last - rank:012x}.jpg").write_bytes(buffer.getvalue())
     return folder
 
 
@@ -52,7 +52,7 @@ def write_series(folder: Path, number: int, description: str, **tags: object) ->
 def test_the_jpeg_derivative_is_read_from_a_folder_an_export_and_an_archive(tmp_path, kind):
     export = tmp_path / "export"
     series = write_jpegs(export / "here" / "0123456789ab" / "ba9876543210", 3)
-    write_jpegs(export / "here" / "1123456789ab" / "ba9876543211", 2)
+    write_jpegs(export / "here" / "1123456789ab" / "ba9876543211", 2, last=0xEFF)
     (series / "0003_000000000bad.jpg").write_bytes((series / "0002_000000000ffd.jpg").read_bytes()[:400])
     (series / "0004_000000000bbb.jpg").write_bytes(b"no image")
     source = {"series": series, "nested": export, "zip": tmp_path / "export.zip"}[kind]
@@ -74,6 +74,15 @@ def test_dicom_and_jpeg_studies_of_one_folder_are_all_read(tmp_path):
     write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
     write_slice(tmp_path / "in" / "a00000000001.dcm")
     assert [each.study_uid for each in read(tmp_path / "in", tmp_path / "store")] == ["1.2.3", "0123456789ab"]
+
+
+def test_a_second_file_of_a_slice_is_left_out_whatever_its_kind(tmp_path, capsys):
+    write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
+    write_jpegs(tmp_path / "in" / "copy" / "0123456789ab" / "ba9876543210", 3)
+    write_slice(tmp_path / "in" / "a.dcm", SOPInstanceUID="000000000ffe")
+    studies = read(tmp_path / "in", tmp_path / "store")
+    assert [each.slices[SOP].tolist() for each in studies] == [["000000000ffe"], ["000000000fff"], ["000000000ffd"]]
+    assert capsys.readouterr().out.count("same SOPInstanceUID as") == 3
 
 
 @pytest.mark.parametrize("syntax", ["explicit", "jpeg_ls"])

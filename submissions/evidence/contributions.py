@@ -1,8 +1,9 @@
 """What moved the second level's answer to "is there PE?", column by column, in logits.
 
-Exact, not an approximation: the answer is a weighted sum of logistic regressions and a sum of trees. A regression's
-part of a column is coefficient times standardised value; the trees' part is LightGBM's `pred_contrib` (SHAP values of
-a sum of trees: Lundberg et al. 2018, arXiv 1802.03888). Base and all parts add up to the logit before decoding.
+Exact, not an approximation, while no regression reaches the bound of its logit (ensemble.logistic.LIMIT): the answer
+is a weighted sum of logistic regressions and a sum of trees. A regression's part of a column is coefficient times
+standardised value; the trees' part is LightGBM's `pred_contrib` (SHAP values of a sum of trees: Lundberg et al. 2018,
+arXiv 1802.03888). Base and all parts add up to the logit before decoding.
 """
 
 import dataclasses

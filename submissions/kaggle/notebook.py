@@ -2,7 +2,7 @@
 
 It attaches the contest and the two data sets of submissions.kaggle.dataset, installs the wheels into a folder of its
 own, links the finished run into a PE_ROOT under /kaggle/working, predicts the test exams a group at a time (pixels
-of one group on disk), checks the submission and leaves nothing but it.
+of one group on disk), checks the submission and leaves nothing but it and the list of slices that it could not read.
 """
 
 from pathlib import Path
@@ -25,10 +25,12 @@ _INTRODUCTION = """# Pulmonary embolism: submission of a finished ensemble
 {research}
 
 **Attach** (Add input): the competition `{competition}`, the data sets `{ensemble}` (code and finished run) and
-`{wheels}` (Python packages). **Turn the Internet off.** A CPU is enough: the networks run through OpenVINO.
+`{wheels}` (Python packages). **Turn the Internet off.** A CPU is enough where the run holds exported networks, which
+OpenVINO runs; those of a run on a GPU go through Keras, which is slower on a CPU.
 
-Pixels of a few exams at a time lie in `/kaggle/working`, and only `submission.csv` stays there. After {hours:g} hours
-the exams that are left get the prior, so that there is a valid file within the limit of nine hours.
+Pixels of a few exams at a time lie in `/kaggle/working`; `submission.csv` stays there and, where slices could not be
+read, their list in `submission_unread.csv`. After {hours:g} hours the exams that are left get the prior, so that there
+is a valid file within the limit of nine hours.
 """
 
 _PLACES = '''import os
