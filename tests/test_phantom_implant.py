@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from input.contest import CENTRAL, GTE_1, LEFT, LT_1, NEGATIVE, RIGHT, SLICE_LABEL, STUDY
 from input.dicom import read_series
+from input.phantom import preview
 from input.phantom.contest import read_masks
 from input.phantom.dicom_writer import write_exam
 from input.phantom.difficulty import DIFFICULTIES
@@ -22,6 +24,7 @@ from input.phantom.vessels import Arteries
 from input.rules import violations
 from input.tree import check_tree
 from pipeline.errors import UserError
+from pipeline.files import write_json
 
 CT = Path(__file__).resolve().parents[2] / "shared" / "ct"
 EASY = DIFFICULTIES["easy"]
@@ -169,6 +172,15 @@ def test_scans_that_cannot_be_used_are_all_named_and_nothing_is_left(tmp_path: P
     with pytest.raises(UserError, match="no lungs"):
         find_arteries(np.full(noise.shape, 40, np.int16), noise)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_page_takes_exams_of_several_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, width in enumerate((40, 60)):
+        write_json(tmp_path / "truth" / "exams" / f"{number}.json", {"pe_present": [number], "width": width})
+    monkeypatch.setattr(preview, "_band", lambda tree, exam, slices: np.ones((9, exam["width"], 3), np.uint8))
+    preview.draw_page(tmp_path, tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.size == (60, 18)
 
 
 @pytest.mark.slow

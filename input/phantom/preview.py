@@ -26,6 +26,8 @@ def draw_page(tree: Path, png: Path, *, slices: int = 8) -> None:
     exams = [read_json(path) for path in records]
     chosen = [next((e for e in exams if bool(sum(e["pe_present"])) == kind), None) for kind in (True, False)]
     bands = [_band(tree, exam, slices) for exam in chosen if exam is not None]
+    width = max(band.shape[1] for band in bands)  # implanted exams keep their scan's matrix
+    bands = [np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0))) for band in bands]
     with atomic_path(png) as temporary:
         Image.fromarray(np.vstack(bands)).save(temporary, format="PNG")
 
