@@ -1,6 +1,7 @@
 """The evidence report in headless Chromium: it steps, it switches, it fits, and a hostile name stays a text."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,15 @@ class Page:
         """What a JavaScript expression gives."""
         return self.driver.execute_script(f"return {script}")
 
+    def until(self, script: str) -> bool:
+        """Whether a JavaScript expression becomes true within some seconds: a page is changed after its hash is."""
+        end = time.monotonic() + 10
+        while not self.value(script):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
     def press(self, *keys: str) -> None:
         """Keys for whatever has the focus."""
         self.driver.switch_to.active_element.send_keys(*keys)
@@ -140,15 +150,15 @@ def test_the_whole_way_works_with_the_keyboard_alone(page: Page) -> None:
     page.value("document.querySelector('#list tbody a').focus()")
     assert page.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.press(keys().ENTER)
-    assert page.value("document.activeElement.id") == "exam-1-title"
+    assert page.until("document.activeElement.id === 'exam-1-title'")
     page.press("3")
     assert page.of_exam(".viewer", "dataset.window") == "mediastinal"
     page.press("n")
-    assert page.value("location.hash") == "#exam-2"
+    assert page.until("document.activeElement.id === 'exam-2-title'") and page.value("location.hash") == "#exam-2"
     page.press(keys().ESCAPE)
-    assert page.value("location.hash") == "#list" and page.value("document.getElementById('exam-2').hidden")
+    assert page.until("document.getElementById('exam-2').hidden") and page.value("location.hash") == "#list"
     page.driver.back()
-    assert page.value("location.hash") == "#exam-2"
+    assert page.until("location.hash === '#exam-2'")
 
 
 def test_activation_and_diameters_lie_on_their_slices_and_can_be_switched(page: Page) -> None:
