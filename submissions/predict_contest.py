@@ -31,7 +31,8 @@ from pipeline.product import Product, read_manifest, verify
 from pipeline.settings import Settings
 from submissions.check import require_valid
 from submissions.kaggle_csv import Layout, read_layout, write_submission
-from submissions.predict import require_finished
+from submissions.predict import WARNING, require_finished
+from submissions.write import trained_on_phantoms
 
 VERSION = 1
 #: Exams that are read and predicted together: opening the networks costs seconds, so they see several at once.
@@ -164,3 +165,5 @@ def _tell(out: Path, layout: Layout, slices: pd.DataFrame) -> None:
         write_table(listing, unread[[STUDY, SOP, "quarantine"]])
         first = unread["quarantine"].value_counts().index[0]
         say(f"{len(unread)} slices have the stated prior (e.g. {first}): {paths.shown(listing)}")
+    if trained_on_phantoms():
+        say(WARNING)

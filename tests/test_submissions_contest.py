@@ -15,6 +15,7 @@ from pipeline.settings import Settings
 from submissions import predict_contest as module
 from submissions.check import check_file
 from submissions.kaggle_csv import read_layout
+from submissions.predict import WARNING
 from submissions.predict_contest import NO_TIME, predict_contest
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
@@ -63,6 +64,7 @@ def ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
         slices[[STUDY]].drop_duplicates().to_parquet(directory / "exams.parquet")
 
     monkeypatch.setattr(module, "require_finished", lambda settings: None)
+    monkeypatch.setattr(module, "trained_on_phantoms", lambda: True)
     monkeypatch.setattr(module, "read_manifest", lambda folder: {"identity": "finished"})
     monkeypatch.setattr(module, "store_exams", store)
     monkeypatch.setattr(module, "apply", answer)
@@ -91,7 +93,8 @@ def test_every_row_is_there_and_the_unreadable_have_the_prior(
     assert (labels[layout.slices[SOP]] == SEEN).sum() == 10
     assert [len(group) for group in ensemble] == [2, 2, 1]
     assert not (tmp_path / "products" / "submissions" / "predicted" / ".store").exists()
-    assert "5 slices have the stated prior" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "5 slices have the stated prior" in shown and shown.rstrip().endswith(WARNING)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
