@@ -42,6 +42,7 @@ from input.phantom.drawing import draw_exam, streams
 from input.phantom.labels import draw_states
 from input.phantom.quirks import SYNTAXES, draw_quirks
 from input.pixels import HU_MAX, HU_MIN, decode_hu
+from pipeline.cli import run
 from pipeline.console import say
 from pipeline.jobs import cores
 from pipeline.settings import FeaturesSettings
@@ -145,9 +146,9 @@ def compare(folders: list[Path], work: Path, settings: FeaturesSettings) -> None
     jobs = list(jobs_of(folders, places[0], settings))
     ingest_exam(next(jobs_of(folders[:1], work / "warm", settings)), {})  # imports and page faults of the first time
     for job, folder in zip(jobs, folders, strict=True):
-        for (name, run), place in zip(kinds.items(), places, strict=True):
+        for (name, ingest), place in zip(kinds.items(), places, strict=True):
             start, busy = time.perf_counter(), time.process_time()
-            run(job, folder, place / folder.name)
+            ingest(job, folder, place / folder.name)
             wall, processor = time.perf_counter() - start, time.process_time() - busy
             spent[name] = spent[name][0] + wall, spent[name][1] + processor
         if not np.array_equal(np.load(places[2] / f"{folder.name}.npy"), open_exam(places[0], folder.name).hu[:]):
@@ -191,9 +192,9 @@ def floor(folder: Path, work: Path, settings: FeaturesSettings) -> None:
     files = sorted(folder.iterdir(), key=lambda file: _header(file).z_mm)
     steps: dict[str, float] = {}
 
-    def step(name: str, run: Callable):
+    def step(name: str, measured: Callable):
         start = time.perf_counter()
-        value = run()
+        value = measured()
         steps[name] = 1e3 * (time.perf_counter() - start) / len(files)
         return value
 
@@ -263,10 +264,10 @@ def _resident(process: int) -> int:
         return 0
 
 
-def timed(run: Callable[[], None]) -> float:
+def timed(measured: Callable[[], None]) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()
-    run()
+    measured()
     return time.perf_counter() - start
 
 
@@ -309,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

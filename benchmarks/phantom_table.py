@@ -32,6 +32,7 @@ from input.phantom.contest import draw_one, plan
 from input.phantom.difficulty import difficulty_named
 from input.phantom.drawing import draw_plan, streams
 from input.phantom.labels import ExamState, label_row
+from pipeline.cli import run
 from pipeline.console import say
 from pipeline.jobs import run_jobs
 from pipeline.settings import EnsembleSettings, PhantomSettings, load_settings
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from ensemble.candidates import MEAN, PRIOR, STACK, WEIGHTED, Z_ONLY
 from input.contest import SLICE_LABEL, STUDY
 from input.metric import contest_score, contributions
 from pipeline import paths
+from pipeline.cli import run
 from pipeline.console import say
 from submissions.intervals import Interval, paired_difference, resample_counts
 from submissions.leaderboard import aligned
@@ -145,8 +146,8 @@ def part_score(submission: Path, truth: Truth, studies: np.ndarray) -> float:
 def results(table: pd.DataFrame) -> pd.DataFrame:
     """One row a seed: the promoted candidate beside the baselines, on the test truth."""
     rows = []
-    for seed, run in table.groupby("seed", sort=False):
-        by_name = run.set_index("candidate")
+    for seed, of_run in table.groupby("seed", sort=False):
+        by_name = of_run.set_index("candidate")
         best = by_name[by_name["promoted"]].iloc[0]
         rows.append(
             {
@@ -231,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -36,6 +36,7 @@ from ensemble import fit as second_level
 from ensemble.decode import decode, expected_cost
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
+from pipeline.cli import run
 from pipeline.console import say
 from pipeline.settings import InputSettings, ModelsSettings, Settings, load_settings
 from submissions.intervals import resample_counts
@@ -168,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -153,7 +153,10 @@ def _check_names(settings: Settings) -> None:
     strangers = sorted(set(settings.models.exam.backbones) - set(settings.models.backbones))
     if strangers:
         known = ", ".join(settings.models.backbones)
-        raise UserError(f"models.exam.backbones: expected some of {known}, found {', '.join(strangers)}")
+        raise UserError(
+            f"models.exam.backbones: expected some of {known}, found {', '.join(strangers)}; "
+            "--set models.exam.backbones=[] lets exam networks read every backbone"
+        )
 
 
 def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: tqdm) -> str | None:
