@@ -43,12 +43,12 @@ from submissions.leaderboard import aligned
 BASE = "base"
 EXAM_KIND = "gru"
 EXAM_NETWORK = f"+ exam network ({EXAM_KIND})"
-NEIGHBOUR_MM = 5.0
-#: Variant -> what it changes of the base, which sees the neighbouring slices NEIGHBOUR_MM apart.
+#: Variant -> what it changes of the recipe; a backbone's own settings go before those of all.
 VARIANTS = {
     BASE: (),
     "scratch": ('models.weights="none"', "models.frozen_share=0.0"),
-    "2-D": (),
+    "2-D": ("models.per_backbone.{backbone}.neighbour_mm=0.0",),
+    "2.5-D": ("models.per_backbone.{backbone}.neighbour_mm=5.0",),
     "no auxiliary heads": ("models.auxiliary_weight=0.0",),
     "q-weighted slice loss": ("models.q_weighting=true",),
     "uniform sampling": ('models.sampling="uniform"',),
@@ -102,9 +102,8 @@ def _link(place: Path, target: Path) -> None:
 def train(root: Path, variant: str, backbone: str, fold: int, options: list[str]) -> str | None:
     """Train one variant where it is not finished; the name of the log when that failed."""
     folder = folder_of(root, variant)
-    distance = 0.0 if variant == "2-D" else NEIGHBOUR_MM
-    seen = f"models.per_backbone.{backbone}.neighbour_mm={distance}"  # a backbone's own setting goes before all others
-    changes = [part for change in (seen, *VARIANTS[variant]) for part in ("--set", change)]
+    wanted = [change.replace("{backbone}", backbone) for change in VARIANTS[variant]]
+    changes = [part for change in wanted for part in ("--set", change)]
     kinds = f'models.exam.kinds=["{EXAM_KIND}"]' if variant == BASE else "models.exam.kinds=[]"
     reads = f'models.exam.backbones=["{backbone}"]'  # the recipe's own exam networks may read another one
     command = [
