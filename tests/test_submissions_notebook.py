@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -18,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.settings import Settings, load_settings
 from submissions.check import check_file
-from submissions.kaggle.dataset import copy_code, download_command, pack, settings_text
+from submissions.kaggle.dataset import copy_code, download_command, download_wheels, pack, settings_text
 from submissions.kaggle.notebook import inference_notebook, kernel_metadata, write_notebook
 from submissions.kaggle_csv import read_layout
 from submissions.write import read_candidates, write_candidate
@@ -70,6 +71,15 @@ def test_the_wheels_come_from_the_lock_for_the_python_that_is_named(tmp_path: Pa
     assert download_command(tmp_path)[0] == sys.executable
 
 
+def test_a_python_without_pip_is_told(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(UserError, match="has no pip"):
+        download_wheels(tmp_path, str(python))
+
+
+@pytest.mark.skipif(find_spec("pip") is None, reason="an environment made by uv has no pip; Kaggle's has")
 def test_packages_come_from_the_attached_wheels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "input" / "pe-wheels"
     digest = write_wheel(wheels / "tinywheel-1.0-py3-none-any.whl")

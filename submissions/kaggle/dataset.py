@@ -140,9 +140,14 @@ def download_wheels(out: Path, python: str = "") -> None:
     """Run `download_command`.
 
     Raises:
-        UserError: pip failed.
+        UserError: pip failed, or the Python has none.
     """
-    if subprocess.run(download_command(out, python)).returncode:
+    command = download_command(out, python)
+    if subprocess.run([*command[:3], "--version"], capture_output=True).returncode:
+        raise UserError(
+            f"{command[0]} has no pip (an environment that uv made has none): name one that has, --python python3"
+        )
+    if subprocess.run(command).returncode:
         raise UserError("pip download failed, its lines above say why; the same command goes on with what is missing")
 
 
