@@ -41,10 +41,9 @@ def fitters(settings: Settings) -> dict[str, Callable[[View, EnsembleSettings], 
     def blend(name: str) -> Callable[[View, EnsembleSettings], Candidate]:
         return lambda view, settings: Blend.fit(view, settings, who=name)
 
-    found = {name: blend(name) for name in networks_read(settings)} | {STACK: Stack.fit}
-    return {PRIOR: Prior.fit, Z_ONLY: PositionOnly.fit, **found} | (
-        {WEIGHTED: Weighted.fit} if WEIGHTED in found else {}
-    )
+    learned = {WEIGHTED: Weighted.fit, STACK: Stack.fit}
+    found = {name: learned.get(name) or blend(name) for name in networks_read(settings)}
+    return {PRIOR: Prior.fit, Z_ONLY: PositionOnly.fit, **found}
 
 
 def save_all(candidates: dict[str, Candidate], folder: Path) -> dict[str, Any]:

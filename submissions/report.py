@@ -173,7 +173,7 @@ def _draw(path: Path, out_of_fold: Score, test: Score | None, notice: str) -> No
     reliability.set(
         xlabel="predicted P(PE)", ylabel="share of exams with PE", title="Reliability", xlim=(0, 1), ylim=(0, 1)
     )
-    reliability.legend(frameon=False, loc="upper left")
+    reliability.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     places = np.arange(len(EXAM_LABELS))
     for shift, name, score in ((-0.2, "out of fold", out_of_fold), (0.2, "test", test)):
         if score:
