@@ -47,7 +47,6 @@ EXAM_NETWORK = f"+ exam network ({EXAM_KIND})"
 VARIANTS = {
     BASE: (),
     "scratch": ('models.weights="none"', "models.frozen_share=0.0"),
-    "2-D": ("models.per_backbone.{backbone}.neighbour_mm=0.0",),
     "2.5-D": ("models.per_backbone.{backbone}.neighbour_mm=5.0",),
     "no auxiliary heads": ("models.auxiliary_weight=0.0",),
     "q-weighted slice loss": ("models.q_weighting=true",),
