@@ -50,9 +50,8 @@ def _exam_context(view: View, mean: np.ndarray) -> dict[str, np.ndarray]:
     segments = view.segments
     top = segments.top_mm(mean, (6.0, 50.0))
     middle = segments.quantiles(mean, (0.5,))[:, 0]
-    order = np.lexsort((mean, view.owner))
     rank = np.empty(len(mean))
-    rank[order] = np.arange(len(mean))
+    rank[segments.ascending(mean)] = np.arange(len(mean))
     rank = (rank - segments.first[view.owner] + 0.5) / segments.sizes[view.owner]
     return {
         "exam.top_6mm": top[view.owner, 0],

@@ -17,12 +17,15 @@ from ensemble.logistic import LIMIT, expit
 from pipeline.errors import UserError
 from pipeline.files import write_text
 
-#: The validation loss is looked at every so many rounds.
+#: The validation loss is looked at every so many rounds, and no further ones are grown when the best lies so many back.
 STRIDE = 10
+PATIENCE = 100
 #: Above so many rows one held-out part tells the number of rounds as well as all of them.
 MANY_ROWS = 100_000
 #: Tables above so many numbers are worth several threads.
 MANY_NUMBERS = 2_000_000
+#: What trees learn from: table, 0/1 answers, the plain model's logits, weights.
+Rows = tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,10 @@ def fit_trees(
     if rounds == 0:
         return Trees()
     columns = pick(np.ones(len(y), bool))
-    booster = _train(table[columns], y, base, weight, shape, rounds)
+    import lightgbm
+
+    data = _dataset((table[columns], y, base, weight), shape)
+    booster = lightgbm.train(data.params, data, num_boost_round=rounds)
     return Trees(tuple(columns), booster.model_to_string(num_iteration=rounds), rounds)
 
 
@@ -141,24 +147,44 @@ def choose_rounds(
 
     `pick` names the columns to use, given the mask of the rows that it may look at.
     """
-    fold = inner_folds(y, exams, shape.inner_folds, shape.seed)
     steps = shape.rounds // STRIDE
     if steps == 0:
         return 0
-    loss = np.zeros(steps + 1)
+    fold = inner_folds(y, exams, shape.inner_folds, shape.seed)
+    boosters, before = [], 0.0
     for number in range(shape.inner_folds if len(y) <= MANY_ROWS else 1):
         held = fold == number
         if not held.any() or len(np.unique(y[~held])) < 2:
             continue
         columns = pick(~held)
-        booster = _train(table.loc[~held, columns], y[~held], base[~held], weight[~held], shape, steps * STRIDE)
-        values = table.loc[held, columns].to_numpy(np.float32)
-        decision = base[held].copy()
-        loss[0] += log_loss(y[held], decision, weight[held])
-        for step in range(steps):
-            decision += booster.predict(values, raw_score=True, start_iteration=step * STRIDE, num_iteration=STRIDE)
-            loss[step + 1] += log_loss(y[held], decision, weight[held])
-    return int(loss.argmin()) * STRIDE
+        learned, asked = (
+            (table.loc[rows, columns], y[rows], base[rows], weight[rows]) for rows in (~held, held)
+        )
+        boosters.append(_Watched(learned, asked, shape))
+        before += log_loss(y[held], base[held], weight[held])
+    loss = [before]
+    while boosters and len(loss) <= steps and len(loss) - 1 - int(np.argmin(loss)) < PATIENCE // STRIDE:
+        loss.append(sum(each.grow(STRIDE) for each in boosters))
+    return int(np.argmin(loss)) * STRIDE
+
+
+class _Watched:
+    """A booster and the loss on rows that it does not learn from; both as (table, y, base, weight)."""
+
+    def __init__(self, learned: Rows, asked: Rows, shape: TreeShape) -> None:
+        import lightgbm
+
+        data = _dataset(learned, shape)
+        self.booster = lightgbm.Booster(data.params, data)
+        self.booster.add_valid(_dataset(asked, shape, like=data), "asked")
+        self.weight = float(asked[3].sum())
+
+    def grow(self, rounds: int) -> float:
+        """Add trees; the sum of weighted cross-entropies on the rows that are asked."""
+        for _ in range(rounds):
+            self.booster.update()
+        ((_, _, mean, _),) = self.booster.eval_valid()
+        return self.weight * mean
 
 
 def inner_folds(y: np.ndarray, exams: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -191,15 +217,14 @@ def strongest(
     return [names[number] for number in np.sort(np.argsort(-correlation, kind="stable")[:count])]
 
 
-def _train(
-    table: pd.DataFrame, y: np.ndarray, base: np.ndarray, weight: np.ndarray, shape: TreeShape, rounds: int
-) -> Any:
+def _dataset(rows: Rows, shape: TreeShape, like: Any = None) -> Any:
     import lightgbm
 
-    names = [f"f{number}" for number in range(table.shape[1])]
-    values = table.to_numpy(np.float32)
-    data = lightgbm.Dataset(values, y, weight=weight, init_score=base, feature_name=names)
-    return lightgbm.train(shape.parameters(table.size), data, num_boost_round=rounds)
+    table, y, base, weight = rows
+    return lightgbm.Dataset(
+        table.to_numpy(np.float32), y, weight=weight, init_score=base, reference=like,
+        feature_name=[f"f{number}" for number in range(table.shape[1])], params=shape.parameters(table.size),
+    )  # fmt: skip
 
 
 def log_loss(y: np.ndarray, decision: np.ndarray, weight: np.ndarray) -> float:

@@ -80,3 +80,9 @@ def test_a_number_that_no_slice_of_an_exam_has_is_missing_not_zero():
     found = _measured_numbers(segments, "noise", values, attention)
     for number in found.values():
         assert np.isnan(number[0]) and number[1] == pytest.approx(7.0)
+
+
+def test_ascending_sorts_within_exams_with_signs_infinities_and_missing_numbers():
+    segments = Segments(np.array([0, 5, 9]), np.arange(9.0))
+    values = np.array([3.5, -0.25, -np.inf, 0.0, -7.0, np.nan, 1e30, -1e30, np.inf])
+    assert segments.ascending(values).tolist() == [2, 4, 1, 3, 0, 7, 6, 8, 5]
