@@ -157,9 +157,7 @@ def choose_rounds(
         if not held.any() or len(np.unique(y[~held])) < 2:
             continue
         columns = pick(~held)
-        learned, asked = (
-            (table.loc[rows, columns], y[rows], base[rows], weight[rows]) for rows in (~held, held)
-        )
+        learned, asked = ((table.loc[rows, columns], y[rows], base[rows], weight[rows]) for rows in (~held, held))
         boosters.append(_Watched(learned, asked, shape))
         before += log_loss(y[held], base[held], weight[held])
     loss = [before]
