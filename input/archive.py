@@ -1,11 +1,11 @@
 """The files of a source: a folder with all below it, and zip archives, which are read in place.
 
 A member of an archive is a path below it (`scans.zip/patient/1.dcm`) and its bytes go to whoever opens
-that path; nothing is unpacked to disk, so no name of a member can write anywhere. Python's reader gives
-no more bytes of a member than the archive's directory claims, so claims can be judged before reading.
+that path; nothing is unpacked to disk, so no name of a member can write anywhere. Of a stored or deflated
+member Python's reader unpacks no more bytes than the archive's directory claims, so claims can be judged before
+reading; other methods unpack whole blocks first and are refused.
 """
 
-import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,9 +20,10 @@ from pipeline.errors import UserError
 
 #: An archive may claim to unpack to this many times its size; CT packs to a half or a third of it.
 MAX_EXPANSION = 100
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1  # bit of a member's flags (APPNOTE.TXT 4.4.4)
 #: What Python's reader raises over members that are damaged, or packed by a method that it lacks.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
 
 Faults = list[tuple[Path, str]]
 
@@ -82,6 +83,8 @@ def _open_member(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             raise DicomFault("file missing")
         if info.flag_bits & _ENCRYPTED:
             raise DicomFault("encrypted zip member")
+        if info.compress_type not in _PACKED:
+            raise DicomFault(f"zip member packed by method {info.compress_type}; stored and deflated ones are read")
         if info.file_size > MAX_FILE_BYTES:
             raise DicomFault(f"zip member of {info.file_size} bytes, more than {MAX_FILE_BYTES}")
         with opened.open(info) as file:

@@ -60,8 +60,9 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, str]:
         with open_file(path) as (file, _):
             data = file.read(MAX_FILE_BYTES)
         gate_jpeg(data)
-        # The size was gated above, so the decoder allocates 200 KB whatever the file claims later.
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.size != (SIDE, SIDE):  # a second frame header; pixels are decoded below
+                raise DicomFault(f"JPEG of {image.size} pixels, expected {(SIDE, SIDE)}")
             rgb = np.asarray(image)
     except FileNotFoundError as fault:
         raise DicomFault("file missing") from fault

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from pydicom.pixels import get_decoder
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from input.faults import DicomFault
 from input.gates import DECODERS
@@ -152,6 +152,8 @@ def _gate_codestream(stream: bytes, header: SliceHeader) -> None:
     """Compare the size that the codestream claims with the header: decoders allocate by the former."""
     claimed = codestream_shape(stream)
     expected = header.rows, header.columns
+    if claimed is None and header.transfer_syntax != RLELossless:  # that one has no frame header
+        raise DicomFault("the codestream shows no frame header")
     if claimed is not None and claimed != expected:
         raise DicomFault(f"the codestream claims {claimed} pixels, the header {expected}")
 
@@ -163,6 +165,9 @@ def codestream_shape(stream: bytes) -> tuple[int, int] | None:
         return bottom - top, right - left
     position = 2
     while stream[:2] == b"\xff\xd8" and position + 9 <= len(stream) and stream[position] == 0xFF:
+        if stream[position + 1] == 0xFF:  # a fill byte before the marker (ITU-T T.81 B.1.1.2)
+            position += 1
+            continue
         marker, length = stream[position + 1], struct.unpack_from(">H", stream, position + 2)[0]
         if marker in _JPEG_FRAMES:
             return struct.unpack_from(">HH", stream, position + 5)

@@ -129,3 +129,11 @@ def test_a_file_that_only_says_zip_is_quarantined_in_a_folder(tmp_path, slice_by
     assert series.quarantined == [
         (tmp_path / "broken.zip", "unreadable zip archive: File is not a zip file"),
     ]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_unpack_whole_blocks_are_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as opened:
+        opened.writestr("a.dcm", bytes(100_000))
+    with pytest.raises(DicomFault, match="zip member packed by method"):
+        read_header(tmp_path / "x.zip" / "a.dcm")

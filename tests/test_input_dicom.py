@@ -105,6 +105,27 @@ def test_a_codestream_larger_than_its_header_is_refused_before_decoding(tmp_path
     assert reason_of(path) == "the codestream claims (65000, 65000) pixels, the header (64, 64)"
 
 
+def test_fill_bytes_before_a_frame_header_hide_no_claim(tmp_path):
+    path = write_slice(tmp_path / "s.dcm", syntax="jpeg_lossless")
+    data = path.read_bytes()
+    at = data.index(b"\xff\xc3")
+    length_at = data.rindex(b"\xfe\xff\x00\xe0", 0, at) + 4
+    (length,) = struct.unpack_from("<I", data, length_at)
+    data = bytearray(data[:at] + b"\xff\xff" + data[at:])
+    struct.pack_into("<I", data, length_at, length + 2)
+    struct.pack_into(">HH", data, at + 7, 65000, 65000)
+    path.write_bytes(data)
+    assert reason_of(path) == "the codestream claims (65000, 65000) pixels, the header (64, 64)"
+
+
+def test_a_codestream_without_a_frame_header_is_refused_before_decoding(tmp_path):
+    path = write_slice(tmp_path / "s.dcm", syntax="jpeg_2000")
+    data = path.read_bytes()
+    at = data.index(b"\xff\x4f\xff\x51")
+    path.write_bytes(data[:at] + b"\x00\x00\x00\x0c" + data[at + 4 :])  # as a box of a JP2 file starts
+    assert reason_of(path) == "the codestream shows no frame header"
+
+
 def test_a_jpeg_2000_codestream_larger_than_its_header_is_refused(tmp_path):
     path = write_slice(tmp_path / "s.dcm", syntax="jpeg_2000")
     data = bytearray(path.read_bytes())

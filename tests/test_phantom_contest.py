@@ -132,6 +132,14 @@ def test_unusable_settings_are_all_named(tmp_path: Path) -> None:
     assert not (tmp_path / "tree").exists()
 
 
+@pytest.mark.parametrize("name", ["", "..", "/somewhere", "../victim", "a/b"])
+def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_emptied(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(UserError, match=r"phantom\.name: expected the name of a folder"):
+        draw_contest(PhantomSettings(name=name), tmp_path, force=False)
+    assert (tmp_path / "precious.txt").is_file()
+
+
 def test_the_page_shows_three_windows(tree: Path, tmp_path: Path) -> None:
     from PIL import Image
 

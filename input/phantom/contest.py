@@ -11,6 +11,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -81,6 +82,10 @@ def check_settings(settings: PhantomSettings) -> None:
     """Refuse settings that cannot be drawn; every fault is listed."""
     difficulty_named(settings.difficulty)
     faults = []
+    # A path would name a folder elsewhere, and a build empties the folder of an earlier one.
+    if not re.fullmatch(r"\w[\w.-]*", settings.name):
+        faults.append(f"phantom.name: expected the name of a folder below input/raw, found {settings.name!r}; "
+                      "PE_ROOT=DIR moves all products")  # fmt: skip
     for name, low, high in (
         ("train_exams", 1, 100_000), ("test_exams", 1, 100_000), ("rows", 64, 1024), ("slices", 12, 1200),
         ("positive_share", 0.0, 1.0),
