@@ -48,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
             description="Find pulmonary arteries on PE-negative scans, draw clots into them with the texture of the "
             "blood that they replace, and write a tree in the contest's layout: DICOM, CSVs, masks, labels derived "
             "from what shows. Use it for test exams (--with-source adds every scan as it is, a negative twin) or to "
-            "augment the contest's PE-negative exams (--split train, then add its folders and rows to yours). No "
-            "central clots are drawn. Exams of one scan share their anatomy: keep them in one split and one fold.",
+            "augment the contest's PE-negative exams (--split train, then add its folders and its rows of train.csv "
+            "and fold_groups.csv to yours: that file keeps exams of one scan in one fold). No central clots are "
+            "drawn. Exams of one scan share their anatomy: keep them in one split.",
             epilog="examples: python -m input implant --ct ~/scans/series7 --out ~/implanted --with-source; "
             "python -m input implant --ct thorax.nii.gz --out ~/implanted --variants 4 --page implanted.png; then "
             "./run.sh predict ~/implanted/test, and ~/implanted/truth/test_truth.csv holds the labels",

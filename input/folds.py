@@ -2,8 +2,11 @@
 
 Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, On the Stratification of Multi-Label
 Data): the rarest label is dealt out first, each of its exams to the fold that wants it most, so rare
-labels such as acute_and_chronic_pe reach every fold. An exam is one unit, so its slices stay together.
+labels such as acute_and_chronic_pe reach every fold. An exam is one unit, so its slices stay together, and so are
+exams that share a group: those of one patient, or made from one scan.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,27 +15,32 @@ from input.contest import EXAM_LABELS, QA_LABELS, STUDY
 from pipeline.errors import UserError
 
 
-def assign_folds(exams: pd.DataFrame, folds: int, seed: int) -> pd.Series:
+def assign_folds(exams: pd.DataFrame, folds: int, seed: int, groups: Mapping[str, str] | None = None) -> pd.Series:
     """Assign every training exam to a fold.
 
     Args:
         exams: StudyInstanceUID, the nine exam labels, the QA labels that are there, and q, a row an exam.
         folds: how many.
         seed: ties are broken by it; the rows' order has no influence.
+        groups: StudyInstanceUID -> group; exams of a group share a fold. An exam that is not named is the group of
+            its own UID, so a group may be called by the exam that the others were made from.
 
     Returns:
         Fold numbers 0 to folds-1, indexed by StudyInstanceUID, in the order of `exams`.
 
     Raises:
-        UserError: fewer exams than folds, or fewer than two folds.
+        UserError: fewer exams, or groups, than folds, or fewer than two folds.
     """
-    if folds < 2 or len(exams) < folds:
-        raise UserError(
-            f"input.folds is {folds}, with {len(exams)} training exams: expected at least 2 folds and an exam for each"
-        )
-    ordered = exams.sort_values(STUDY)
-    dealt = stratify(strata(ordered), folds, np.random.default_rng(seed))
-    return pd.Series(dealt, index=pd.Index(ordered[STUDY]), name="fold").reindex(exams[STUDY])
+    groups = groups or {}
+    group = np.array([groups.get(study, study) for study in exams[STUDY]])
+    labels = [label for label in (*EXAM_LABELS, *QA_LABELS) if label in exams]
+    # A group has the labels that any of its exams has.
+    dealt = exams[[*labels, "q"]].groupby(group).agg({**dict.fromkeys(labels, "max"), "q": "mean"})
+    if folds < 2 or len(dealt) < folds:
+        which = f"{len(exams)} training exams" + (f" in {len(dealt)} groups" if len(dealt) < len(exams) else "")
+        raise UserError(f"input.folds is {folds}, with {which}: expected at least 2 folds and an exam for each")
+    fold = stratify(strata(dealt), folds, np.random.default_rng(seed))
+    return pd.Series(fold, index=dealt.index).reindex(group).set_axis(pd.Index(exams[STUDY])).rename("fold")
 
 
 def strata(exams: pd.DataFrame) -> np.ndarray:

@@ -10,6 +10,7 @@ once, by the stage to the right.
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from pydicom.uid import UID
 from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
 from input.exam import ExamGeometry, read_exam_headers, read_exam_jpegs
 from input.folds import assign_folds
-from input.tree import SPLITS, ContestTree, is_jpeg_tree, read_tree, split_folder
+from input.tree import FOLD_GROUPS, SPLITS, ContestTree, is_jpeg_tree, read_tree, split_folder
 from pipeline import paths
 from pipeline.console import say
 from pipeline.files import read_table, sha256, write_json, write_table
@@ -27,6 +28,7 @@ from pipeline.product import MANIFEST, Product, read_manifest, verify
 from pipeline.settings import Settings
 
 VERSION = 1
+INPUTS = ("train.csv", "test.csv", FOLD_GROUPS)
 EXAM_COLUMNS = (
     STUDY, SERIES, "split", "fold", "n_slices", "n_readable", "spacing_y_mm", "spacing_x_mm", "slice_step_mm", "flags",
     *EXAM_LABELS, *QA_LABELS, "q",
@@ -60,19 +62,32 @@ def prepare(settings: Settings, *, force: bool = False) -> None:
 
 
 def prepared_product(settings: Settings) -> Product:
-    """The product that `prepare` makes; its inputs are the phantom's identity, or the contents of the CSVs.
+    """The product that `prepare` makes; its inputs are the contents of the CSVs, one image file of each split, and
+    the identity of a tree that this code has drawn.
 
-    Image files that are added to an unchanged tree do not change it: `--force` reads them.
+    Other image files of an unchanged tree may change without a word: `--force` reads them, `features check` tells.
     """
     root = settings.data_root
-    if (root / MANIFEST).is_file():
-        inputs = {"raw": read_manifest(root)["identity"]}
-    else:
-        inputs = {name: sha256(root / name) for name in ("train.csv", "test.csv") if (root / name).is_file()}
+    inputs = {name: sha256(root / name) for name in INPUTS if (root / name).is_file()}
+    for split in SPLITS:
+        if image := _first_file(split_folder(root, split)):
+            inputs[f"an image of {split}"] = sha256(image)
+    if settings.is_phantom and (root / MANIFEST).is_file():
+        inputs["raw"] = read_manifest(root)["identity"]
     if is_jpeg_tree(root):
         inputs["layout"] = "jpeg256"  # the same CSVs may lie beside DICOM files
     chosen = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
     return Product(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
+
+
+def _first_file(folder: Path) -> Path | None:
+    """The first file of the first exam, by name; None in a folder that is missing or empty."""
+    while folder.is_dir():
+        below = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+        if not below:
+            return None
+        folder /= below[0]
+    return folder if folder.is_file() else None
 
 
 def load_exams() -> pd.DataFrame:
@@ -108,9 +123,8 @@ def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.Data
     names = columns.pop("names")
     slices = slices.assign(**columns, path=slices["folder"] + names)
     exams = _exam_rows(tree, groups, geometries, slices)
-    exams["fold"] = (
-        exams[STUDY].map(assign_folds(exams[exams["split"] == "train"], folds, fold_seed)).fillna(-1).astype(int)
-    )
+    fold_of = assign_folds(exams[exams["split"] == "train"], folds, fold_seed, tree.groups)
+    exams["fold"] = exams[STUDY].map(fold_of).fillna(-1).astype(int)
     return exams[list(EXAM_COLUMNS)], slices[list(SLICE_COLUMNS)], _report(exams, slices, geometries)
 
 

@@ -2,6 +2,8 @@
 
 train|test/<Study>/<Series>/<SOP>.dcm    train.csv    test.csv    sample_submission.csv (optional)
 
+                                         fold_groups.csv (optional): exams that must share a fold
+
 or, instead of the DICOM files, the JPEG-256 derivative: train-jpegs|test-jpegs/<Study>/<Series>/<iiii>_<SOP>.jpg
 """
 
@@ -23,6 +25,8 @@ from pipeline.errors import UserError
 
 SPLITS = ("train", "test")
 HEADERS = {"train": TRAIN_HEADER, "test": ID_COLUMNS}
+#: Optional: StudyInstanceUID,group. Exams of one patient, or made from one scan, share a group and therefore a fold.
+FOLD_GROUPS, GROUP = "fold_groups.csv", "group"
 LABELS = (*EXAM_LABELS, *QA_LABELS)
 #: A UID becomes a part of a path, so nothing but letters, digits and inner dots is taken.
 UID_PATTERN = r"[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)*"
@@ -33,11 +37,13 @@ class ContestTree:
     """A contest tree's tables and what is wrong with them.
 
     `tables` holds train and test (UIDs as text; labels as float64) as far as they could be read;
-    `faults` must be mended before anything is computed; `notes` are only worth knowing.
+    `faults` must be mended before anything is computed; `notes` are only worth knowing. `groups`: StudyInstanceUID
+    -> what its fold is dealt by, of the exams in FOLD_GROUPS.
     """
 
     root: Path
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -116,6 +122,7 @@ def inspect_tables(root: Path) -> ContestTree:
         if split == "train" and len(tree.faults) == before:
             tree.faults += _label_faults(path.name, table)
         tree.tables[split] = table
+    tree.groups = _read_groups(tree)
     if not is_jpeg_tree(root) and any((root / f"{split}-jpegs").is_dir() for split in SPLITS):
         tree.notes.append("the JPEG files are not read: there are DICOM files beside them")
     if len(tree.tables) == 2:
@@ -124,6 +131,18 @@ def inspect_tables(root: Path) -> ContestTree:
             if len(both):
                 tree.faults.append(f"{len(both)} {what} are in both train.csv and test.csv, e.g. {both[0]}")
     return tree
+
+
+def _read_groups(tree: ContestTree) -> dict[str, str]:
+    """FOLD_GROUPS of a tree, where it is there; faults are told to the tree."""
+    path = tree.root / FOLD_GROUPS
+    table = _read_csv(path, (STUDY, GROUP), tree, text=(STUDY, GROUP)) if path.is_file() else None
+    if table is None:
+        return {}
+    for rows, what in ((table.isna().any(axis=1), "empty cells"), (table[STUDY].duplicated(), f"a repeated {STUDY}")):
+        if rows.any():
+            tree.faults.append(f"{path.name}: {int(rows.sum())} rows with {what}, first line {int(rows.argmax()) + 2}")
+    return dict(zip(table[STUDY], table[GROUP], strict=True))
 
 
 def _deeper_tree(root: Path) -> list[str]:

@@ -53,3 +53,19 @@ def test_rows_without_any_property_are_dealt_evenly():
 def test_impossible_folds_are_an_error_for_people(exams, folds, count):
     with pytest.raises(UserError, match="input.folds"):
         assign_folds(exams.head(count), folds, seed=7)
+
+
+def test_exams_of_a_group_share_a_fold_and_others_are_dealt_as_before(exams):
+    groups = {exams[STUDY][number]: f"scan {number // 3}" for number in range(60, 150)}
+    folds = assign_folds(exams, 3, seed=7, groups=groups)
+    group = pd.Series(exams[STUDY].map(groups).to_numpy(), index=folds.index)
+    assert (folds.groupby(group).nunique() == 1).all() and folds.groupby(group).ngroups == 30
+    assert folds.index.tolist() == exams[STUDY].tolist()
+    assert np.ptp(np.bincount(folds)) <= 12 and np.ptp(exams.groupby(folds.to_numpy())[RIGHT].sum()) <= 6
+
+
+def test_a_group_may_be_named_after_an_exam(exams):
+    original, made = exams[STUDY][0], exams[STUDY][200]
+    for seed in range(5):
+        folds = assign_folds(exams, 5, seed, {made: original})
+        assert folds[original] == folds[made]

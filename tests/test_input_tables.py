@@ -163,3 +163,29 @@ def test_two_series_of_one_exam_are_refused(tree):
     table.to_csv(tree / "test.csv", index=False)
     with pytest.raises(UserError, match="several series"):
         prepared(tree)
+
+
+def test_fold_groups_are_obeyed_and_are_part_of_what_is_read(tree, capsys):
+    exams, _ = prepared(tree)
+    train = exams.loc[exams["split"] == "train", STUDY].tolist()
+    table = pd.DataFrame({STUDY: train[:4], "group": ["a", "a", "b", "b"]})
+    table.to_csv(tree / "fold_groups.csv", index=False)
+    grouped, _ = prepared(tree)
+    fold = grouped.set_index(STUDY)["fold"]
+    assert fold[train[0]] == fold[train[1]] and fold[train[2]] == fold[train[3]]
+    assert capsys.readouterr().out.count("input/prepared: building") == 2
+
+
+def test_faults_of_fold_groups_are_all_told(tree):
+    study = uid(0x10000)
+    (tree / "fold_groups.csv").write_text(f"{STUDY},group\n{study},a\n{study},b\nother,\n")
+    with pytest.raises(UserError, match=r"(?s)1 rows with empty cells, first line 4.*1 rows with a repeated .*line 3"):
+        prepared(tree)
+
+
+def test_the_same_tables_with_another_first_image_are_another_product(tree, capsys):
+    prepared(tree)
+    first = min((tree / "train").rglob("*.dcm"))
+    first.write_bytes(first.read_bytes()[:-1] + b"!")
+    prepared(tree)
+    assert capsys.readouterr().out.count("input/prepared: building") == 2

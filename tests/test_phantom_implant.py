@@ -150,6 +150,8 @@ def test_the_tree_is_a_contest_tree_with_a_negative_twin(scan: Path, tmp_path: P
         assert clot.shape == artery.shape == series.hu.shape
         assert bool(clot.any()) == bool(row[SLICE_LABEL])
         assert np.array_equal(series.hu, original) == bool(row[NEGATIVE])
+    groups = pd.read_csv(out / "fold_groups.csv", dtype=str)
+    assert set(groups[STUDY]) == set(exams.index) and set(groups["group"]) == {read_series(scan).study_uid}
     with pytest.raises(UserError, match="not empty"):
         implant_all([scan], out, workers=1)
 

@@ -7,7 +7,7 @@ replace: a voxel moves by the difference of clot and local mean of blood, times 
 
 What it cannot do: no central clots (the mediastinum's arteries are not looked for), no widened arteries,
 and RV/LV stays the source's, which must be told. An implanted exam shares its anatomy with its source and
-with the source's other variants: keep them in one split, or the score lies.
+with the source's other variants: keep them in one split, or the score lies. `fold_groups.csv` keeps them in one fold.
 """
 
 import hashlib
@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from pydicom.uid import ExplicitVRLittleEndian
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
-from input.contest import CENTRAL, GTE_1, LEFT, LT_1, NEGATIVE, QA_LABELS, RIGHT
-from input.dicom import read_series, slice_step_mm
+from input.contest import CENTRAL, GTE_1, LEFT, LT_1, NEGATIVE, QA_LABELS, RIGHT, STUDY
+from input.decoding import read_series_safely
+from input.dicom import slice_step_mm
 from input.phantom.contest import study_folder, write_masks, write_tables
 from input.phantom.dicom_writer import uid, write_exam
 from input.phantom.difficulty import Difficulty, difficulty_named
@@ -35,9 +37,10 @@ from input.phantom.quirks import Quirks
 from input.phantom.raster import Grid, Tubes, tube_coverage
 from input.phantom.real_arteries import FoundArteries, find_arteries
 from input.phantom.vessels import LEFT_LUNG, RIGHT_LUNG, Arteries
+from input.tree import FOLD_GROUPS, GROUP
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import write_json, write_table
 from pipeline.jobs import run_jobs
 
 LUNG_HU = -850.0  # what shares a voxel with blood at a lumen's edge
@@ -55,6 +58,7 @@ class Source:
     name: str
     hu: np.ndarray  # int16 (z, y, x)
     grid: Grid
+    study: str = ""  # StudyInstanceUID, where the scan has one
 
     @cached_property
     def digest(self) -> str:
@@ -130,6 +134,8 @@ def implant_all(
         raise UserError.listing("Nothing was implanted:", faults)
     records = [record for result in results for record in result]
     rows, _ = write_tables(seed, out, records)
+    groups = {STUDY: [each["study"] for each in records], GROUP: [each["facts"]["source_scan"] for each in records]}
+    write_table(out / FOLD_GROUPS, pd.DataFrame(groups))
     if train is not None:
         os.symlink((train / "train").resolve(), out / "train", target_is_directory=True)
         shutil.copyfile(train / "train.csv", out / "train.csv")
@@ -169,11 +175,11 @@ def read_source(path: Path) -> Source:
     """
     if path.name.lower().endswith((".nii", ".nii.gz")):
         volume = read_nifti(path)
-        hu, (step, *spacing) = volume.hu, volume.spacing_mm
+        hu, (step, *spacing), study = volume.hu, volume.spacing_mm, ""
         z = step * np.arange(len(hu))
     else:
-        series = read_series(path)
-        hu, z, spacing = series.hu, series.z_mm, series.spacing_mm
+        series = read_series_safely(path)
+        hu, z, spacing, study = series.hu, series.z_mm, series.spacing_mm, series.study_uid
         step = slice_step_mm(z)
     if len(hu) < LEAST_SLICES:
         raise UserError(f"{len(hu)} slices; expected a whole chest, at least {LEAST_SLICES}")
@@ -183,7 +189,7 @@ def read_source(path: Path) -> Source:
     if uneven.any():
         raise UserError(f"slices at {step:.2f} mm with {int(uneven.sum())} gaps or repeats; expected even spacing")
     y, x = ((np.arange(n) - (n - 1) / 2) * spacing[1] for n in hu.shape[1:])
-    return Source(path.name, hu, Grid(x, y, z, float(step)))
+    return Source(path.name, hu, Grid(x, y, z, float(step)), study)
 
 
 def implant(
@@ -295,7 +301,8 @@ def _write(
         "pe_present": exam.pe_present.astype(int).tolist(), "labels": label_row(exam.on), "clots": exam.clots,
         "clot_area_mm2": np.round(exam.clot_area_mm2, 1).tolist(),
         "facts": {
-            "source": source.name, "blood_hu": round(found.blood_hu, 1), "airway_ml": round(found.airway_ml, 1),
+            "source": source.name, "source_scan": source.study or source.digest,
+            "blood_hu": round(found.blood_hu, 1), "airway_ml": round(found.airway_ml, 1),
             "fov_mm": round(exam.fov_mm, 2), "slice_step_mm": round(exam.grid.step, 4),
         },
     }  # fmt: skip
