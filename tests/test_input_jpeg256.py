@@ -3,6 +3,7 @@
 import hashlib
 import io
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,10 @@ from features.build import exam_jobs
 from features.ingest import ingest_exam
 from features.lungbox import NOMINAL_PIXEL_MM, find_lung_box
 from features.store import open_exam
-from features.windows import WINDOWS
 from input.contest import SOP, STUDY
 from input.dicom import DicomFault, read_pixels, read_plane
 from input.exam import read_exam_headers, read_exam_jpegs
-from input.jpeg256 import CHANNELS, recover_hu, split_name, window_channels
+from input.jpeg256 import recover_hu, split_name, window_channels
 from input.phantom.jpeg256 import convert_tree, shrink
 from input.tables import build_tables, prepared_product
 from input.tree import check_tree, is_jpeg_tree, read_tree
@@ -78,10 +78,6 @@ def jpegs(trees, tmp_path):
 def first_exam(root, pattern):
     folder = sorted(root.glob(pattern))[0]
     return folder, [split_name(each.name)[1] for each in sorted(folder.iterdir())]
-
-
-def test_the_channels_are_the_windows_of_the_features():
-    assert tuple(WINDOWS.values()) == CHANNELS
 
 
 @pytest.mark.parametrize(("low", "high", "bound"), [(-1024, -250, 3), (-250, -160, 2), (-160, 450, 1.5)])
@@ -243,3 +239,19 @@ def test_the_converter_leaves_other_folders_alone(trees, tmp_path):
         convert_tree(dicom, derivative)
     with pytest.raises(UserError, match="derivative already"):
         convert_tree(derivative, tmp_path / "new")
+
+
+def test_a_killed_conversion_goes_on_and_names_what_it_could_not_read(trees, tmp_path, monkeypatch):
+    dicom = shutil.copytree(trees[0], tmp_path / "dicom")
+    broken = sorted((dicom / "train").rglob("*.dcm"))[1]
+    broken.write_bytes(broken.read_bytes()[:-500])
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("input.phantom.jpeg256.write_table", Mock(side_effect=KeyboardInterrupt))
+        convert_tree(dicom, out, workers=1)
+    first = min((out / "train-jpegs").rglob("*.jpg"))
+    first.write_bytes(b"kept")
+    convert_tree(dicom, out, workers=1)
+    assert first.read_bytes() == b"kept" and not list(out.glob(".*"))
+    (lost,) = pd.read_csv(out / "unreadable.csv", dtype=str).to_dict("records")
+    assert lost[SOP] == broken.stem and "truncated" in lost["reason"]
