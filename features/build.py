@@ -10,6 +10,7 @@ report.json                   slices stored and quarantined with the reasons cou
 import dataclasses
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from input.tables import counted_reasons, load_slices
 from pipeline import paths
 from pipeline.cluster import run_on_cluster, scheduler
 from pipeline.console import progress, say
+from pipeline.errors import UserError
 from pipeline.files import write_json, write_table
 from pipeline.isolated import run_isolated
 from pipeline.product import Product, read_manifest
@@ -40,7 +42,8 @@ def build(settings: Settings, *, force: bool = False) -> None:
     A killed build goes on after the last exam that was written whole.
 
     Raises:
-        UserError: input/prepared is missing or does not match its manifest.
+        UserError: input/prepared is missing or does not match its manifest, the disk is full, or not one exam
+            could be stored.
     """
     product = store_product(settings)
     if product.is_current(force=force):
@@ -52,6 +55,7 @@ def build(settings: Settings, *, force: bool = False) -> None:
         total = slices.loc[slices["position"] >= 0, STUDY].nunique()
         outcomes = progress(_outcomes(jobs, settings.data_root), what="ingest", total=total, unit="exam")
         ingested = list(map(_ingested, outcomes))
+        _require_a_stored_exam(ingested)
         slice_table, exam_table = assemble(slices, ingested)
         write_table(directory / "slices.parquet", slice_table)
         write_table(directory / "exams.parquet", exam_table)
@@ -65,6 +69,14 @@ def build(settings: Settings, *, force: bool = False) -> None:
         }
         product.finish(rows={"exams": len(exam_table), "slices": stored}, metrics=metrics)
     _say(slice_table, exam_table, metrics)
+
+
+def _require_a_stored_exam(ingested: list[Ingested]) -> None:
+    """Where every exam failed, the cause lies in the tree or the machine, and an empty store helps nobody."""
+    reasons = Counter(reason for each in ingested for reason in each.quarantine.values())
+    if ingested and not any(each.sop_uids for each in ingested):
+        most = [f"{count} slices: {reason}" for reason, count in reasons.most_common(5)]
+        raise UserError.listing(f"None of {len(ingested)} exams could be stored:", most)
 
 
 def store_exams(slices: pd.DataFrame, data_root: Path, directory: Path, settings: FeaturesSettings) -> None:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from features.build import store_product
 from features.store import sidecar_path, stored_studies
 from input.contest import SOP
 from input.tables import load_slices
 from pipeline import paths
+from pipeline.errors import UserError
 from pipeline.files import read_json, sha256
 from pipeline.jobs import run_jobs
 from pipeline.settings import Settings
@@ -22,8 +24,12 @@ def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
         A line a file that is missing or has other bytes; an empty list means that nothing changed.
 
     Raises:
-        UserError: input/prepared is missing or does not match its manifest.
+        UserError: there is no finished store of these settings and this tree.
     """
+    if reason := store_product(settings).stale_reason():
+        raise UserError(
+            f"{paths.shown(paths.store())}: {reason}; make it with the same settings: ./run.sh --to features"
+        )
     path_of = load_slices().set_index(SOP)["path"]
     jobs = []
     for study in stored_studies(paths.store()):

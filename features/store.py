@@ -106,13 +106,13 @@ def write_exam(
 
     Raises:
         ValueError: planes, positions and UIDs do not agree.
+        UserError: the disk is full, or cannot be written.
     """
     if hu.dtype != np.int16 or hu.ndim != 3 or not len(hu) == len(z_mm) == len(sop_uids) > 0:
         raise ValueError(
             f"exam {study}: expected int16 (z, y, x) with a position and a UID a plane, received {hu.dtype} "
             f"{hu.shape}, {len(z_mm)} positions, {len(sop_uids)} UIDs"
         )
-    sidecar_path(directory, study).unlink(missing_ok=True)
     plane = (1, *hu.shape[1:])
     # Packed in memory and written at once: appending chunks to a file took some 25 times as long as compressing.
     packed = blosc2.asarray(
@@ -121,13 +121,20 @@ def write_exam(
             codec=blosc2.Codec.ZSTD, clevel=1, filters=_FILTERS, filters_meta=_FILTER_ARGUMENTS, nthreads=1
         ),
     )  # fmt: skip
-    write_bytes(array_path(directory, study), packed.to_cframe())
     sidecar = {
         "study": study, "series": series, "shape": list(hu.shape), "sop_uids": list(sop_uids),
         "z_mm": [float(z) for z in z_mm], "spacing_mm": _as_json(spacing_mm),
         "raw_spacing_mm": _as_json(raw_spacing_mm), "box": box.as_dict(), **facts,
     }  # fmt: skip
-    write_json(sidecar_path(directory, study), sidecar)
+    try:
+        sidecar_path(directory, study).unlink(missing_ok=True)
+        write_bytes(array_path(directory, study), packed.to_cframe())
+        write_json(sidecar_path(directory, study), sidecar)
+    except OSError as fault:  # the disk's, not the exam's: nothing that follows could be stored either
+        raise UserError(
+            f"{directory}: exam {study} cannot be written: {fault.strerror or fault}; make room there, or set PE_ROOT "
+            "to another disk; the same command goes on"
+        ) from fault
 
 
 def open_exam(directory: Path, study: str) -> StoredExam:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from features.__main__ import check_command
-from features.build import build, exam_jobs
+from features.build import build, exam_jobs, store_product
 from features.ingest import ingest_exam
 from features.preview import draw_exam
 from features.store import open_exam, sidecar_path, stored_studies
@@ -115,7 +115,10 @@ def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
 
 
 def test_raw_files_that_changed_since_they_were_stored_are_told(prepared, capsys):
-    job, _ = ingest(prepared, paths.store())
+    with pytest.raises(UserError, match="not built yet; make it"):
+        check_command(prepared)
+    job = next(exam_jobs(load_slices(), prepared.data_root, paths.store(), prepared.features))
+    build(prepared)
     assert check_command(prepared) == 0
     changed, lost, _ = job.files
     changed.write_bytes(changed.read_bytes()[:-1] + b"!")
@@ -153,3 +156,20 @@ def test_a_page_shows_a_folder_or_a_known_exam(prepared, tmp_path):
 def test_a_page_of_nothing_is_an_error(prepared, tmp_path):
     with pytest.raises(UserError, match="neither a folder"):
         draw_exam("nowhere", tmp_path / "page.png", prepared)
+
+
+def test_a_full_disk_stops_the_build_and_says_what_helps(prepared, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.store.write_bytes", full)
+    with pytest.raises(UserError, match=r"exam .* cannot be written: No space left on device; make room there"):
+        ingest(prepared, paths.store())
+
+
+def test_a_store_without_any_exam_is_not_finished(prepared):
+    for file in prepared.data_root.rglob("*.dcm"):
+        file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(UserError, match=r"(?s)None of 8 exams could be stored:.*24 slices: truncated"):
+        build(prepared)
+    assert store_product(prepared).stale_reason() == "not built yet"
