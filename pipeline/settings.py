@@ -223,6 +223,39 @@ class Settings:
         return values
 
 
+#: Setting -> lowest and highest value, ends included, with which its stage can work.
+RANGES = {
+    "input.folds": (2, 50),
+    "features.spacing_mm": (0.2, 5),
+    "features.margin_mm": (0, 200),
+    "features.max_box_mm": (50, 1000),
+    "models.exam.step_mm": (0.1, 100),
+    "models.exam.length": (2, 4096),
+    "models.exam.units": (1, 4096),
+    "models.exam.dropout": (0, 0.95),
+    "models.exam.noise": (0, 10),
+    "models.exam.epochs": (1, 10_000),
+    "models.exam.batch": (1, 10_000),
+    "models.exam.learning_rate": (1e-8, 1),
+    "ensemble.ridge": (0, 1e6),
+    "ensemble.wide_ridge": (0, 1e6),
+    "ensemble.wide_columns": (0, 10_000),
+    "ensemble.threads": (1, 1024),
+    "ensemble.inner_folds": (2, 50),
+    "ensemble.features": (1, 100_000),
+    "ensemble.exam_leaves": (2, 4096),
+    "ensemble.exam_min_data": (1, 1_000_000),
+    "ensemble.exam_rate": (1e-4, 1),
+    "ensemble.exam_rounds": (0, 100_000),
+    "ensemble.slice_leaves": (2, 4096),
+    "ensemble.slice_min_data": (1, 10_000_000),
+    "ensemble.slice_rate": (1e-4, 1),
+    "ensemble.slice_rounds": (0, 100_000),
+    "ensemble.bootstrap": (1, 1_000_000),
+    "submissions.bootstrap": (1, 1_000_000),
+}
+
+
 def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | None = None) -> Settings:
     """Read a settings file, apply overrides, and report all faults at once.
 
@@ -256,9 +289,23 @@ def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | No
         checked = _build(ModelsSettings, differing, prefix, faults)
         if checked:
             settings.models.per_backbone[name] = {key: getattr(checked, key) for key in differing}
+    if not faults:
+        faults += _out_of_range(settings)
     if faults:
         raise UserError.listing(f"{file}: unusable settings:", faults)
     return settings
+
+
+def _out_of_range(settings: Settings) -> list[str]:
+    """A line a number outside RANGES; what only makes sense together is checked by the stage that reads it."""
+    faults = []
+    for key, (low, high) in RANGES.items():
+        value: Any = settings
+        for name in key.split("."):
+            value = getattr(value, name)
+        if not low <= value <= high:
+            faults.append(f"{key}: expected {low:g} to {high:g}, found {value!r}")
+    return faults
 
 
 def _tables(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:

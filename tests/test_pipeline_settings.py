@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import ModelsSettings, Settings, load_settings
+from pipeline.settings import RANGES, ModelsSettings, Settings, load_settings
 
 SETTINGS = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
 
@@ -165,3 +165,21 @@ def test_settings_become_plain_values_that_json_can_hold(toml) -> None:
     values = load_settings(toml(""), overrides=["models.epochs=9"]).as_dict()
     assert values["models"]["epochs"] == 9
     assert json.loads(json.dumps(values))["input"] == values["input"]
+
+
+def test_numbers_that_no_stage_can_work_with_are_all_named(toml) -> None:
+    text = (
+        "[input]\nfolds = -3\n[features]\nspacing_mm = 0\n[ensemble]\ninner_folds = 1\nbootstrap = 0\nexam_rate = nan\n"
+    )
+    with pytest.raises(UserError) as told:
+        load_settings(toml(text))
+    for fault in (
+        "input.folds: expected 2 to 50, found -3", "features.spacing_mm: expected 0.2 to 5, found 0.0",
+        "ensemble.inner_folds: expected 2 to 50, found 1", "ensemble.bootstrap: expected 1 to", "found nan",
+    ):  # fmt: skip
+        assert fault in str(told.value)
+
+
+def test_every_range_holds_its_default() -> None:
+    assert load_settings(paths.CHECKOUT / "settings" / "phantom.toml")
+    assert all(low < high for low, high in RANGES.values())
