@@ -102,6 +102,10 @@ def _checked(exams: pd.DataFrame, slices: pd.DataFrame) -> tuple[np.ndarray, np.
         bad = ~((values >= 0) & (values <= 1))
         if bad.any():
             faults.append(f"{int(bad.sum())} {name} probabilities are NaN or outside [0, 1]")
+    if EXPECTED_Q in exams and not exams[EXPECTED_Q].between(0, 1).all():
+        faults.append(
+            f"{int((~exams[EXPECTED_Q].between(0, 1)).sum())} values of {EXPECTED_Q} are NaN or outside [0, 1]"
+        )
     index = pd.Index(exams[STUDY])
     if not index.is_unique:
         raise UserError.listing("Unusable predictions:", [*faults, "an exam has more than one row"])

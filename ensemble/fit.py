@@ -217,9 +217,19 @@ def complete(
         exams: StudyInstanceUID of every exam.
         slices: StudyInstanceUID and SOPInstanceUID of every slice.
         prior: stands in.
+
+    Raises:
+        UserError: a prediction that is no number.
     """
     unseen = prior.constant(1, 1)
-    found = prediction.exams(studies).set_index(STUDY).reindex(exams[STUDY])
+    found = prediction.exams(studies).set_index(STUDY)
+    broken = found.index[~np.isfinite(found.to_numpy(float)).all(axis=1)]
+    if len(broken):  # said here: below, NaN means that no network saw an exam
+        raise UserError(
+            f"ensemble: {len(broken)} exams are predicted as NaN, such as {broken[0]}; fit anew: ./run.sh --from "
+            "ensemble --force"
+        )
+    found = found.reindex(exams[STUDY])
     stand_in = unseen.exams(np.array([""])).drop(columns=STUDY).iloc[0]
     rows = pd.Index(sops).get_indexer(slices[SOP])  # -1 where unseen: the last entry
     label = np.append(prediction.slices, unseen.slices)[rows]

@@ -22,7 +22,10 @@ from pipeline.files import read_table
 #: Exam labels on which every network has an opinion at every slice, where it has the column.
 HEADS = (*EXAM_LABELS, QA_MOTION, QA_CONTRAST)
 #: Columns of the tables under features/store that are not measured numbers.
-_NOT_MEASURED = {STUDY, SERIES, SOP, SLICE_LABEL, "position", "z_mm", "quarantine", "split", "fold", "path", "row"}
+_NOT_MEASURED = {
+    STUDY, SERIES, SOP, "position", "z_mm", "quarantine", "split", "fold", "path", "row",
+    SLICE_LABEL, *EXAM_LABELS, *QA_LABELS, "q",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

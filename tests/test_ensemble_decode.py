@@ -108,3 +108,11 @@ def test_unusable_predictions_are_named():
     slices.loc[0, "label"] = 1.2
     with pytest.raises(UserError, match="1 exam probabilities.*\n.*1 slice probabilities"):
         decode(exams, slices)
+
+
+@pytest.mark.parametrize("broken", [np.nan, -0.1, 1.1])
+def test_an_impossible_expected_q_is_refused(broken):
+    exams, slices = random_predictions(3, 4, seed=2)
+    exams.loc[1, EXPECTED_Q] = broken
+    with pytest.raises(UserError, match="1 values of expected_q are NaN or outside"):
+        decode(exams, slices)

@@ -11,8 +11,8 @@ from ensemble.apply import apply
 from ensemble.baselines import Prior
 from ensemble.candidates import PRIOR
 from ensemble.decode import decode
-from ensemble.fit import fit, predict_all, read_inputs
-from ensemble.predictions import oof_view, read_networks
+from ensemble.fit import complete, fit, predict_all, read_inputs
+from ensemble.predictions import oof_view, read_measured, read_networks
 from ensemble.promote import promote, slices_alone
 from input.contest import CHRONIC, EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
@@ -212,11 +212,24 @@ def test_slices_alone_are_compared_on_the_same_exams():
     assert (found.low, found.high) == pytest.approx((-0.02, -0.02))
 
 
-def test_no_label_is_among_the_numbers_that_the_stack_reads():
+def test_no_label_is_among_the_numbers_that_the_stack_reads(tmp_path):
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    labels = dict.fromkeys((SLICE_LABEL, "q", "fold", *EXAM_LABELS, *QA_LABELS), 1.0)
+    contest.measured.slices.assign(**labels).to_parquet(tmp_path / "slices.parquet")
+    contest.measured.exams.assign(**labels).to_parquet(tmp_path / "exams.parquet")
+    view = oof_view(contest.networks, contest.exams, contest.slices, read_measured(tmp_path))
+    assert len(view.slice_numbers.columns) and len(view.exam_numbers.columns)
+    assert not set(labels) & (set(view.slice_numbers) | set(view.exam_numbers))
+
+
+def test_a_prediction_that_is_no_number_is_no_missing_exam():
     contest = simulate(train=12, test=3, seed=1, slices=10)
     view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
-    forbidden = {SLICE_LABEL, "q", "fold", *EXAM_LABELS, *QA_LABELS}
-    assert not forbidden & (set(view.slice_numbers) | set(view.exam_numbers))
+    prior = Prior.fit(view, EnsembleSettings())
+    prediction = prior.predict(view)
+    prediction.answers["pe"][2] = np.nan
+    with pytest.raises(UserError, match=f"1 exams are predicted as NaN, such as {view.studies[2]}"):
+        complete(prediction, view.studies, view.sops, contest.exams, contest.slices, prior)
 
 
 def test_backbones_that_speak_of_different_slices_are_refused():
