@@ -19,6 +19,8 @@ THIN_STEP_MM = 2.0
 _PROJECTION = re.compile(r"\b(MIP|MINIP|LOCALI[SZ]ER|AVERAGE|REFORMATTED|SCREEN)", re.I)
 _ANGIOGRAPHIC = re.compile(r"\b(CTA|CTPA|PA|PE|ANGIO\w*|PULM\w*|EMBOL\w*|ART\w*)\b", re.I)
 _PLAIN = re.compile(r"\b(W/?O|WITHOUT|NON[- ]?CON\w*|PLAIN|NATIVE|NATIV)\b", re.I)
+#: "CTA chest W/WO": the description of a study with both phases tells nothing of this one.
+_BOTH = re.compile(r"\bW(ITH|/)?\s*(AND|&|\+|/)?\s*W(ITHOUT|/?O)\b", re.I)
 _SHARP = re.compile(r"\b(LUNG|BONE|SHARP|HRCT|B[67]\d[FS]?)\b", re.I)
 
 
@@ -57,7 +59,7 @@ class _Candidate:
 
     @property
     def contrast(self) -> int:
-        if _PLAIN.search(self.text):
+        if _PLAIN.search(_BOTH.sub("", self.text)):
             return 0
         return 2 if _ANGIOGRAPHIC.search(self.text) else int(bool(self.headers[0].contrast_agent))
 

@@ -115,3 +115,11 @@ def test_a_source_without_slices_is_an_error_for_people(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=name):
         read_series(tmp_path / name)
+
+
+@pytest.mark.parametrize("both", ["CTA CHEST W/WO", "CT ANGIO CHEST W WO CONTRAST", "CTPA with and without contrast"])
+def test_a_description_with_both_phases_is_not_plain(tmp_path, both):
+    write_series(tmp_path / "a", 90, number=1, description=both)
+    write_series(tmp_path / "b", 95, number=2, description="chest W/O contrast")
+    write_series(tmp_path / "c", 95, number=3, description="abdomen portal", ContrastBolusAgent="iodine")
+    assert read_series(tmp_path).series_uid == "1.2.1"
