@@ -112,7 +112,7 @@ def _look(wanted: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _code() -> dict[str, str]:
     """What results depend on: sources and libraries."""
-    sources = {f"another source of {name}/": source_hash(name) for name in ("input", "features", "models")}
+    sources = {f"another source of {name}/": source_hash(name) for name in ("input", "features", "models", "pipeline")}
     return {**sources, **library_versions(), "python": platform.python_version()}
 
 

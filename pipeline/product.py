@@ -40,7 +40,18 @@ LIBRARIES = (
     "numpy",
     "pandas",
     "scikit-learn",
+    "scipy",
+    "openvino",
+    "jax",
+    "torch",
     "pydicom",
+    "python-gdcm",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pyjpegls",
+    "pillow",
+    "opencv-python-headless",
+    "pyarrow",
     "blosc2",
 )
 
