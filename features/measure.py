@@ -11,18 +11,17 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from features.chest import LUNG_HU, SPINE_DEPTH, SPINE_MM
 from features.lungbox import NOMINAL_PIXEL_MM, known_spacing
 from features.masks import between_first_and_last, close_gaps, grow, shrink
 from features.store import StoredExam
 
 BLOCK = 64  # planes at a time: memory stays flat on an exam of a thousand slices
-LUNG_HU = (-970, -500)  # emptier is room air, fuller is tissue
 SOFT_HU = (-20, 140)  # muscle, unenhanced blood, clot; never fat
 CLOT_HU = (0, 110)
 VESSEL_HU = (150, 700)  # contrast; denser is bone, metal or undiluted contrast
 CENTRAL_MM = 30.0  # half width of what counts as central, about the patient's middle
 MEDIASTINUM_MM = 45.0
-SPINE_MM, SPINE_DEPTH = 28.0, 0.72  # half width; where it begins, as a share of the lungs' depth
 HEART_DEPTH = (0.25, 0.65)  # rows of the heart, as shares of the lungs' depth
 CLOSING_MM = 4.8  # bridges clots up to about 10 mm wide inside a bright vessel
 

@@ -6,12 +6,10 @@ every exam.
 
 import numpy as np
 
-#: name -> (level, width) in HU; the three channels of the contest's well-known JPEG-256 derivative.
-WINDOWS: dict[str, tuple[float, float]] = {
-    "lung": (-600.0, 1500.0),
-    "pe": (100.0, 700.0),
-    "mediastinal": (40.0, 400.0),
-}
+from input.jpeg256 import CHANNELS
+
+#: name -> (level, width) in HU: the three channels of the contest's well-known JPEG-256 derivative.
+WINDOWS: dict[str, tuple[float, float]] = dict(zip(("lung", "pe", "mediastinal"), CHANNELS, strict=True))
 
 
 def apply_window(hu: np.ndarray, level: float, width: float) -> np.ndarray:

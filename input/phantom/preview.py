@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from input.jpeg256 import CHANNELS
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json
 
 #: Level and width of the three windows of the page, HU.
-WINDOWS = {"lung": (-600, 1500), "PE": (100, 700), "mediastinum": (40, 400)}
+WINDOWS = dict(zip(("lung", "PE", "mediastinum"), CHANNELS, strict=True))
 
 
 def draw_page(tree: Path, png: Path, *, slices: int = 8) -> None:
