@@ -11,6 +11,7 @@ benchmarks.training_loop.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -63,7 +64,6 @@ def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: 
     from models.runs import prepare_backend
 
     prepare_backend(settings, threads)
-    import keras
 
     from models.inference import GRAPH, export_graph, openvino_engine
     from models.network import slice_network, weighted_logistic_loss
@@ -72,14 +72,13 @@ def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: 
     images, truth = _batch(settings)
     found = {}
     for precision in PRECISIONS:
-        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-        model = slice_network(settings, network, "none")
-        model.compile(build_optimizer(model, settings), {"logits": weighted_logistic_loss}, jit_compile=False)
+        own = dataclasses.replace(settings, precision="mixed_bfloat16" if precision == "bfloat16" else precision)
+        model = slice_network(own, network, "none")
+        model.compile(build_optimizer(model, own), {"logits": weighted_logistic_loss}, jit_compile=False)
         found[f"train {precision}"] = _speed(
             lambda model=model: model.train_on_batch(images, {"logits": truth}), settings, seconds
         )
-    keras.config.set_dtype_policy("float32")
-    model = slice_network(settings, network, "none")
+    model = slice_network(dataclasses.replace(settings, precision="float32"), network, "none")
     found["weights"] = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
     with tempfile.TemporaryDirectory() as folder:
         export_graph(model, Path(folder))

@@ -10,7 +10,8 @@ resampled exams:
 Beside it what ignores the exam's pixels would reach: the key slices of the candidate that knows only z (z alone), and
 another exam's points on these slices (other exam). Then, over all exams, for places told from a probability on: the
 share of exams with PE in which one of them hits, and false places an exam, with and without PE. Last, how often the
-likeliest place's side is right where clots lie on one side only. Synthetic data.
+likeliest place's side is right where clots lie on one side only, over all such exams and over those whose key slice
+shows clot. Synthetic data.
 """
 
 import argparse
@@ -156,16 +157,19 @@ def told_rows(table: pd.DataFrame, positive: np.ndarray, studies: np.ndarray, qu
 
 
 def side_rows(table: pd.DataFrame, settings: Settings) -> list[list[str]]:
-    """Rows of text: how often the likeliest place's side is that of the exam's clots, where they lie on one side."""
+    """Rows of text: how often the likeliest place's side is that of the exam's clots, where they lie on one side: of
+    all such exams that have a place, and of those whose key slice shows clot."""
     exams = read_truth(truth_path(settings)).exams.set_index(STUDY)
     one = exams[(exams[LEFT] + exams[RIGHT]) == 1]
-    first = table[(table["rank"] == 1) & table[STUDY].isin(one.index) & table["slice"]].set_index(STUDY)
-    wanted = np.where(one.loc[first.index, LEFT] == 1, "left", "right")
+    likeliest = table[(table["rank"] == 1) & table[STUDY].isin(one.index)].set_index(STUDY)
     rows = []
-    for name, column in (("networks' opinion", "side"), ("point", "point side")):
-        right = pd.Series(first[column].to_numpy() == wanted)
-        if len(right) and (first[column] != "").any():
-            rows.append([name, str(len(right)), _share(right, resample_counts(len(right), RESAMPLES, 0))])
+    for which, first in (("all", likeliest), ("key slice shows clot", likeliest[likeliest["slice"].astype(bool)])):
+        wanted = np.where(one.loc[first.index, LEFT] == 1, "left", "right")
+        for name, column in (("networks' opinion", "side"), ("point", "point side")):
+            right = pd.Series(first[column].to_numpy() == wanted)
+            if len(right) and (first[column] != "").any():
+                share = _share(right, resample_counts(len(right), RESAMPLES, 0))
+                rows.append([f"{name}, {which}", str(len(right)), share])
     return rows
 
 

@@ -67,7 +67,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
         for name, times in taken.items()
     ]  # fmt: skip
     for name, source in batches.items():
-        seconds = min(_seconds(lambda source=source: [None for _ in source.of(1)]) for _ in range(rounds))
+        seconds = statistics.median(_seconds(lambda source=source: [None for _ in source.of(1)]) for _ in range(rounds))
         rows.append((name.replace("loop", "loader alone"), slices / seconds, seconds / statistics.median(bare_taken)))
     return rows
 
