@@ -17,6 +17,16 @@ from pipeline.errors import UserError
 TEMPORARY = ".*.*.*"
 
 
+def _umask() -> int:
+    """What the user denies to others; it can only be read by setting it, so it is read before there are threads."""
+    denied = os.umask(0o077)
+    os.umask(denied)
+    return denied
+
+
+_MODE = 0o666 & ~_umask()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and move it into place."""
@@ -28,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(_MODE)  # mkstemp lets only its owner read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """Files are whole at their final path or not there at all."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, read_table, sha256, write_bytes, write_json, write_table, write_text
@@ -30,9 +33,11 @@ def test_the_target_is_untouched_until_the_block_ends(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
-def test_a_written_file_can_be_read_by_others(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "x", b"1")
-    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_written_file_can_be_read_by_those_whom_the_umask_allows(tmp_path: Path, umask: int, mode: int) -> None:
+    script = "import sys, pathlib, pipeline.files; pipeline.files.write_bytes(pathlib.Path(sys.argv[1]), b'1')"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "x"], cwd=paths.CHECKOUT, umask=umask, check=True)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
 
 
 def test_json_is_sorted_ends_with_a_newline_and_refuses_nan(tmp_path: Path) -> None:
