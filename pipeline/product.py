@@ -218,13 +218,19 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return read_json(directory / MANIFEST)
 
 
-def verify(directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None) -> None:
+def verify(
+    directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None, mend: str = ""
+) -> None:
     """Compare files with the manifest's sha256 before any parser sees them.
 
     Args:
         directory: a finished product.
         names: the files about to be read; every file when None.
         recorded: the manifest's `files`, where they are at hand already.
+        mend: what to do about a fault, where no stage of run.sh makes this product.
+
+    Raises:
+        UserError: every file that is missing, not listed or changed.
     """
     recorded = read_manifest(directory)["files"] if recorded is None else recorded
     faults = []
@@ -238,9 +244,8 @@ def verify(directory: Path, names: list[str] | None = None, *, recorded: dict[st
             faults.append(f"{paths.shown(path)}: changed since it was written (sha256 differs)")
     if faults:
         stage = directory.relative_to(paths.root()).parts[0] if directory.is_relative_to(paths.root()) else "its stage"
-        raise UserError.listing(
-            "A product does not match its manifest:", faults, f"Rebuild it: ./run.sh --from {stage} --force"
-        )
+        mend = mend or f"Rebuild it: ./run.sh --from {stage} --force"
+        raise UserError.listing("A product does not match its manifest:", faults, mend)
 
 
 def _first_difference(manifest: dict[str, Any], parts: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ Memory and disk hold one group of exams, however many there are. A killed run go
 written whole, as long as the ensemble and test.csv are the same.
 """
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -67,7 +68,8 @@ def predict_contest(
     product = _product(data, at_once)
     left = pd.DataFrame(columns=rows.columns)
     if product.is_current(force=force):
-        verify(product.directory)
+        again = shlex.join(["./run.sh", "predict", str(data), "--submission", str(out), "--force"])
+        verify(product.directory, mend=f"Predict it again, with the same settings: {again}")
     else:
         with product.building(fresh=force) as directory:
             left = _predict_groups(settings, data, rows, directory, at_once, end)

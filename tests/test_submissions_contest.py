@@ -125,8 +125,10 @@ def test_a_second_run_reads_no_exam_and_a_changed_group_is_noticed(tree: Path, t
     assert ensemble == [] and (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
     with (tmp_path / "products" / "submissions" / "predicted" / "slices000002.parquet").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(UserError, match="sha256 differs"):
+    with pytest.raises(UserError, match="sha256 differs") as fault:
         predict_contest(Settings(), tree, tmp_path / "again.csv", at_once=2)
+    assert f"./run.sh predict {tree} --submission {tmp_path / 'again.csv'} --force" in str(fault.value)
+    assert "--from submissions" not in str(fault.value)
 
 
 def test_when_the_time_is_up_the_file_is_valid_and_a_later_run_does_the_rest(
