@@ -9,9 +9,12 @@ Memory and disk hold one group of exams, however many there are. A killed run go
 written whole, as long as the ensemble and test.csv are the same.
 """
 
+import fcntl
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +30,7 @@ from input.unlabelled import slice_rows
 from models.predict import predict_exams
 from pipeline import paths
 from pipeline.console import say
+from pipeline.errors import UserError
 from pipeline.files import read_table, sha256, write_table
 from pipeline.product import Product, read_manifest, verify
 from pipeline.settings import Settings
@@ -60,27 +64,47 @@ def predict_contest(
         force: predict again what an earlier run has predicted, such as after files were added to the same tree.
 
     Raises:
-        UserError: no finished run with these settings, or no usable test.csv.
+        UserError: no finished run with these settings, no usable test.csv, or another such run at work.
     """
     end = time.monotonic() + hours * 3600 if hours else float("inf")
     require_finished(settings)
     layout, rows = read_layout(data), read_test_table(data)
     product = _product(data, at_once)
     left = pd.DataFrame(columns=rows.columns)
-    if product.is_current(force=force):
-        again = shlex.join(["./run.sh", "predict", str(data), "--submission", str(out), "--force"])
-        verify(product.directory, mend=f"Predict it again, with the same settings: {again}")
-    else:
-        with product.building(fresh=force) as directory:
-            left = _predict_groups(settings, data, rows, directory, at_once, end)
-            if left.empty:
-                product.finish(rows={"exams": rows[STUDY].nunique(), "slices": len(rows)})
-    exams, slices = _read_groups(product.directory)
+    with _alone(product.directory):
+        if product.is_current(force=force):
+            again = shlex.join(["./run.sh", "predict", str(data), "--submission", str(out), "--force"])
+            verify(product.directory, mend=f"Predict it again, with the same settings: {again}")
+        else:
+            with product.building(fresh=force) as directory:
+                left = _predict_groups(settings, data, rows, directory, at_once, end)
+                if left.empty:
+                    product.finish(rows={"exams": rows[STUDY].nunique(), "slices": len(rows)})
+        exams, slices = _read_groups(product.directory)
     if len(left):
         exams, slices = _with_prior(settings, left, exams, slices)
     write_submission(out, exams, slices, layout)
     require_valid(out, layout)
     _tell(out, layout, slices)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other runs off the groups and the store; however this one ends, the system lifts the lock.
+
+    The locked file lies with the logs, like that of run.sh: the directory itself is emptied by --force.
+    """
+    place = paths.logs() / ".predicting"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise UserError(
+                f"{paths.shown(directory)}: another predict --submission works there; run this again when it has "
+                "ended, or give this one a PE_ROOT with a copy of the finished run"
+            ) from fault
+        yield
 
 
 def _product(data: Path, at_once: int) -> Product:

@@ -1,5 +1,6 @@
 """A contest tree without labels becomes a whole submission, group by group, and goes on after a kill."""
 
+import fcntl
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dicom_files import write_slice
 from input.contest import EXAM_LABELS, NEGATIVE, SERIES, SOP, STUDY
 from input.tree import read_test_table
 from input.unlabelled import slice_rows
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 from submissions import predict_contest as module
@@ -139,6 +141,20 @@ def test_when_the_time_is_up_the_file_is_valid_and_a_later_run_does_the_rest(
     assert set(pd.read_csv(tmp_path / "out_unread.csv")["quarantine"]) == {NO_TIME}
     predict_contest(Settings(), tree, tmp_path / "out.csv", at_once=2)
     assert len(pd.read_csv(tmp_path / "out_unread.csv")) == 5
+
+
+def test_a_second_run_at_the_same_time_says_so_and_touches_nothing(tree: Path, tmp_path: Path, ensemble: list) -> None:
+    predict_contest(Settings(), tree, tmp_path / "out.csv", at_once=2)
+    groups = sorted((tmp_path / "products" / "submissions" / "predicted").iterdir())
+    ensemble.clear()
+    with (paths.logs() / ".predicting").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another predict --submission works there"):
+            predict_contest(Settings(), tree, tmp_path / "again.csv", at_once=2, force=True)
+    assert ensemble == [] and not (tmp_path / "again.csv").exists()
+    assert sorted((tmp_path / "products" / "submissions" / "predicted").iterdir()) == groups
+    predict_contest(Settings(), tree, tmp_path / "again.csv", at_once=2, force=True)
+    assert len(ensemble) == 3
 
 
 def test_faults_of_test_csv_are_named_before_any_work(tree: Path, ensemble: list, tmp_path: Path) -> None:
