@@ -97,7 +97,11 @@ def test_a_drawn_contest_is_never_sent(tree: Path, tmp_path: Path, monkeypatch: 
         ("400 - Late submissions are disabled: competition has ended", "closed"),
         ("404 - Not Found", "is the name right"),
         ("Max retries exceeded: Name resolution failed", "not reached"),
-        ("something new", "does not know"),
+        ("400 - Your team has reached its daily submission limit", "today's number"),
+        ("400 - Submission not allowed: Your team has used its Submission allowance (5 of 5)", "today's number"),
+        ("400 - Submission file exceeds the size limit", "this program does not know"),
+        ("kaggle/api.py, line 1401, in submit: 500 Server Error", "this program does not know"),
+        ("something new", "this program does not know"),
     ],
 )
 def test_a_refusal_is_told_in_words(said: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

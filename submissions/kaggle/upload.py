@@ -23,15 +23,16 @@ from submissions.kaggle_csv import read_layout
 COMPETITION = "rsna-str-pulmonary-embolism-detection"
 SECONDS = 1800
 _TOKENS = re.compile(r"KGAT_\w+|\b[0-9a-f]{32}\b|(?<=[\"']key[\"']: [\"'])[^\"']+")
-#: What Kaggle answers (lower case) -> what it means and what to do. The first that fits is told.
+#: What Kaggle answers (patterns, lower case) -> what it means and what to do. The first that fits is told. A code is a
+#: word of its own: 401 is also in line 1401.
 _ANSWERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (
-        ("could not find kaggle.json", "kaggle_username", "401", "unauthenticated", "unauthorized"),
+        (r"could not find kaggle\.json", "kaggle_username", r"\b401\b", "unauthenticated", "unauthorized"),
         "Kaggle does not know you: make a token on kaggle.com (Settings, API), put it into ~/.kaggle/kaggle.json or "
         "KAGGLE_API_TOKEN, chmod 600",
     ),
     (
-        ("accept the competition rules", "competitions.participate"),
+        ("accept the competition rules", r"competitions\.participate"),
         "the rules are not accepted: open https://www.kaggle.com/c/{competition}/rules while logged in, accept, "
         "and run this again",
     ),
@@ -41,16 +42,20 @@ _ANSWERS: tuple[tuple[tuple[str, ...], str], ...] = (
         "it on Kaggle, then upload --kernel USER/NOTEBOOK --version N",
     ),
     (
+        # Before the next answer: the refusal begins with the same words, "Submission not allowed".
+        ("submission limit", "daily", "submission allowance", "too many requests", r"\b429\b"),
+        "today's number of submissions is used up; try again tomorrow (UTC)",
+    ),
+    (
         ("late submission", "competition has ended", "is closed", "deadline has passed", "submission not allowed"),
         "the competition is closed and does not take late submissions of this kind",
     ),
-    (("limit", "too many requests", "429"), "today's number of submissions is used up; try again tomorrow (UTC)"),
     (
-        ("403", "forbidden"),
+        (r"\b403\b", "forbidden"),
         "forbidden: either the rules are not accepted (https://www.kaggle.com/c/{competition}/rules) or the token "
         "is not yours or has expired (make a new one: kaggle.com, Settings, API)",
     ),
-    (("404", "not found"), "there is no competition {competition} for this account: is the name right?"),
+    ((r"\b404\b", "not found"), "there is no competition {competition} for this account: is the name right?"),
     (
         ("connection", "timed out", "name resolution", "proxy", "ssl"),
         "kaggle.com was not reached: is this machine connected?",
@@ -141,7 +146,7 @@ def meaning(said: str, competition: str) -> str:
     """Kaggle's refusal in words: what it means and what to do."""
     lowered = said.lower()
     for marks, words in _ANSWERS:
-        if any(mark in lowered for mark in marks):
+        if any(re.search(mark, lowered) for mark in marks):
             return words.format(competition=competition)
     return "for a reason that this program does not know"
 
