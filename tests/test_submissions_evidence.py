@@ -114,6 +114,10 @@ def test_similar_exams_are_the_nearest_in_probability_and_counted() -> None:
     found = reliability(truth, predicted.sample(frac=1, random_state=0), seed=0)
     top = found.similar(CENTRAL, 0.999)
     assert (top.exams, top.yes) == (NEIGHBOURS, NEIGHBOURS) and top.high == 1.0 and top.low == pytest.approx(176 / 199)
+    # The likeliest exam, e199, is shown: its neighbours are the 24 below it.
+    itself = found.similar(CENTRAL, 1.0, "e199")
+    assert itself.exams == NEIGHBOURS and itself.high == pytest.approx(198 / 199)
+    assert itself.low == pytest.approx(175 / 199)
     low = found.similar(CENTRAL, 0.3)
     assert low.yes == 0 and low.low < 0.3 < low.high and low.share.high < 0.2
 
@@ -164,7 +168,8 @@ def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_sc
 
 def test_a_series_without_lengths_has_no_z(tmp_path: Path) -> None:
     write_planes(tmp_path, "study1", pixel_mm=np.nan)
-    known = Reliability(*({label: np.array([0.2, 0.4]) for label in EXAM_LABELS} for _ in range(2)), {}, {})
+    both = ({label: np.array([0.2, 0.4]) for label in EXAM_LABELS} for _ in range(2))
+    known = Reliability(np.array(["a", "b"]), *both, {}, {})
     found = exam_page(1, two_cases()[1], Context(tmp_path, known, pd.DataFrame(), budget=1e6))
     assert set(found.data["z"]) == {None} and "mm" not in found.summary
 

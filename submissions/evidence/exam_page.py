@@ -165,7 +165,7 @@ def _labels(case: Case, found: Reliability) -> list[dict[str, Any]]:
     rows = []
     for label in EXAM_LABELS:
         probability = case.labels[label]
-        similar = found.similar(label, probability)
+        similar = found.similar(label, probability, case.name)
         rows.append(
             {
                 "name": label,

@@ -33,21 +33,30 @@ class Similar:
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Decoded out-of-fold predictions of every label, sorted, beside their truth.
+    """Decoded out-of-fold predictions of every label beside their truth.
 
     Attributes:
-        probability, truth: label -> (exams,), by ascending probability.
+        studies: (exams,) StudyInstanceUIDs.
+        probability, truth: label -> (exams,).
         ece, null_high: label -> expected calibration error, and the 95th percentile that chance alone makes.
     """
 
+    studies: np.ndarray
     probability: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
     ece: dict[str, float]
     null_high: dict[str, float]
 
-    def similar(self, label: str, probability: float) -> Similar:
-        """The nearest out-of-fold exams: a bin of the reliability curve about this very probability."""
-        p, y = self.probability[label], self.truth[label]
+    def similar(self, label: str, probability: float, study: str = "") -> Similar:
+        """The nearest out-of-fold exams: a bin of the reliability curve about this very probability.
+
+        Args:
+            label: of the nine.
+            probability: of the exam that is shown.
+            study: its StudyInstanceUID: a training exam is no neighbour of itself.
+        """
+        others = self.studies != study
+        p, y = self.probability[label][others], self.truth[label][others]
         count = min(NEIGHBOURS, max(1, len(p) // 5))
         nearest = np.argsort(np.abs(p - probability), kind="stable")[:count]
         yes = int(y[nearest].sum())
@@ -63,11 +72,10 @@ def reliability(truth: pd.DataFrame, predicted: pd.DataFrame, *, seed: int) -> R
         seed: of the null's draws.
     """
     predicted = predicted.set_index(STUDY).reindex(truth[STUDY])
-    found = Reliability({}, {}, {}, {})
+    found = Reliability(truth[STUDY].to_numpy(), {}, {}, {}, {})
     for label in EXAM_LABELS:
         p, y = predicted[label].to_numpy(float), truth[label].to_numpy(float)
-        order = np.argsort(p, kind="stable")
-        found.probability[label], found.truth[label] = p[order], y[order]
+        found.probability[label], found.truth[label] = p, y
         check = calibration(p, y, seed=seed)
         found.ece[label], found.null_high[label] = check.ece, check.null_high
     return found
