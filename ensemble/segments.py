@@ -12,8 +12,8 @@ class Segments:
 
     Args:
         starts: (e + 1,) row of each exam's first slice; the last entry is n.
-        z_mm: (n,) position of each slice, ascending within an exam; where an exam has no finite z, its
-            slices count as 1 mm apart.
+        z_mm: (n,) position of each slice, ascending within an exam; where one slice of an exam has no finite z, all
+            its slices count as 1 mm apart, in their order.
     """
 
     def __init__(self, starts: np.ndarray, z_mm: np.ndarray) -> None:

@@ -153,7 +153,7 @@ class EnsembleSettings:
     ridge: float = 0.5  # penalty of the logistic regressions, on standardised columns
     wide_ridge: float = 10.0  # the same where the strongest columns are added
     wide_columns: int = 16  # how many of them
-    threads: int = 2  # LightGBM threads; fixed, because sums depend on it
+    threads: int = 2  # of LightGBM on large tables, small ones use one; not the machine's cores: sums depend on it
     inner_folds: int = 4  # exams are split so often to choose the number of trees
     features: int = 80  # columns that an exam's trees may use (a tenth of the exams where that is more)
     exam_leaves: int = 2  # stumps: few exams carry few interactions

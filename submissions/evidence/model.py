@@ -45,7 +45,7 @@ class Model:
         scores: `out of fold`, and `test` where there is a test truth: the same objects as in report.md.
         reliability: of every label, out of fold.
         operated: the operating point on the same exams.
-        folds: a row a fold.
+        folds: a row a fold, with the slice networks' own figures on it.
         products: manifests, in the order of the stages.
         quarantined: STUDY, SOP, quarantine of every slice that no network saw.
         is_phantom: trained on drawn exams.
@@ -116,7 +116,10 @@ def _operated(scores: dict[str, Score], folds: np.ndarray) -> list[Operated]:
 
 
 def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold, exams, exams with PE, metric, PE AUC, and every network's own figures on that fold."""
+    """Fold, exams, exams with PE, metric, PE AUC, and the slice AUC of every slice network on its held-out fold.
+
+    Exam networks have none: their manifests hold the loss alone.
+    """
     of_network = {each["name"]: each.get("metrics", {}) for each in products}
     rows = []
     for fold in np.unique(folds):
