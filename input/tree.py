@@ -75,7 +75,7 @@ def read_tree(root: Path) -> ContestTree:
 
 
 def read_test_table(root: Path) -> pd.DataFrame:
-    """The three UIDs of test.csv, checked; a tree that is only predicted needs no training exams.
+    """The three UIDs of test.csv, checked; a tree that is only predicted, or checked against, needs no training exams.
 
     Raises:
         UserError: every fault of the table, at once.
@@ -84,7 +84,8 @@ def read_test_table(root: Path) -> pd.DataFrame:
     table = _read_csv(root / "test.csv", HEADERS["test"], tree)
     faults = [*tree.faults, *(_uid_faults("test.csv", table) if table is not None else ())]
     if faults or table is None:
-        raise UserError.listing(f"{root}: not a contest tree to predict:", faults)
+        expected = f"A contest tree holds a test.csv with the columns {', '.join(HEADERS['test'])}, a row a slice"
+        raise UserError.listing(f"{root}: its test.csv cannot be used:", faults, expected)
     return table
 
 

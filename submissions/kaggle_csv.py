@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, SOP, STUDY, SUBMISSION_COLUMNS
-from input.tree import submission_ids
+from input.tree import read_test_table, submission_ids
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.paths import shown
@@ -53,16 +53,9 @@ def read_layout(data: Path) -> Layout:
     """The rows that a submission to the contest tree `data` must have.
 
     Raises:
-        UserError: no test.csv, or sample_submission.csv names other rows than test.csv.
+        UserError: every fault of test.csv, or sample_submission.csv names other rows than test.csv.
     """
-    table = data / "test.csv"
-    if not table.is_file():
-        raise UserError(f"{shown(table)}: missing; --data expects a contest tree with test.csv in it")
-    slices = pd.read_csv(table, dtype=str)
-    absent = [name for name in (STUDY, SOP) if name not in slices]
-    if absent:
-        raise UserError(f"{shown(table)}: column missing: {', '.join(absent)}; found: {', '.join(slices.columns)}")
-    layout = layout_of(slices)
+    layout = layout_of(read_test_table(data))
     sample = data / "sample_submission.csv"
     if not sample.is_file():
         return layout

@@ -80,11 +80,18 @@ def read_truth(path: Path) -> Truth:
     """Read labels in the columns of train.csv.
 
     Raises:
-        UserError: missing file, missing columns, labels other than 0 and 1, or exam labels that vary within an exam.
+        UserError: missing file, no CSV table, missing columns or UIDs, no row, labels other than 0 and 1, a repeated
+            slice, or exam labels that vary within an exam.
     """
     if not path.is_file():
         raise UserError(f"{shown(path)}: no such file; --truth expects a CSV with the columns of train.csv")
-    table = pd.read_csv(path, dtype={name: str for name in (STUDY, SOP)})
+    try:
+        table = pd.read_csv(path, dtype={name: str for name in (STUDY, SOP)}, encoding="utf-8-sig")
+    except ValueError as fault:  # pandas' EmptyDataError and ParserError, and UnicodeDecodeError
+        raise UserError(
+            f"{shown(path)}: not a CSV table ({' '.join(str(fault).split())}); --truth expects a CSV with the columns "
+            "of train.csv"
+        ) from fault
     needed = [STUDY, SOP, SLICE_LABEL, *EXAM_LABELS]
     absent = [name for name in needed if name not in table]
     if absent:
@@ -98,6 +105,11 @@ def read_truth(path: Path) -> Truth:
         for name in (SLICE_LABEL, *EXAM_LABELS)
         if not table[name].isin([0, 1]).all()
     ]
+    if table.empty:
+        faults.append("no row")
+    nameless = np.flatnonzero(table[[STUDY, SOP]].isna().any(axis=1))
+    if len(nameless):
+        faults.append(f"{len(nameless)} rows without {STUDY} or {SOP}, first line {nameless[0] + 2}")
     if not exams[STUDY].is_unique:
         faults.append(f"exam labels vary within exam {exams.loc[exams[STUDY].duplicated(), STUDY].iloc[0]}")
     if not table[SOP].is_unique:
@@ -108,7 +120,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def read_predictions(path: Path, truth: Truth) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a submission that the truth speaks of, as exam and slice tables.
+    """The rows of a submission that the truth speaks of, as exam and slice tables; other rows may be as they like.
 
     Raises:
         UserError: ids of the truth that the file lacks, gives twice, or gives without a probability.
@@ -116,6 +128,7 @@ def read_predictions(path: Path, truth: Truth) -> tuple[pd.DataFrame, pd.DataFra
     rows = read_rows(path)
     values = pd.Series(pd.to_numeric(rows["label"], errors="coerce").to_numpy(float), index=pd.Index(rows["id"]))
     needed = submission_ids(truth.slices)
+    values = values[values.index.isin(needed)]
     found = {
         "missing": needed[~needed.isin(values.index)],
         "given twice": needed[needed.isin(values.index[values.index.duplicated()])],

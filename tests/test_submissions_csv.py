@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input.contest import EXAM_LABELS, SOP, STUDY
+from input.contest import EXAM_LABELS, SERIES, SOP, STUDY
 from input.tree import submission_ids
 from pipeline.errors import UserError
 from submissions.kaggle_csv import (
@@ -22,6 +22,7 @@ from submissions.kaggle_csv import (
 )
 
 SLICES = pd.DataFrame({STUDY: ["bbb", "bbb", "aaa"], SOP: ["s2", "s1", "s3"], "label": [0.25, 0.75, 0.1]})
+TEST = SLICES.assign(**{SERIES: SLICES[STUDY] + "1"})[[STUDY, SERIES, SOP]]
 
 
 def exams_of(slices: pd.DataFrame, value: float = 0.3) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def test_the_file_is_written_byte_for_byte(tmp_path: Path) -> None:
 
 def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
     ids = list(submission_ids(SLICES))[::-1]
-    (tmp_path / "test.csv").write_text(SLICES.assign(SeriesInstanceUID="x")[[STUDY, SOP]].to_csv(index=False))
+    TEST.to_csv(tmp_path / "test.csv", index=False)
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
     layout = read_layout(tmp_path)
     write_submission(tmp_path / "a.csv", exams_of(SLICES), SLICES.iloc[::-1], layout)
@@ -49,12 +50,31 @@ def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_sample_that_contradicts_test_csv_is_an_error(tmp_path: Path) -> None:
-    SLICES[[STUDY, SOP]].to_csv(tmp_path / "test.csv", index=False)
+    TEST.to_csv(tmp_path / "test.csv", index=False)
     ids = [*submission_ids(SLICES)[1:], "stranger"]
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
     with pytest.raises(UserError, match="bbb_negative_exam_for_pe") as fault:
         read_layout(tmp_path)
     assert "stranger" in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"", "found nothing"),
+        (b"StudyInstanceUID,SOPInstanceUID\na,b\n", "lacks the columns SeriesInstanceUID"),
+        (TEST.to_csv(index=False).encode() + b'"a,b,c\n', "unreadable: Error tokenizing data"),
+        (TEST.to_csv(index=False).encode("utf-16"), "unreadable: 'utf-8' codec"),
+        (TEST.to_csv(index=False).encode() + b",aaa1,s4\n", "1 rows with an empty or impossible StudyInstanceUID"),
+        (TEST.to_csv(index=False).encode() + b"aaa,aaa1,s3\n", "1 repeated SOPInstanceUID, first line 5"),
+        (TEST.to_csv(index=False).encode().splitlines(keepends=True)[0], "has no rows"),
+    ],
+)
+def test_a_test_csv_that_cannot_be_used_is_named_with_the_fault(tmp_path: Path, data: bytes, fault: str) -> None:
+    (tmp_path / "test.csv").write_bytes(data)
+    with pytest.raises(UserError, match=f"test.csv.*{fault}") as told:
+        read_layout(tmp_path)
+    assert "A contest tree holds a test.csv with the columns StudyInstanceUID" in str(told.value)
 
 
 def test_writing_joins_by_id_and_reads_back(tmp_path: Path) -> None:

@@ -83,6 +83,31 @@ def test_every_reason_against_scoring_is_listed(tmp_path: Path) -> None:
     assert f"1 ids without a probability in [0, 1], e.g. {ids[11]}" in text
 
 
+def test_rows_that_the_truth_does_not_speak_of_may_be_there_twice_or_be_no_number(tmp_path: Path) -> None:
+    LABELS.to_csv(tmp_path / "truth.csv", index=False)
+    write_submission(tmp_path / "a.csv", *predict(LABELS, 1.0, seed=4), layout_of(LABELS))
+    plain = score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20)
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("stranger,0.1\nstranger,0.2\nother,x\n")
+    assert score_file(tmp_path / "a.csv", tmp_path / "truth.csv", bootstrap=20).total == plain.total
+
+
+@pytest.mark.parametrize("data", [b"", b'id,label\n"a,0.5\n', "StudyInstanceUID\nM\u00fcller".encode("latin-1")])
+def test_a_truth_that_is_no_table_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "truth.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"truth\.csv: not a CSV table .*the columns of train\.csv"):
+        read_truth(tmp_path / "truth.csv")
+
+
+def test_a_truth_without_rows_or_without_a_uid_is_refused(tmp_path: Path) -> None:
+    LABELS.iloc[:0].to_csv(tmp_path / "truth.csv", index=False)
+    with pytest.raises(UserError, match="no row"):
+        read_truth(tmp_path / "truth.csv")
+    LABELS.assign(**{STUDY: LABELS[STUDY].where(LABELS.index != 4)}).to_csv(tmp_path / "truth.csv", index=False)
+    with pytest.raises(UserError, match="1 rows without StudyInstanceUID or SOPInstanceUID, first line 6"):
+        read_truth(tmp_path / "truth.csv")
+
+
 def test_an_unusable_truth_is_refused(tmp_path: Path) -> None:
     bad = LABELS.copy()
     bad.loc[0, SLICE_LABEL] = 2
