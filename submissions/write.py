@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ensemble.decode import decode
+from features.store import store_table
 from input.contest import SOP, STUDY
 from input.tables import load_exams, load_slices
 from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_table, sha256
+from pipeline.files import atomic_path, sha256
 from pipeline.product import Product, identity_of, read_manifest, verify
 from pipeline.settings import Settings
 from submissions.check import require_valid
@@ -239,10 +240,8 @@ def quarantined_slices() -> pd.DataFrame:
     """STUDY, SOP, quarantine of every slice that was unreadable, at its header or at its pixels."""
     columns = [STUDY, SOP, "quarantine"]
     tables = [load_slices()[columns]]
-    stored = paths.store() / "slices.parquet"
-    if stored.is_file():
-        measured = read_table(stored)
-        tables += [measured[columns]] if set(columns) <= set(measured) else []
+    stored = store_table(paths.store(), "slices", columns)
+    tables += [] if stored is None else [stored]
     table = pd.concat(tables, ignore_index=True)
     return table[table["quarantine"].fillna("") != ""].drop_duplicates(SOP)
 

@@ -159,7 +159,19 @@ def test_all_faults_of_network_tables_are_listed_at_once(tmp_path, monkeypatch):
         read_networks(("alpha", "beta", "gamma"), range(3), "oof")
     text = str(fault.value)
     assert "alpha/fold0/slices.parquet: pe: 1 values" in text
-    assert "beta/fold1/slices.parquet: pe: 1 values" in text and "gamma/fold2/slices.parquet: missing" in text
+    assert "beta/fold1/slices.parquet: pe: 1 values" in text and "gamma/fold2: not trained yet" in text
+
+
+def test_a_damaged_table_is_told_before_it_is_parsed(tmp_path, monkeypatch):
+    write_contest(simulate(train=12, test=3, seed=1, slices=10), tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    damaged = paths.model_run("beta", 1) / "slices.parquet", paths.store() / "exams.parquet"
+    for file in damaged:
+        file.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"beta/fold1/slices\.parquet: changed since it was written"):
+        read_networks(("alpha", "beta"), range(3), "oof")
+    with pytest.raises(UserError, match=r"store/exams\.parquet: changed since it was written"):
+        read_measured(paths.store())
 
 
 def test_shuffled_labels_leave_nothing_to_find(tmp_path, monkeypatch):

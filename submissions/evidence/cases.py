@@ -10,11 +10,12 @@ import pandas as pd
 from ensemble.candidates import Candidate, load_one
 from ensemble.decode import decode
 from ensemble.predictions import Measured, make_view, read_measured, read_networks
+from features.store import store_table
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from input.tables import load_exams, load_slices
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import read_json, read_table
+from pipeline.files import read_json
 from pipeline.product import verify
 from pipeline.settings import EvidenceSettings, Settings
 from submissions.evidence.contributions import Contributions, contributions
@@ -158,16 +159,16 @@ def _labels(known: pd.DataFrame, study: str) -> dict[str, int] | None:
 
 def exam_numbers() -> dict[str, dict[str, Any]]:
     """StudyInstanceUID -> its row of the store's exam table; empty without a store."""
-    path = paths.store() / "exams.parquet"
-    return read_table(path).set_index(STUDY).to_dict("index") if path.is_file() else {}
+    table = store_table(paths.store(), "exams")
+    return {} if table is None else table.set_index(STUDY).to_dict("index")
 
 
 def _with_decoding_faults(table: pd.DataFrame) -> pd.DataFrame:
     """The slice table with faults found while decoding, too."""
-    path = paths.store() / "slices.parquet"
-    if not path.is_file():
+    stored = store_table(paths.store(), "slices", [SOP, "quarantine"])
+    if stored is None:
         return table
-    found = read_table(path, columns=[SOP, "quarantine"]).set_index(SOP)["quarantine"]
+    found = stored.set_index(SOP)["quarantine"]
     return table.assign(quarantine=found.reindex(table[SOP]).fillna("").to_numpy())
 
 

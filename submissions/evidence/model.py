@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.decode import decode
+from features.store import store_table
 from input.contest import STUDY
 from input.tables import load_exams, load_slices
 from pipeline import paths
@@ -151,8 +152,7 @@ def _products(settings: Settings) -> list[dict[str, Any]]:
 
 def training_numbers(columns: list[str]) -> pd.DataFrame:
     """Measured numbers of the run's training exams, to tell what is unlike them; empty without a store."""
-    path = paths.store() / "exams.parquet"
-    if not path.is_file():
+    table = store_table(paths.store(), "exams")
+    if table is None:
         return pd.DataFrame(columns=[STUDY, *columns])
-    table = pd.read_parquet(path)
     return table.loc[table["split"] == "train", [each for each in columns if each in table]]
