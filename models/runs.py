@@ -38,7 +38,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_table, write_table
 from pipeline.product import Product, read_manifest, verify
-from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_network_name
+from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_network_name, told_weights
 
 VERSION = 2
 EXAM_VERSION = 2
@@ -54,7 +54,7 @@ def run_product(settings: Settings, backbone: str, fold: int) -> Product:
     recipe = {key: value for key, value in resolved.items() if key not in FOR_ALL_BACKBONES}
     return Product(
         paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
-        settings={**recipe, "backbone": backbone, "fold": fold},
+        settings={**recipe, "weights": told_weights(recipe["weights"]), "backbone": backbone, "fold": fold},
         inputs={
             "input/prepared": read_manifest(paths.prepared())["identity"],
             "features/store": read_manifest(paths.store())["identity"],

@@ -6,9 +6,12 @@ command line are parsed as TOML values. The field comments are the reference of 
 
 import dataclasses
 import difflib
+import hashlib
+import re
 import tomllib
 import types
 import typing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +86,7 @@ class ModelsSettings:
     """Backbones, the slices that they see, and their training."""
 
     backbones: tuple[str, ...] = ("efficientnet_lite0", "mobilenetv2")
-    weights: str = "imagenet"  # imagenet | none | a .npz of arrays
+    weights: str = "imagenet"  # imagenet | none | a .npz of arrays; how products name that: told_weights
     height: int = 112  # pixels of the network's input
     width: int = 144
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
@@ -217,9 +220,12 @@ class Settings:
         return dataclasses.asdict(self)
 
     def without_place(self) -> dict[str, Any]:
-        """The same for files that leave the house: the path of the data stays behind."""
+        """The same for files that leave the house: the paths of the data and of weights stay behind."""
         values = self.as_dict()
         values["input"]["data"] = ""
+        for each in (values["models"], *values["models"]["per_backbone"].values()):
+            if "weights" in each:
+                each["weights"] = told_weights(each["weights"])
         return values
 
 
@@ -254,6 +260,28 @@ RANGES = {
     "ensemble.bootstrap": (1, 1_000_000),
     "submissions.bootstrap": (1, 1_000_000),
 }
+
+
+def told_weights(weights: str) -> str:
+    """The setting models.weights as products tell it: a file by its name and sha256, never by its place.
+
+    Another file at the same path is thus another start. What this function has told is told again as it is: a packed
+    run, whose weights file stayed behind, is recognised by it.
+    """
+    if weights in ("imagenet", "none") or re.fullmatch(r"[^/]+ sha256:[0-9a-f]{16}", weights):
+        return weights
+    file = Path(weights)
+    if not file.is_file():
+        return f"{file.name} (not there)"
+    state = file.stat()
+    return f"{file.name} sha256:{_digest(file, state.st_mtime_ns, state.st_size)[:16]}"
+
+
+@lru_cache
+def _digest(file: Path, _mtime_ns: int, _size: int) -> str:
+    """Of a file in this state: every network's identity asks for it, and it may hold hundreds of megabytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | None = None) -> Settings:

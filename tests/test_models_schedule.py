@@ -1,5 +1,6 @@
 """How training jobs share a machine, and what a user hears when one fails."""
 
+import json
 import struct
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from models.curves import draw_curves, draw_overview
 from models.history import History
 from models.progress import TrainingLog, told_duration
 from models.recipe import check_recipe
+from models.runs import run_product
 from models.schedule import Slots, share_machine, train_all
+from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.settings import ExamNetworkSettings, ModelsSettings, Settings, load_settings
 
 
@@ -35,6 +39,23 @@ def test_jobs_are_spread_one_a_gpu(monkeypatch):
     monkeypatch.setattr(schedule, "cores", lambda: 16)
     assert share_machine(0, jobs=10).gpus == (0, 1)
     assert share_machine(4, jobs=10).gpus == (0, 1, 0, 1)
+
+
+def test_a_network_knows_its_own_weights_by_their_content_and_hides_their_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    for folder in (paths.prepared(), paths.store()):
+        write_json(folder / "manifest.json", {"identity": "finished"})
+    own = tmp_path / "secret" / "own.npz"
+    own.parent.mkdir()
+    own.write_bytes(b"arrays")
+    settings = Settings(models=ModelsSettings(backbones=("mobilenetv2",), weights=str(own)))
+    first = run_product(settings, "mobilenetv2", 0)
+    assert "secret" not in json.dumps(first.parts)
+    packed = replace(settings, models=replace(settings.models, weights=settings.without_place()["models"]["weights"]))
+    own.write_bytes(b"other arrays")
+    assert run_product(settings, "mobilenetv2", 0).identity != first.identity
+    own.unlink()
+    assert run_product(packed, "mobilenetv2", 0).identity == first.identity
 
 
 class _NeverCurrent:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.settings import RANGES, ModelsSettings, Settings, load_settings
+from pipeline.settings import RANGES, ModelsSettings, Settings, load_settings, told_weights
 
 SETTINGS = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
 
@@ -183,3 +183,28 @@ def test_numbers_that_no_stage_can_work_with_are_all_named(toml) -> None:
 def test_every_range_holds_its_default() -> None:
     assert load_settings(paths.CHECKOUT / "settings" / "phantom.toml")
     assert all(low < high for low, high in RANGES.values())
+
+
+def test_what_leaves_the_house_names_data_and_weights_without_their_place(toml, tmp_path: Path) -> None:
+    own = tmp_path / "secret" / "own.npz"
+    own.parent.mkdir()
+    own.write_bytes(b"arrays")
+    text = f"[models]\nweights = '{own}'\n[models.per_backbone.xception]\nweights = '{own}'\n"
+    settings = load_settings(toml(text), data=str(tmp_path / "secret"))
+    values = settings.without_place()
+    assert "secret" not in json.dumps(values) and values["input"]["data"] == ""
+    told = values["models"]["weights"]
+    assert told.startswith("own.npz sha256:") and values["models"]["per_backbone"]["xception"]["weights"] == told
+    assert settings.models.weights == str(own)
+
+
+def test_weights_are_told_apart_by_what_is_in_them_and_a_told_text_stays_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "own.npz"
+    own.write_bytes(b"arrays")
+    told = told_weights(str(own))
+    assert told_weights(told) == told
+    own.write_bytes(b"other arrays")
+    assert told_weights(str(own)) != told
+    own.unlink()
+    assert told_weights(str(own)) == "own.npz (not there)"
+    assert [told_weights(each) for each in ("imagenet", "none")] == ["imagenet", "none"]

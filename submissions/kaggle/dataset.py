@@ -109,7 +109,7 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def settings_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `load_settings` reads; the path of the data stays behind."""
+    """The resolved settings as TOML that `load_settings` reads; no path of this machine is among them."""
     return "# The resolved settings of the packed run.\n" + "\n".join(_toml(settings.without_place())) + "\n"
 
 
