@@ -29,8 +29,11 @@ def main() -> int:
     """Parse, then call the verb's function."""
     arguments = parser().parse_args()
     from ensemble.fit import fit
+    from models.predict import require_networks
 
-    fit(settings_from(arguments), force=arguments.force)
+    settings = settings_from(arguments)
+    require_networks(settings)  # what lies there may have been trained with others
+    fit(settings, force=arguments.force)
     return 0
 
 

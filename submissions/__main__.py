@@ -147,9 +147,12 @@ def _add(
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    from submissions.predict import require_finished
     from submissions.write import write_all
 
-    write_all(settings_from(arguments), force=arguments.force)
+    settings = settings_from(arguments)
+    require_finished(settings)  # leaderboard and card say that these settings made the run
+    write_all(settings, force=arguments.force)
     return 0
 
 

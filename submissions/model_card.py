@@ -82,10 +82,22 @@ def write_card(settings: Settings) -> Path:
 
 
 def card_command(settings: Settings) -> None:
-    """What `python -m submissions card` does."""
-    from submissions.predict import require_ensemble
+    """What `python -m submissions card` does.
 
-    require_ensemble(settings)
+    Raises:
+        UserError: the run is not finished with these settings, or the submissions are those of another ensemble.
+    """
+    from submissions.predict import require_finished  # they read what stands above
+    from submissions.write import read_candidates, write_product
+
+    require_finished(settings)
+    product = write_product(settings, read_candidates(paths.ensemble_run()))
+    reason = product.stale_reason()
+    if reason:
+        raise UserError(
+            f"{product.name}: {reason}; the card tells of a whole run: ./run.sh --from submissions, with the "
+            "--settings, --set and --data of that run"
+        )
     written = write_card(settings)
     say(f"model card: {paths.shown(written)}, {JSON}")
 
@@ -121,12 +133,12 @@ def card_facts(settings: Settings) -> dict[str, Any]:
         "intended_use": list(INTENDED_USE),
         "limits": list(LIMITS),
         "data": {"name": promoted["data"], **_data()},
-        "folds": _folds(settings),
+        "folds": _folds(manifest["run_settings"]["input"]["fold_seed"]),
         "weights": _weights(settings),
         "networks": _networks(settings),
         "promoted": promoted["candidate"],
         "scores": {row["candidate"]: _scores(row) for row in rows.to_dict("records")},
-        "settings": settings.without_place(),
+        "settings": manifest["run_settings"],
         "environment": _environment(settings),
         "seconds": _seconds(settings),
         "identities": {name: _manifest(folder()).get("identity", "") for name, folder in _STAGES.items()},
@@ -150,10 +162,10 @@ def _data() -> dict[str, Any]:
     }
 
 
-def _folds(settings: Settings) -> dict[str, Any]:
+def _folds(seed: int) -> dict[str, Any]:
     exams = load_exams()
     sizes = exams.loc[exams["split"] == "train", "fold"].value_counts().sort_index()
-    return {"seed": settings.input.fold_seed, "exams": [int(size) for size in sizes]}
+    return {"seed": seed, "exams": [int(size) for size in sizes]}
 
 
 def _weights(settings: Settings) -> list[dict[str, str]]:

@@ -147,21 +147,13 @@ def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
 
 
 def require_finished(settings: Settings) -> None:
-    """Make sure that the networks and the ensemble on disk were made with these settings and can be applied.
+    """Make sure that store, networks and ensemble on disk were made with these settings and can be applied.
 
     Raises:
         UserError: what is missing or differs, and how to go on.
     """
-    require_ensemble(settings)
+    # The ensemble's identity names the networks that lie there, whatever settings trained them.
     require_networks(settings)
-
-
-def require_ensemble(settings: Settings) -> None:
-    """Make sure that the ensemble on disk was made with these settings; its tables can be read then.
-
-    Raises:
-        UserError: what is missing or differs, and how to go on.
-    """
     for product in (store_product(settings), fit_product(settings)):
         reason = product.stale_reason()
         if reason:

@@ -35,11 +35,13 @@ from submissions.model_card import hardware, write_card
 from submissions.report import SYNTHETIC, write_report
 from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
 
+#: The name of this stage's product.
+PRODUCT = "submissions/write"
 #: The file that is meant for the contest: the promoted candidate's.
 SUBMISSION = "submission.csv"
 #: The evidence report of the main job.
 EVIDENCE = "evidence.html"
-FORMAT_VERSION = 2  # 2: with evidence.html
+FORMAT_VERSION = 3  # 2: with evidence.html; 3: the manifest holds the run's settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ def trained_on_phantoms() -> bool:
 def write_all(settings: Settings, *, force: bool = False) -> None:
     """Decode, write and check every candidate's submission, score them, and say where everything lies."""
     candidates = read_candidates(paths.ensemble_run())
-    product = _product(settings, candidates)
+    product = write_product(settings, candidates)
     if product.is_current(force=force):
         verify(product.directory)
     else:
@@ -110,6 +112,7 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
                 metrics={"promoted": candidates.promoted},
                 is_phantom=trained_on_phantoms(),
                 hardware=hardware(),
+                run_settings=settings.without_place(),
             )
     if len(_rows_of(product.identity)):
         write_card(settings)
@@ -119,11 +122,12 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
     _show(settings, product.identity)
 
 
-def _product(settings: Settings, candidates: Candidates) -> Product:
+def write_product(settings: Settings, candidates: Candidates) -> Product:
+    """The product that `write_all` makes; its inputs are the ensemble, the tables and the test truth."""
     truth = truth_path(settings)
     return Product(
         paths.submissions(),
-        "submissions/write",
+        PRODUCT,
         version=FORMAT_VERSION,
         settings={"submissions": dataclasses.asdict(settings.submissions), "is_phantom": trained_on_phantoms()},
         inputs={

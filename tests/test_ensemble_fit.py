@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from simulated_predictions import Contest, simulate, write_contest
 
+from ensemble.__main__ import main
 from ensemble.apply import apply
 from ensemble.baselines import Prior
 from ensemble.candidates import PRIOR
@@ -172,6 +173,14 @@ def test_a_damaged_table_is_told_before_it_is_parsed(tmp_path, monkeypatch):
         read_networks(("alpha", "beta"), range(3), "oof")
     with pytest.raises(UserError, match=r"store/exams\.parquet: changed since it was written"):
         read_measured(paths.store())
+
+
+def test_the_command_refuses_networks_of_other_settings(tmp_path, monkeypatch):
+    write_contest(simulate(train=12, test=3, seed=1, slices=10), tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["ensemble", "fit", "--set", 'models.backbones=["alpha", "beta"]'])
+    with pytest.raises(UserError, match="(?s)Networks are not ready.*models/alpha/fold0"):
+        main()
 
 
 def test_shuffled_labels_leave_nothing_to_find(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The model card is filled from what the run left: change the run, and the card changes."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import InputSettings, Settings, SubmissionsSettings
 from submissions.leaderboard import leaderboard_path, read_leaderboard
-from submissions.model_card import card_facts, write_card
+from submissions.model_card import card_command, card_facts, write_card
 from submissions.model_card_page import page
-from submissions.write import write_all
+from submissions.write import read_candidates, write_all
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,24 @@ def test_the_head_is_readable_by_machines_and_a_drawn_contest_says_so(settings: 
 def test_writing_it_again_gives_the_same_bytes(settings: Settings) -> None:
     before = (paths.submissions() / "model_card.md").read_bytes()
     assert write_card(settings).read_bytes() == before
+
+
+def test_the_settings_are_those_of_the_run_whatever_the_card_is_asked_with(settings: Settings) -> None:
+    other = dataclasses.replace(settings, input=InputSettings(data=settings.input.data, fold_seed=99))
+    facts = card_facts(other)
+    assert facts["settings"]["input"]["fold_seed"] == facts["folds"]["seed"] == settings.input.fold_seed
+
+
+def test_a_card_of_two_runs_is_refused_with_the_next_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("submissions.predict.require_finished", lambda settings: None)
+    card_command(settings)
+    assert "model card: " in capsys.readouterr().out
+    another = dataclasses.replace(read_candidates(paths.ensemble_run()), identity="another")
+    monkeypatch.setattr("submissions.write.read_candidates", lambda directory: another)
+    with pytest.raises(UserError, match="its input ensemble changed; .*--from submissions"):
+        card_command(settings)
 
 
 def test_without_a_row_of_the_run_the_next_command_is_named(

@@ -36,7 +36,7 @@ from submissions.evidence.pictures import draw_activation, draw_exam, encode_hu,
 from submissions.evidence.reliability import NEIGHBOURS, Reliability, reliability
 from submissions.evidence.report import write_evidence, write_run_evidence
 from submissions.operating import cross_fitted
-from submissions.write import known_test_truth
+from submissions.write import known_test_truth, write_all
 
 
 @pytest.mark.parametrize(("window", "tolerance"), [("pe", 0.012), ("mediastinal", 0.006), ("lung", 0.01)])
@@ -233,6 +233,23 @@ def test_the_model_page_holds_the_scores_own_numbers(tmp_path: Path, monkeypatch
     assert operated.rates.specificity == rates.specificity and operated.rates.npv == rates.npv
     assert operated.rates.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
     assert len(model.quarantined) == 1
+
+
+def test_submissions_of_another_ensemble_are_not_the_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr("submissions.write._write_evidence", lambda *_: None)
+    settings, candidates = write_run(tmp_path)
+    write_all(settings)
+    model = describe_model(settings, candidates)
+    assert list(model.scores) == ["out of fold", "test"] and len(model.board) == 3
+    assert model.products[-1]["name"] == "submissions/write"
+    other = describe_model(settings, dataclasses.replace(candidates, identity="another"))
+    assert list(other.scores) == ["out of fold"] and other.board.empty
+    assert "submissions/write" not in [each["name"] for each in other.products]
+    with (paths.submissions() / "submission.csv").open("a") as file:
+        file.write("x")
+    with pytest.raises(UserError, match="sha256 differs"):
+        describe_model(settings, candidates)
 
 
 def test_the_truth_of_another_contest_is_not_the_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

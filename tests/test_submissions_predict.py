@@ -148,7 +148,6 @@ def test_networks_of_another_format_are_named_before_a_file_is_read(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    monkeypatch.setattr(submissions.predict, "require_ensemble", lambda settings: None)
     monkeypatch.setattr(submissions.predict, "read_studies", lambda *_: pytest.fail("the series was read"))
     settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("mobilenetv2",)))
     for folder in (paths.prepared(), paths.store(), *(paths.model_run("mobilenetv2", fold) for fold in range(2))):

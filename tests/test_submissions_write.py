@@ -8,8 +8,10 @@ from submission_cases import draw_labels, write_ensemble, write_tree
 
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.product import read_manifest
 from pipeline.settings import InputSettings, Settings, SubmissionsSettings
+from submissions.__main__ import main
 from submissions.check import check_file
 from submissions.kaggle_csv import read_layout
 from submissions.leaderboard import aligned, append, leaderboard_path, read_leaderboard, run_table, whole_table
@@ -140,6 +142,17 @@ def test_a_candidate_that_is_gone_leaves_no_file(settings: Settings, tmp_path: P
     write_all(settings)
     left = sorted(each.name for each in paths.submissions().glob("*.csv"))
     assert left == ["leaderboard.csv", "mean.csv", "prior.csv", "submission.csv"]
+
+
+@pytest.mark.parametrize("verb", ["write", "card", "evidence"])
+def test_no_verb_tells_a_run_by_settings_that_did_not_make_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    write_json(paths.store() / "manifest.json", {"identity": "store"})
+    monkeypatch.setattr("sys.argv", ["submissions", verb, "--data", settings.input.data, "--set", "models.epochs=77"])
+    with pytest.raises(UserError, match="Networks are not ready"):
+        main()
+    assert not (paths.submissions() / "submission.csv").exists()
 
 
 def test_predictions_that_changed_on_disk_are_refused(settings: Settings, tmp_path: Path) -> None:

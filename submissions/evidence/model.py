@@ -12,14 +12,21 @@ from input.contest import STUDY
 from input.tables import load_exams, load_slices
 from pipeline import paths
 from pipeline.files import read_json
-from pipeline.product import MANIFEST, identity_of
+from pipeline.product import MANIFEST, identity_of, verify
 from pipeline.settings import Settings
 from submissions.evidence.reliability import Reliability, reliability
 from submissions.intervals import RankedScores
 from submissions.leaderboard import commit, leaderboard_path, read_leaderboard
 from submissions.operating import Operation, cross_fitted_calls, operation, threshold
 from submissions.score import Score, prepared_truth, read_predictions, score
-from submissions.write import SUBMISSION, Candidates, known_test_truth, quarantined_slices, trained_on_phantoms
+from submissions.write import (
+    PRODUCT,
+    SUBMISSION,
+    Candidates,
+    known_test_truth,
+    quarantined_slices,
+    trained_on_phantoms,
+)
 
 OUT_OF_FOLD, TEST = "out of fold", "test"
 
@@ -42,8 +49,9 @@ class Model:
 
     Attributes:
         name: the candidate's.
-        board: the leaderboard's rows of this run; empty before the first `write`.
-        scores: `out of fold`, and `test` where there is a test truth: the same objects as in report.md.
+        board: the leaderboard's rows of this run; empty where the submissions are not those of this ensemble.
+        scores: `out of fold`, and `test` where there are submissions of this ensemble and a test truth: the same
+            figures as in report.md.
         reliability: of every label, out of fold.
         operated: the operating point on the same exams.
         folds: a row a fold, with the slice networks' own figures on it.
@@ -73,7 +81,11 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
     Args:
         settings: of the run.
         candidates: the finished ensemble.
-        run: identity of the submissions; empty: of those that lie there.
+        run: identity of the submissions that are being written; empty: those that lie there, if they are of this
+            ensemble.
+
+    Raises:
+        UserError: the submission does not match its manifest.
     """
     exams = load_exams()
     truth = prepared_truth(exams, load_slices())
@@ -81,11 +93,13 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
     predicted = decode(*candidates.predictions(candidates.promoted, "oof"))
     seed = settings.submissions.seed
     scores = {OUT_OF_FOLD: score(truth, *predicted, seed=seed)}
-    submission, known = paths.submissions() / SUBMISSION, known_test_truth(settings)
-    if submission.is_file() and known:
-        scores[TEST] = score(known, *read_predictions(submission, known), seed=seed)
-    products = _products(settings)
-    run = run or next((each["identity"] for each in products if each["name"] == "submissions/write"), "")
+    products = _products(settings, candidates)
+    if not run and products and products[-1]["name"] == PRODUCT:
+        run = products[-1]["identity"]
+        verify(paths.submissions(), [SUBMISSION])
+    known = known_test_truth(settings)
+    if run and known:
+        scores[TEST] = score(known, *read_predictions(paths.submissions() / SUBMISSION, known), seed=seed)
     board = read_leaderboard(leaderboard_path())
     return Model(
         name=candidates.promoted,
@@ -142,12 +156,14 @@ def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dic
     return rows
 
 
-def _products(settings: Settings) -> list[dict[str, Any]]:
-    """The manifests that there are."""
+def _products(settings: Settings, candidates: Candidates) -> list[dict[str, Any]]:
+    """The manifests that there are; submissions of another ensemble are not this model's."""
     runs = [paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)]
     folders = [paths.prepared(), paths.store(), *runs, paths.ensemble_run(), paths.submissions()]
-    manifests = [read_json(folder / MANIFEST) for folder in folders if (folder / MANIFEST).is_file()]
-    return [{"name": "", **each} for each in manifests]
+    manifests = [{"name": "", **read_json(folder / MANIFEST)} for folder in folders if (folder / MANIFEST).is_file()]
+    return [
+        each for each in manifests if each["name"] != PRODUCT or each["inputs"].get("ensemble") == candidates.identity
+    ]
 
 
 def training_numbers(columns: list[str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from submissions.evidence.cases import Case, cases_of_run
 from submissions.evidence.exam_page import QUALITY, Context, exam_page, key_rows
 from submissions.evidence.model import Model, describe_model, training_numbers
 from submissions.evidence.page import write_page
-from submissions.predict import require_ensemble
+from submissions.predict import require_finished
 from submissions.write import Candidates, read_candidates
 
 
@@ -94,6 +94,6 @@ def _activations(settings: Settings, store: Path, cases: list[Case]) -> Maps:
 
 def write_evidence_command(settings: Settings, exams: Sequence[str], out: Path) -> None:
     """`python -m submissions evidence`: the report of a finished run, of chosen exams where some are named."""
-    require_ensemble(settings)
+    require_finished(settings)
     written = write_run_evidence(settings, read_candidates(paths.ensemble_run()), out, wanted=list(np.unique(exams)))
     say(f"evidence: {written}")
