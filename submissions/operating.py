@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from submissions.intervals import Interval, wilson
+from submissions.score import Score
 
 #: The operating point: the highest threshold that finds this share of the exams with PE.
 SENSITIVITY = 0.9
@@ -14,12 +15,38 @@ PREVALENCE = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """What a threshold did on exams that did not choose it; ppv and npv hold at PREVALENCE."""
+    """What a threshold did on exams that did not choose it: rates, and the exams counted.
+
+    Attributes:
+        sensitivity, specificity: with Wilson intervals.
+        ppv, npv: predictive values at PREVALENCE.
+        found, missed: exams with PE.
+        false_alarms, cleared: exams without.
+    """
 
     sensitivity: Interval
     specificity: Interval
     ppv: float
     npv: float
+    found: int
+    missed: int
+    false_alarms: int
+    cleared: int
+
+
+def operating_points(out_of_fold: Score, test: Score | None, folds: np.ndarray) -> dict[str, Operation]:
+    """`out of fold` at the thresholds of the other folds; `test`, where there is a truth, at that of all of them.
+
+    Args:
+        out_of_fold: of the training exams.
+        test: of the test exams.
+        folds: (training exams,) the fold of each.
+    """
+    suspicion, positive = out_of_fold.suspicion, out_of_fold.positive
+    found = {"out of fold": cross_fitted(suspicion, positive, folds)}
+    if test:
+        found["test"] = operation(test.suspicion >= threshold(suspicion, positive), test.positive)
+    return found
 
 
 def threshold(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -31,12 +58,7 @@ def threshold(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def cross_fitted(scores: np.ndarray, positive: np.ndarray, folds: np.ndarray) -> Operation:
-    """Each fold judged at the threshold of the other folds; the arguments are those of `cross_fitted_calls`."""
-    return operation(cross_fitted_calls(scores, positive, folds), positive)
-
-
-def cross_fitted_calls(scores: np.ndarray, positive: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(exams,) which exams are called positive, each fold at the threshold of the other folds.
+    """Each fold judged at the threshold of the other folds.
 
     Args:
         scores: (exams,) out-of-fold, higher means PE.
@@ -47,21 +69,24 @@ def cross_fitted_calls(scores: np.ndarray, positive: np.ndarray, folds: np.ndarr
     for fold in np.unique(folds):
         held_out = folds == fold
         called[held_out] = scores[held_out] >= threshold(scores[~held_out], positive[~held_out])
-    return called
+    return operation(called, positive)
 
 
 def operation(called: np.ndarray, positive: np.ndarray) -> Operation:
-    """Sensitivity and specificity with Wilson intervals, and predictive values at PREVALENCE.
+    """Rates and counts of some exams.
 
     Args:
         called: (exams,) booleans, called positive.
         positive: (exams,) booleans, truly positive.
     """
-    sensitivity = wilson(int((called & positive).sum()), int(positive.sum()))
-    specificity = wilson(int((~called & ~positive).sum()), int((~positive).sum()))
+    found, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
+    missed, cleared = int(positive.sum()) - found, int((~positive).sum()) - false_alarms
+    sensitivity, specificity = wilson(found, found + missed), wilson(cleared, cleared + false_alarms)
     true, false = sensitivity.value * PREVALENCE, (1 - specificity.value) * (1 - PREVALENCE)
-    right, missed = specificity.value * (1 - PREVALENCE), (1 - sensitivity.value) * PREVALENCE
-    return Operation(sensitivity, specificity, _share(true, false), _share(right, missed))
+    right, wrong = specificity.value * (1 - PREVALENCE), (1 - sensitivity.value) * PREVALENCE
+    return Operation(
+        sensitivity, specificity, _share(true, false), _share(right, wrong), found, missed, false_alarms, cleared
+    )
 
 
 def _share(part: float, rest: float) -> float:

@@ -9,9 +9,9 @@ from input.contest import EXAM_LABELS, SOP, STUDY
 from pipeline.files import atomic_path, write_text
 from pipeline.settings import SubmissionsSettings
 from submissions.calibration import Calibration
-from submissions.intervals import Interval, paired_difference, resample_counts
+from submissions.intervals import Interval, resample_counts
 from submissions.leaderboard import run_table
-from submissions.operating import PREVALENCE, SENSITIVITY, cross_fitted, operation, threshold
+from submissions.operating import PREVALENCE, SENSITIVITY, operating_points
 from submissions.score import Score, differences
 
 SYNTHETIC = "Synthetic data: these exams are drawn phantoms. The figures prove the pipeline, not clinical skill."
@@ -56,10 +56,9 @@ def write_report(
         f"```\n{run_table(rows)}\n```",
         COLUMNS_EXPLAINED,
         f"## Against `{promoted}`",
-        _difference_table(promoted, out_of_fold, test, settings),
-        "Its parts and the AUCs, out of fold and on the test truth (95 % by paired bootstrap over exams; the metric's "
-        "parts are losses, above zero is worse; of an AUC, below zero is worse):",
-        _parts_table(promoted, {"out of fold": out_of_fold, "test": test}, settings),
+        f"What each other candidate has more than `{promoted}` (95 % by paired bootstrap over exams; metric and parts "
+        "are losses, above zero is worse; of an AUC, below zero is worse):",
+        _difference_table(promoted, {"out of fold": out_of_fold, "test": test}, settings),
         f"## Labels of `{promoted}`",
         _label_table(oof, tested),
         "## Calibration of P(PE)",
@@ -79,38 +78,19 @@ def write_report(
     _draw(directory / "report.png", oof, tested, SYNTHETIC if is_phantom else "")
 
 
-def _difference_table(
-    promoted: str, out_of_fold: dict[str, Score], test: dict[str, Score], settings: SubmissionsSettings
-) -> str:
-    """Every candidate's metric minus the promoted one's, on the same resampled exams; above zero is worse."""
-    lines = ["| candidate | CV difference (95 %) | test difference (95 %) |", "|---|---:|---:|"]
-    for name in out_of_fold:
-        if name != promoted:
-            cells = [_difference(scores, name, promoted, settings) for scores in (out_of_fold, test)]
-            lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
-
-
-def _difference(scores: dict[str, Score], name: str, promoted: str, settings: SubmissionsSettings) -> str:
-    if name not in scores:
-        return "-"
-    one, other = scores[name], scores[promoted]
-    counts = resample_counts(one.exams, settings.bootstrap, settings.seed)
-    found = paired_difference(one.loss, other.loss, one.weight, counts)
-    return _signed(found)
-
-
-def _parts_table(promoted: str, scores: dict[str, dict[str, Score]], settings: SubmissionsSettings) -> str:
-    """Every candidate's parts of the metric and AUCs minus the promoted one's, on the same resampled exams."""
-    lines = ["| exams | candidate | exam part | image part | slice AUC | PE AUC |", "|---|---|---:|---:|---:|---:|"]
+def _difference_table(promoted: str, scores: dict[str, dict[str, Score]], settings: SubmissionsSettings) -> str:
+    """Every candidate's metric, its parts and the AUCs minus the promoted one's, on the same resampled exams."""
+    lines = ["| exams | candidate | metric | exam part | image part | slice AUC | PE AUC |"]
+    lines.append("|---|---|---:|---:|---:|---:|---:|")
     for exams, found in scores.items():
-        for name in found:
-            if name == promoted:
-                continue
-            counts = resample_counts(found[name].exams, settings.bootstrap, settings.seed)
-            each = differences(found[name], found[promoted], counts)
-            cells = [_signed(each[key]) for key in ("exam part", "image part", "slice AUC", "exam AUC")]
-            lines.append(f"| {exams} | {name} | {' | '.join(cells)} |")
+        if not found:
+            continue
+        best = found[promoted]
+        counts = resample_counts(best.exams, settings.bootstrap, settings.seed)
+        for name, other in found.items():
+            if name != promoted:
+                cells = map(_signed, differences(other, best, counts).values())
+                lines.append(f"| {exams} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -136,12 +116,8 @@ def _calibration_table(out_of_fold: Score, test: Score | None) -> str:
 
 
 def _operating_table(out_of_fold: Score, test: Score | None, folds: np.ndarray) -> str:
-    found = [("out of fold", cross_fitted(out_of_fold.suspicion, out_of_fold.positive, folds))]
-    if test:
-        called = test.suspicion >= threshold(out_of_fold.suspicion, out_of_fold.positive)
-        found.append(("test", operation(called, test.positive)))
     lines = ["| exams | sensitivity | specificity | PPV | NPV |", "|---|---:|---:|---:|---:|"]
-    for name, each in found:
+    for name, each in operating_points(out_of_fold, test, folds).items():
         lines.append(f"| {name} | {each.sensitivity} | {each.specificity} | {each.ppv:.3f} | {each.npv:.3f} |")
     return "\n".join(lines)
 

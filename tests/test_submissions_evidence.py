@@ -227,11 +227,11 @@ def test_the_model_page_holds_the_scores_own_numbers(tmp_path: Path, monkeypatch
     assert model.name == "stack" and sum(row["exams"] for row in model.folds) == oof.exams == 60
     total = sum(row["metric"] * oof.weight[folds_of(row["fold"])].sum() for row in model.folds) / oof.weight.sum()
     assert total == pytest.approx(oof.total.value)
-    operated = model.operated[0]
+    operated = model.operated["out of fold"]
     assert operated.found + operated.missed == oof.positive_exams
     rates = cross_fitted(oof.suspicion, oof.positive, np.select([folds_of(1), folds_of(2)], [1, 2]))
-    assert operated.rates.specificity == rates.specificity and operated.rates.npv == rates.npv
-    assert operated.rates.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
+    assert operated.specificity == rates.specificity and operated.npv == rates.npv
+    assert operated.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
     assert len(model.quarantined) == 1
 
 

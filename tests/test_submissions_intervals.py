@@ -103,6 +103,7 @@ def test_each_fold_is_judged_at_the_threshold_of_the_others() -> None:
     # Fold 1's threshold is 0.9 (its positive at 0.5 is missed), fold 0's is 0.5.
     found = cross_fitted(scores, positive, folds)
     assert (found.sensitivity.value, found.specificity.value) == (0.5, 1.0)
+    assert (found.found, found.missed, found.false_alarms, found.cleared) == (1, 1, 0, 2)
 
 
 def test_predictive_values_hold_at_the_stated_prevalence() -> None:

@@ -113,6 +113,11 @@ def test_the_report_holds_labels_calibration_and_the_quarantined_slice(settings:
     write_all(settings)
     text = (paths.submissions() / "report.md").read_text()
     assert "| rv_lv_ratio_gte_1 |" in text and "| out of fold |" in text
+    rows = read_leaderboard(leaderboard_path()).set_index("candidate")
+    for exams, column in (("out of fold", "cv"), ("test", "test")):
+        for name in ("prior", "mobilenetv2"):
+            worse = rows.loc[name, column] - rows.loc["stack", column]
+            assert f"| {exams} | {name} | {worse:+.4f} (" in text
     assert "- 1 x pixel data truncated" in text
     assert "Synthetic" not in text
     assert (paths.submissions() / "report.png").read_bytes().startswith(b"\x89PNG")

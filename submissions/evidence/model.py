@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 from submissions.evidence.reliability import Reliability, reliability
 from submissions.intervals import RankedScores
 from submissions.leaderboard import commit, leaderboard_path, read_leaderboard
-from submissions.operating import Operation, cross_fitted_calls, operation, threshold
+from submissions.operating import Operation, operating_points
 from submissions.score import Score, prepared_truth, read_predictions, score
 from submissions.write import (
     PRODUCT,
@@ -32,18 +32,6 @@ OUT_OF_FOLD, TEST = "out of fold", "test"
 
 
 @dataclasses.dataclass(frozen=True)
-class Operated:
-    """What the operating point did on some exams: rates, and the four counts."""
-
-    exams: str
-    rates: Operation
-    found: int
-    missed: int
-    false_alarms: int
-    cleared: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Model:
     """The promoted candidate.
 
@@ -53,7 +41,7 @@ class Model:
         scores: `out of fold`, and `test` where there are submissions of this ensemble and a test truth: the same
             figures as in report.md.
         reliability: of every label, out of fold.
-        operated: the operating point on the same exams.
+        operated: the operating point on the same exams, as in report.md.
         folds: a row a fold, with the slice networks' own figures on it.
         products: manifests, in the order of the stages.
         quarantined: STUDY, SOP, quarantine of every slice that no network saw.
@@ -66,7 +54,7 @@ class Model:
     board: pd.DataFrame
     scores: dict[str, Score]
     reliability: Reliability
-    operated: list[Operated]
+    operated: dict[str, Operation]
     folds: list[dict[str, Any]]
     products: list[dict[str, Any]]
     quarantined: pd.DataFrame
@@ -106,7 +94,7 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
         board=board[board["run"] == run].sort_values("cv", kind="stable"),
         scores=scores,
         reliability=reliability(truth.exams, predicted[0], seed=seed),
-        operated=_operated(scores, folds),
+        operated=operating_points(scores[OUT_OF_FOLD], scores.get(TEST), folds),
         folds=_folds(settings, scores[OUT_OF_FOLD], folds, products),
         products=products,
         quarantined=quarantined_slices(),
@@ -114,20 +102,6 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
         settings=identity_of(settings.as_dict()),
         commit=commit(),
     )
-
-
-def _operated(scores: dict[str, Score], folds: np.ndarray) -> list[Operated]:
-    """The operating point where report.md has it: cross-fitted out of fold, fixed by all training exams at test."""
-    oof = scores[OUT_OF_FOLD]
-    calls = {OUT_OF_FOLD: cross_fitted_calls(oof.suspicion, oof.positive, folds)}
-    if TEST in scores:
-        calls[TEST] = scores[TEST].suspicion >= threshold(oof.suspicion, oof.positive)
-    found = []
-    for name, called in calls.items():
-        positive = scores[name].positive
-        cells = [int(np.sum(a & b)) for a in (called, ~called) for b in (positive, ~positive)]
-        found.append(Operated(name, operation(called, positive), cells[0], cells[2], cells[1], cells[3]))
-    return found
 
 
 def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dict[str, Any]]) -> list[dict[str, Any]]:
