@@ -136,7 +136,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
             engine = keras_engine(model)
         auc = _write_predictions(directory, engine, scored, views, recipe)
         _write_network(directory, model, history, f"{backbone}/fold{fold}")
-        loss = history.losses[-1]
+        loss = history.losses[history.best_epoch - 1]
         product.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
             metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},

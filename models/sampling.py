@@ -1,8 +1,8 @@
 """Which slices an epoch shows, in which order: a pure function of (seed, epoch).
 
 Few slices show PE and most exams have none, so slices are drawn by stated shares: slices with PE,
-slices without PE of exams with PE, slices of exams without PE. Within the first two kinds an exam
-counts with the square root of its slices, between "every exam alike" and "every slice alike":
+slices without PE of exams with PE, slices of exams without PE. Within a kind an exam counts with
+the square root of its slices of that kind, between "every exam alike" and "every slice alike":
 the metric favours exams with many positive slices, small clots need to be seen as well.
 The other mode shows every slice of every exam alike.
 """

@@ -35,7 +35,8 @@ class Augmentation:
         gain, offset_hu: HU become gain * HU + offset.
         noise_hu: standard deviation of added white noise.
         noise_seed: of that noise.
-        hole: (y, x, side) of a square set to air, as shares of the input's size; side 0: none.
+        hole: (y, x, side) of a rectangle set to air: its corner and the length of its sides, as shares of the
+            input's height and width; side 0: none.
     """
 
     flip: bool = False

@@ -114,11 +114,11 @@ class ModelsSettings:
     positive_share: float = 0.5  # of drawn slices: slices with PE
     negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE; 0: exams with PE only
     augmentation: float = 1.0  # strength of moves, HU jitter, noise and cutout; 0 leaves only the flip
-    cutout: float = 0.2  # share of views that lose a square of a quarter of each side to air
+    cutout: float = 0.2  # share of views that lose a rectangle, a quarter of each side long, to air
     # auto: float32 on a CPU save what profits from bfloat16 there, mixed bfloat16 on GPUs that have it, else float16
     precision: str = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
-    engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO on a CPU, Keras elsewhere
+    engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO with TensorFlow on a CPU, else Keras
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
     # What differs for a backbone, a table each: [models.per_backbone.efficientnet_lite0] learning_rate = 2e-3
     per_backbone: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
