@@ -14,6 +14,7 @@ import pandas as pd
 
 from input.contest import SOP, STUDY
 from models.batches import prefetched
+from models.precision import gpu_capability
 from models.targets import FLIPPED, TARGETS
 from models.views import SliceViews
 from pipeline.settings import ModelsSettings
@@ -34,13 +35,7 @@ def chosen_engine(name: str) -> str:
         return name
     import keras
 
-    return "openvino" if keras.backend.backend() == "tensorflow" and not _has_gpu() else "keras"
-
-
-def _has_gpu() -> bool:
-    import tensorflow
-
-    return bool(tensorflow.config.list_physical_devices("GPU"))
+    return "openvino" if keras.backend.backend() == "tensorflow" and gpu_capability() is None else "keras"
 
 
 def keras_engine(model: "keras.Model") -> Engine:

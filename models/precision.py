@@ -69,12 +69,17 @@ def built_in(policy: str) -> Iterator[None]:
 
 def this_device() -> Device:
     """The device that the Keras backend computes on."""
-    import keras
-
-    capability = _GPU_CAPABILITY.get(keras.backend.backend(), lambda: None)()
-    if capability:
+    capability = gpu_capability()
+    if capability is not None:
         return Device("gpu", capability >= AMPERE)
     return Device("cpu", "avx512_bf16" in _cpu_flags())
+
+
+def gpu_capability() -> tuple[int, ...] | None:
+    """Compute capability of the GPU that the Keras backend computes on, zeros where unknown; None: a CPU."""
+    import keras
+
+    return _GPU_CAPABILITY.get(keras.backend.backend(), lambda: None)()
 
 
 def _tensorflow_capability() -> tuple[int, ...] | None:

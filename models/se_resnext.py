@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import keras
 from keras import layers, ops
 
+from models.precision import gpu_capability
+
 EPSILON, MOMENTUM = 1e-5, 0.9
 
 
@@ -83,11 +85,7 @@ class GroupedConvolution(layers.Layer):
 
 
 def _groups_are_slow() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow
-
-    return not tensorflow.config.list_physical_devices("GPU")
+    return keras.backend.backend() == "tensorflow" and gpu_capability() is None
 
 
 def se_resnext_backbone(images, template: Template):

@@ -54,6 +54,21 @@ def test_instruction_sets_are_read_from_the_first_core(tmp_path):
     assert _cpu_flags(tmp_path / "none") == set()
 
 
+@pytest.mark.parametrize(("capability", "gpu"), [((7, 5), True), ((0, 0), True), (None, False)])
+def test_whether_there_is_a_gpu_is_asked_in_one_place(monkeypatch, capability, gpu):
+    import keras
+
+    from models import precision
+    from models.inference import chosen_engine
+    from models.se_resnext import _groups_are_slow
+
+    monkeypatch.setitem(precision._GPU_CAPABILITY, keras.backend.backend(), lambda: capability)
+    tensorflow = keras.backend.backend() == "tensorflow"
+    assert precision.this_device().kind == ("gpu" if gpu else "cpu")
+    assert chosen_engine("auto") == ("openvino" if tensorflow and not gpu else "keras")
+    assert _groups_are_slow() == (tensorflow and not gpu)
+
+
 def test_a_bfloat16_network_has_float32_outputs_and_a_float32_twin(monkeypatch):
     import keras
     from keras import layers
