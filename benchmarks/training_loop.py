@@ -47,7 +47,6 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
 
         def bare() -> None:
             for _ in range(steps):
-                training.model.reset_metrics()
                 float(training.model.train_on_batch(images, {"logits": truth}))
 
         loops: dict[str, Callable[[], object]] = {"bare step on one batch": bare}

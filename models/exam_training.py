@@ -125,7 +125,6 @@ def _train_epoch(
             for each in batch
         ]  # fmt: skip
         inputs = _inputs(batch, grids, scale, random, settings.noise)
-        model.reset_metrics()
         losses.append(model.train_on_batch(inputs, _targets(batch, grids), return_dict=True)["loss"])
         if not np.isfinite(losses[-1]):
             raise UserError(

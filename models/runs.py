@@ -187,10 +187,11 @@ def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, set
     frames = []
     with atomic_path(directory / "embeddings.npy") as temporary:
         embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), settings.embedding))
+        first = 0
         for frame, vectors in predict_slices(engine, scored, views, settings):
-            first = sum(map(len, frames))
             embeddings[first : first + len(frame)] = vectors
             frames.append(frame)
+            first += len(frame)
         embeddings.flush()
     table = pd.concat(frames, ignore_index=True)
     table.insert(2, "role", scored["role"].to_numpy())

@@ -185,7 +185,6 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
     losses = np.zeros(batches.count)
     for step, (images, truth) in enumerate(batches.of(epoch)):
         # Step by step, so that the history holds the epoch's mean and a divergence its step.
-        run.model.reset_metrics()
         losses[step] = float(run.model.train_on_batch(images, {"logits": truth}))
         if not np.isfinite(losses[step]):
             raise UserError(_diverged(f"loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {batches.count}"))
