@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from ensemble.logistic import Logistic, expit, logit
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import log_loss
-from models.exam_runs import stored_numbers, with_positions
+from models.exam_runs import stored_numbers
 from models.exam_training import exams_of, predict_exams, train_exam_network
 from models.runs import EXAM_KINDS, exam_product, plane_table
 from pipeline import paths
@@ -40,7 +40,7 @@ def held_out_predictions(settings: Settings, backbone: str, fold: int, kind: str
     """Predict one fold's exams by exam networks that learned from the fold's other exams.
 
     Args:
-        table: all slices with labels and positions, from `with_positions`.
+        table: all slices with labels and positions, from `plane_table`.
 
     Returns:
         StudyInstanceUID, SOPInstanceUID, `pe` and nine exam labels, a row a slice of the fold.
@@ -120,7 +120,7 @@ def figures(predictions: pd.DataFrame, known: pd.DataFrame) -> tuple[float, floa
 
 def compare(settings: Settings, backbone: str, kind: str) -> tuple[list[list[str]], Interval]:
     """Rows of the table for one backbone, and the paired difference (in-sample minus clean)."""
-    table = with_positions(plane_table("train"))
+    table = plane_table("train")
     table["q"] = table.groupby(STUDY)[SLICE_LABEL].transform("mean")
     folds = range(settings.input.folds)
     ways = {

@@ -17,8 +17,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from features.store import open_exam
-from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
+from input.contest import EXAM_LABELS, SLICE_LABEL, SOP
 from models.checkpoint import load_weights, save_weights
 from models.curves import draw_curves
 from models.exam_network import exam_network
@@ -43,7 +42,7 @@ def train_exam_networks(
     if not waiting:
         return []
     told = []
-    table = with_positions(plane_table())
+    table = plane_table()
     held_out = ((table["split"] == "test") | (table["fold"] == fold)).to_numpy()
     train, scored = table[~held_out].reset_index(drop=True), table[held_out].reset_index(drop=True)
     seen = exams_of(train, _numbers_of_training_slices(settings, backbone, fold, train, threads))
@@ -124,14 +123,6 @@ def stored_numbers(directory: Path, scored: pd.DataFrame) -> np.ndarray:
     table = pd.read_parquet(directory / "slices.parquet").set_index(SOP).loc[scored[SOP]]
     embeddings = np.load(directory / "embeddings.npy", mmap_mode="r")
     return numbers_of(table, embeddings[table["row"].to_numpy()])
-
-
-def with_positions(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with z_mm of every stored slice."""
-    z_mm = np.empty(len(table))
-    for study, rows in table.groupby(STUDY).indices.items():
-        z_mm[rows] = open_exam(paths.store(), study).z_mm[table["plane"].to_numpy()[rows]]
-    return table.assign(z_mm=z_mm)
 
 
 def _report(settings: Settings, kind: str) -> Callable[[int, float], None]:

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from features.store import open_exam, stored_studies
-from input.contest import SOP, STUDY
+from features.store import stored_studies
 from models.inference import predict_slices
-from models.runs import job_products, slice_engine
+from models.runs import job_products, planes_of, slice_engine
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import progress
@@ -32,7 +31,7 @@ def predict_exams(settings: Settings, store: Path) -> dict[int, dict[str, pd.Dat
     """
     jobs = _jobs(settings)
     require_networks(settings)
-    slices = pd.concat([_planes(store, study) for study in stored_studies(store)], ignore_index=True)
+    slices = pd.concat([planes_of(store, study) for study in stored_studies(store)], ignore_index=True)
     results: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in jobs}
     for fold, backbone in progress(jobs, what="networks", unit="network"):
         frame, embeddings = _predict_slices(settings, backbone, fold, slices, store)
@@ -42,11 +41,6 @@ def predict_exams(settings: Settings, store: Path) -> dict[int, dict[str, pd.Dat
 
             results[fold] |= predict_with(settings, backbone, fold, slices, frame, embeddings)
     return results
-
-
-def _planes(store: Path, study: str) -> pd.DataFrame:
-    exam = open_exam(store, study)
-    return pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam)), "z_mm": exam.z_mm})
 
 
 def _jobs(settings: Settings) -> list[tuple[int, str]]:

@@ -80,7 +80,7 @@ def job_products(settings: Settings, backbone: str, fold: int) -> list[Product]:
 
 
 def plane_table(split: str | None = None) -> pd.DataFrame:
-    """A row a stored slice: study, SOP, plane in the store, slice label, exam labels, split, fold.
+    """A row a stored slice: study, SOP, plane in the store, z_mm, slice label, exam labels, split, fold.
 
     Args:
         split: "train", "test", or None for both.
@@ -89,12 +89,7 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
     exams = read_table(paths.prepared() / "exams.parquet")
     exams = exams if split is None else exams[exams["split"] == split]
     wanted = set(exams[STUDY])
-    planes = [
-        pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam))})
-        for study in stored_studies(paths.store())
-        if study in wanted
-        for exam in [open_exam(paths.store(), study)]
-    ]
+    planes = [planes_of(paths.store(), study) for study in stored_studies(paths.store()) if study in wanted]
     if not planes:
         raise UserError(
             f"{paths.shown(paths.store())}: holds none of the {len(wanted)} exams; run ./run.sh --from features"
@@ -103,6 +98,12 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
     table = pd.concat(planes, ignore_index=True).merge(labels, on=[STUDY, SOP], how="left", validate="one_to_one")
     exam_columns = [STUDY, "split", "fold", *EXAM_LABELS, *QA_LABELS]
     return table.merge(exams[exam_columns], on=STUDY, how="left", validate="many_to_one")
+
+
+def planes_of(store: Path, study: str) -> pd.DataFrame:
+    """A row a slice of one stored exam: study, SOP, plane in the store, z_mm (mm, ascending)."""
+    exam = open_exam(store, study)
+    return pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam)), "z_mm": exam.z_mm})
 
 
 def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> list[str]:
