@@ -23,16 +23,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from benchmarks.contribution_maps import load_contribution_maps
 from features.resample import resample_box
 from features.store import StoredExam, open_exam
 from input.contest import LEFT, RIGHT, SLICE_LABEL, STUDY
 from input.phantom.contest import read_masks
-from models.activation import KINDS, ContributionMaps, load_activation_maps, on_stored_slice, peak_on_stored_slice
-from models.occlusion import OcclusionMaps
+from models.activation import load_activation_maps, on_stored_slice
+from models.feature_grid import FeatureGrid
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
@@ -44,6 +46,8 @@ from pipeline.settings import Settings
 from submissions.leaderboard import aligned
 
 TARGETS = (SLICE_LABEL, LEFT, RIGHT)
+#: Kinds of maps: the one that the evidence report shows, and the cheap one.
+LOADERS = {"occlusion": load_activation_maps, "contribution": load_contribution_maps}
 NEAR_MM = 10.0
 RESAMPLES = 1000
 
@@ -70,10 +74,7 @@ def cases(settings: Settings, backbone: str, kind: str, exams: pd.DataFrame, sli
     """Map `slices` slices with PE of every exam."""
     recipe = settings.models.of(backbone)
     views = SliceViews(paths.store(), recipe)
-    networks = [
-        load_activation_maps(settings, backbone, fold, targets=TARGETS, kind=kind)
-        for fold in finished(settings, backbone)
-    ]
+    networks = [LOADERS[kind](settings, backbone, fold, targets=TARGETS) for fold in finished(settings, backbone)]
     for study in progress(exams[STUDY], what=f"{backbone} {kind}", unit="exam"):
         exam = open_exam(paths.store(), study)
         record = read_json(settings.data_root / "truth" / "exams" / f"{study}.json")
@@ -87,7 +88,7 @@ def cases(settings: Settings, backbone: str, kind: str, exams: pd.DataFrame, sli
         maps = np.mean([network(images) for network in networks], axis=0)
         for each, mask in zip(maps, truth, strict=True):
             if mask.any():
-                yield _case(study, exam, mask, each, networks[0], views.matrix(study), recipe.height, recipe.width)
+                yield _case(study, exam, mask, each, networks[0].grid, views.matrix(study), recipe.height, recipe.width)
 
 
 def finished(settings: Settings, backbone: str) -> list[int]:
@@ -109,18 +110,32 @@ def stored_mask(mask: np.ndarray, exam: StoredExam) -> np.ndarray:
 
 
 def _case(
-    study: str, exam: StoredExam, clot: np.ndarray, maps: np.ndarray, network: OcclusionMaps | ContributionMaps,
-    matrix: np.ndarray, height: int, width: int,
+    study: str, exam: StoredExam, clot: np.ndarray, maps: np.ndarray, grid: FeatureGrid, matrix: np.ndarray,
+    height: int, width: int,
 ) -> Case:  # fmt: skip
     shape = clot.shape
     rows, columns = np.indices(shape)
     y = matrix[1, 0] * columns + matrix[1, 1] * rows + matrix[1, 2]
     x = matrix[0, 0] * columns + matrix[0, 1] * rows + matrix[0, 2]
     visible = (y > -0.5) & (y < height - 0.5) & (x > -0.5) & (x < width - 0.5)
-    overlays = np.stack([on_stored_slice(each, network.grid, matrix, shape) for each in maps])
-    peak = np.clip(np.round(peak_on_stored_slice(maps[0], network.grid, matrix)), 0, np.array(shape) - 1)
+    overlays = np.stack([on_stored_slice(each, grid, matrix, shape) for each in maps])
+    peak = np.clip(np.round(peak_on_stored_slice(maps[0], grid, matrix)), 0, np.array(shape) - 1)
     distance = ndimage.distance_transform_edt(~clot, exam.spacing_mm)
     return Case(study, distance, visible, columns > exam.middle_column, overlays, tuple(peak.astype(int)))
+
+
+def peak_on_stored_slice(activation: np.ndarray, grid: FeatureGrid, matrix: np.ndarray) -> tuple[float, float]:
+    """The centre (y, x), in stored pixels, of the cell whose value is the highest.
+
+    Args:
+        activation: (y', x') of one target.
+        grid: `grid` of the maps.
+        matrix: `SliceViews.matrix` of the exam.
+    """
+    y, x = np.unravel_index(np.argmax(activation), activation.shape)
+    seen = grid.cells_to_input() @ (x, y, 1.0)
+    x, y = cv2.invertAffineTransform(np.asarray(matrix, float)) @ (*seen, 1.0)
+    return float(y), float(x)
 
 
 def share_within(overlay: np.ndarray, place: np.ndarray, visible: np.ndarray) -> float:
@@ -240,7 +255,7 @@ def main() -> None:
     """Measure, tell, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings_arguments(parser)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of maps (both)")
+    parser.add_argument("--kinds", nargs="+", choices=LOADERS, default=[*LOADERS], help="of maps (both)")
     parser.add_argument("--slices", type=int, default=4, help="slices with PE an exam, evenly spread (%(default)s)")
     parser.add_argument("--exams", type=int, help="only the first so many test exams with PE (all)")
     parser.add_argument("--out", type=Path, metavar="PNG", help="also draw some maps with the clots' outlines")

@@ -1,0 +1,197 @@
+"""The cheap kind of activation map, beside which the benchmark of activation maps measures the one that is used.
+
+It costs one pass for all targets. After the feature map F (y, x, c) the slice network is short: average and
+maximum over the places, a ReLU embedding, linear logits. So the gradient g of a logit at the pooled
+vector is a product of two kernels and a mask, and the share of place (y, x) in the logit is exact:
+
+    sum over c of F[y, x, c] * (g_average[c] / places + g_maximum[c] * [the channel's maximum lies here])
+
+(gradient times input; Zhou et al. 2016, arXiv 1512.04150, is the case without embedding). A generalised mean
+v[c] shares out g[c] v[c] among the places as F[y, x, c] to its power goes. The shares of all
+places and a constant that no place owns sum up to the logit. Exact is not the same as telling: a small
+input leaves few cells, each sees most of the slice, and what the padding does to the border's cells weighs
+much; on drawn exams these maps lie on the clots hardly more than by chance.
+
+On the exported OpenVINO graph F is a third output that is added in memory; the files stay as they are. A run
+without an exported graph is read with Keras.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.feature_grids import keras_grid, openvino_grid
+from input.contest import SLICE_LABEL
+from models.activation import check_targets
+from models.feature_grid import FeatureGrid
+from models.inference import GRAPH, GRAPH_WEIGHTS
+from models.targets import TARGETS
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.product import verify
+from pipeline.settings import ModelsSettings, Settings
+
+#: As in models.pooling, which needs Keras.
+SMALLEST = 1e-4
+
+
+@dataclass(frozen=True)
+class Head:
+    """The dense layers behind the pooling.
+
+    Attributes:
+        to_embedding, embedding_bias: (2 c, d), (d,); (c, d) behind a generalised mean.
+        to_logits, logits_bias: (d, targets), (targets,).
+        power: of the generalised mean; None: average and maximum.
+    """
+
+    to_embedding: np.ndarray
+    embedding_bias: np.ndarray
+    to_logits: np.ndarray
+    logits_bias: np.ndarray
+    power: float | None = None
+
+    @classmethod
+    def load(cls, file: Path, pooling: str) -> "Head":
+        """Read it from a run's weights.npz, whose last arrays it is; `pooling` as in the settings.
+
+        Raises:
+            UserError: the arrays are not those of `models.network.slice_network`.
+        """
+        with np.load(file, allow_pickle=False) as arrays:
+            last = [arrays[name] for name in sorted(arrays.files)[-6:]]
+        *before, first, bias, second, last_bias = [each for each in last if each.dtype.kind == "f"]  # not the seed
+        head = (first, bias, second, last_bias)
+        if [each.ndim for each in head] != [2, 1, 2, 1] or second.shape != (bias.size, last_bias.size):
+            raise UserError(f"{paths.shown(file)}: expected a slice network, found {[each.shape for each in head]}")
+        return cls(*head, power=float(before[-1].item()) if pooling == "gem" else None)
+
+    def gradient(self, pooled: np.ndarray, targets: list[int]) -> np.ndarray:
+        """Of the logits of some targets at the pooled vectors (n, p): (n, targets, p)."""
+        awake = (pooled @ self.to_embedding + self.embedding_bias) > 0
+        return np.einsum("nd,dt,pd->ntp", awake, self.to_logits[:, targets], self.to_embedding, optimize=True)
+
+
+@dataclass(frozen=True)
+class ContributionMaps:
+    """Images to maps; made by `load_contribution_maps`.
+
+    Attributes:
+        features: images (n, y, x, channels) float32 -> feature map (n, y', x', c).
+        head: the layers behind it.
+        grid: where its cells lie on the input.
+        targets: names, in the order of the maps.
+    """
+
+    features: Callable[[np.ndarray], np.ndarray]
+    head: Head
+    grid: FeatureGrid
+    targets: tuple[str, ...]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Signed contributions to each target's logit: images (n, y, x, channels) -> float32 (n, targets, y', x')."""
+        indices = [TARGETS.index(name) for name in self.targets]
+        return contributions(self.features(np.ascontiguousarray(images, np.float32)), self.head, indices)
+
+
+def contributions(features: np.ndarray, head: Head, targets: list[int]) -> np.ndarray:
+    """What every place adds to the logits.
+
+    Args:
+        features: (n, y, x, c).
+        head: the layers behind the pooling.
+        targets: indices into `models.targets.TARGETS`.
+
+    Returns:
+        float32 (n, targets, y, x). Where several places share a channel's maximum they share its gradient.
+    """
+    if head.power is not None:
+        return _of_generalised_mean(features, head, targets)
+    places = features.shape[1] * features.shape[2]
+    average, maximum = features.mean(axis=(1, 2)), features.max(axis=(1, 2))
+    gradient = head.gradient(np.concatenate([average, maximum], axis=1), targets)
+    of_average, of_maximum = np.split(gradient, 2, axis=2)
+    highest = features == maximum[:, None, None]
+    highest = features * highest / highest.sum(axis=(1, 2), keepdims=True)
+    found = np.einsum("nyxc,ntc->ntyx", features, of_average / places, optimize=True)
+    return (found + np.einsum("nyxc,ntc->ntyx", highest, of_maximum, optimize=True)).astype(np.float32)
+
+
+def _of_generalised_mean(features: np.ndarray, head: Head, targets: list[int]) -> np.ndarray:
+    powers = np.maximum(features, SMALLEST).astype(np.float64) ** head.power
+    pooled = powers.mean(axis=(1, 2)) ** (1 / head.power)
+    worth = head.gradient(pooled, targets) * pooled[:, None]
+    shares = powers / powers.sum(axis=(1, 2), keepdims=True)
+    return np.einsum("nyxc,ntc->ntyx", shares, worth, optimize=True).astype(np.float32)
+
+
+def load_contribution_maps(
+    settings: Settings, backbone: str, fold: int, *, targets: tuple[str, ...] = (SLICE_LABEL,), threads: int = 1
+) -> ContributionMaps:
+    """The maps of one finished slice network; arguments and result as of `models.activation.load_activation_maps`.
+
+    Raises:
+        UserError: an unknown target, or a network that is missing, damaged or built otherwise.
+    """
+    check_targets(targets)
+    directory, recipe = paths.model_run(backbone, fold), settings.models.of(backbone)
+    exported = (directory / GRAPH).is_file()
+    verify(directory, ["weights.npz", *([GRAPH, GRAPH_WEIGHTS] if exported else [])])
+    if exported:
+        features, grid = openvino_features(directory, threads)
+    else:
+        features, grid = _keras_features(recipe, backbone, directory)
+    return ContributionMaps(features, Head.load(directory / "weights.npz", recipe.pooling), grid, tuple(targets))
+
+
+def openvino_features(directory: Path, threads: int) -> tuple[Callable[[np.ndarray], np.ndarray], FeatureGrid]:
+    """The exported graph's feature map, images -> (n, y, x, c), and its grid."""
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(str(directory / GRAPH))
+    node, channels_first = _pooled_node(graph, directory)
+    grid = openvino_grid(node)
+    added = graph.add_outputs([node])[0]
+    place = graph.outputs.index(added)
+    request = core.compile_model(
+        graph, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    ).create_infer_request()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        request.infer([images])
+        found = request.get_output_tensor(place).data.copy()
+        return found.transpose(0, 2, 3, 1) if channels_first else found
+
+    return run, grid
+
+
+def _pooled_node(graph, directory: Path) -> tuple:
+    """The output that the pooling reads, and whether its channels come first."""
+    nodes = graph.get_ordered_ops()
+    maximised = {node.input_value(0) for node in nodes if node.get_type_name() == "ReduceMax"}
+    for node in reversed([each for each in nodes if each.get_type_name() == "ReduceMean"]):
+        source = node.input_value(0)
+        if source.get_node().get_type_name() == "Power":  # of a generalised mean
+            source = source.get_node().input_value(0)
+        elif source not in maximised:  # a gate inside the backbone averages, too
+            continue
+        axes = sorted(node.input_value(1).get_node().get_data().tolist())
+        return source, axes == [2, 3]
+    raise UserError(f"{paths.shown(directory / GRAPH)}: no feature map that is pooled as in models.pooling")
+
+
+def _keras_features(
+    recipe: ModelsSettings, backbone: str, directory: Path
+) -> tuple[Callable[[np.ndarray], np.ndarray], FeatureGrid]:
+    import keras
+
+    from models.checkpoint import load_weights
+    from models.network import slice_network
+
+    model = slice_network(recipe, backbone, "none")
+    load_weights(directory / "weights.npz", model)
+    tensor = model.get_layer("gem" if recipe.pooling == "gem" else "average").input
+    return keras.Model(model.input, tensor).predict_on_batch, keras_grid(tensor)
