@@ -25,6 +25,7 @@ from features.lungbox import Box
 from features.store import write_exam
 from input.contest import SOP, STUDY
 from models.backbones import BACKBONES
+from models.batches import loader_threads
 from models.inference import Engine, export_graph, keras_engine, openvino_engine, predict_slices
 from models.views import SliceViews
 from pipeline.cli import run
@@ -71,10 +72,13 @@ def engine_named(name: str, settings: ModelsSettings, backbone: str, directory: 
     return openvino_engine(directory, threads)
 
 
-def measure(engine: Engine, slices: pd.DataFrame, store: Path, settings: ModelsSettings) -> tuple[float, int]:
+def measure(
+    engine: Engine, slices: pd.DataFrame, store: Path, settings: ModelsSettings, threads: int
+) -> tuple[float, int]:
     """Seconds, and predicted slices; what is predicted is let go, as a writer would."""
     started, predicted = time.perf_counter(), 0
-    for frame, embeddings in predict_slices(engine, slices, SliceViews(store, settings), settings):
+    views = SliceViews(store, settings)
+    for frame, embeddings in predict_slices(engine, slices, views, settings, loaders=loader_threads(threads)):
         assert np.isfinite(frame["pe"]).all() and embeddings.shape == (len(frame), settings.embedding)
         predicted += len(frame)
     return time.perf_counter() - started, predicted
@@ -99,7 +103,9 @@ def main() -> None:
         engine = engine_named(arguments.engine, settings, arguments.backbone, Path(folder), arguments.threads)
         say(f"{arguments.backbone}, {arguments.engine}, {arguments.size} pixels, {arguments.threads} threads")
         for count in sorted(arguments.exams):
-            seconds, predicted = measure(engine, slices.iloc[: count * arguments.slices], store, settings)
+            seconds, predicted = measure(
+                engine, slices.iloc[: count * arguments.slices], store, settings, arguments.threads
+            )
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             say(
                 f"{count:3d} exams, {predicted} slices: {seconds:.1f} s, {seconds / count:.2f} s an exam, "

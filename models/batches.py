@@ -10,6 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Batch = TypeVar("Batch")
+MOST_LOADERS = 8
+
+
+def loader_threads(threads: int) -> int:
+    """Threads that prepare batches beside a network that may use `threads` cores: half of them, at least one."""
+    return max(1, min(threads // 2, MOST_LOADERS))
 
 
 def prefetched(make: Callable[[int], Batch], count: int, ahead: int = 2, threads: int = 1) -> Iterator[Batch]:

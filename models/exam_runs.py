@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP
+from models.batches import loader_threads
 from models.checkpoint import load_weights, save_weights
 from models.curves import draw_curves
 from models.exam_network import exam_network
@@ -114,7 +115,8 @@ def _numbers_of_training_slices(
     recipe = settings.models.of(backbone)
     engine = slice_engine(recipe, backbone, paths.model_run(backbone, fold), threads)
     views = SliceViews(paths.store(), recipe)
-    return np.concatenate([numbers_of(*found) for found in predict_slices(engine, train, views, recipe)])
+    batches = predict_slices(engine, train, views, recipe, loaders=loader_threads(threads))
+    return np.concatenate([numbers_of(*found) for found in batches])
 
 
 def stored_numbers(directory: Path, scored: pd.DataFrame) -> np.ndarray:

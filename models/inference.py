@@ -74,7 +74,7 @@ def openvino_engine(directory: Path, threads: int) -> Engine:
 
 
 def predict_slices(
-    engine: Engine, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings
+    engine: Engine, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, *, loaders: int = 1
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Predict stored slices batch by batch, so memory does not grow with their number.
 
@@ -83,6 +83,7 @@ def predict_slices(
         slices: study, SOPInstanceUID and `plane` of every slice; slices of an exam side by side.
         views: of the store.
         settings: whether the mirror image is averaged in.
+        loaders: threads that prepare batches; order and results do not depend on their number.
 
     Yields:
         A frame (study, SOP, a probability a target, the slice label's named `pe`) and the
@@ -96,7 +97,7 @@ def predict_slices(
         images = np.stack([views.view(study, int(plane)) for study, plane in pairs])
         return rows, [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
 
-    for rows, images in prefetched(make, -(-len(slices) // BATCH)):
+    for rows, images in prefetched(make, -(-len(slices) // BATCH), threads=loaders):
         outputs = [engine(each) for each in images]
         logits = [result[0] for result in outputs]
         if settings.flip_tta:

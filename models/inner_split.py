@@ -54,16 +54,17 @@ class InnerExams:
         slices: from `split_inner`.
         views: of the store.
         settings: recipe; a fifth of an epoch's slices is looked at.
+        loaders: threads that prepare batches.
     """
 
-    def __init__(self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings) -> None:
+    def __init__(self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1) -> None:
         targets, draws = drawn_targets(slices, settings)
         count = max(settings.batch, settings.epoch_slices // 5)
         drawn = draw_epoch(draws, count, seed=settings.seed, epoch=settings.epochs)
         rows, self._times = np.unique(drawn, return_counts=True)
         self._targets = targets[rows].astype(np.float64)
         self._places = list(zip(slices[STUDY].to_numpy()[rows], slices["plane"].to_numpy()[rows], strict=True))
-        self._views, self._batch = views, settings.batch
+        self._views, self._batch, self._loaders = views, settings.batch, loaders
 
     def loss(self, model: keras.Model) -> float:
         """Mean loss of the network as it is, defined as in training."""
@@ -72,7 +73,7 @@ class InnerExams:
             places = self._places[number * self._batch : (number + 1) * self._batch]
             return np.stack([self._views.view(study, int(plane)) for study, plane in places])
 
-        batches = prefetched(make, -(-len(self._places) // self._batch))
+        batches = prefetched(make, -(-len(self._places) // self._batch), threads=self._loaders)
         logits = np.concatenate([np.asarray(model.predict_on_batch(images)["logits"]) for images in batches])
         truth, weight = np.split(self._targets, 2, axis=1)
         # log(1 + e^z) - y z, as the training loss

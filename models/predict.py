@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from features.store import stored_studies
+from models.batches import loader_threads
 from models.inference import predict_slices
 from models.runs import job_products, planes_of, slice_engine
 from models.views import SliceViews
@@ -69,6 +70,6 @@ def _predict_slices(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     recipe = settings.models.of(backbone)
     engine = slice_engine(recipe, backbone, paths.model_run(backbone, fold), cores())
-    views = SliceViews(store, recipe)
-    frames, embeddings = zip(*predict_slices(engine, slices, views, recipe), strict=True)
+    batches = predict_slices(engine, slices, SliceViews(store, recipe), recipe, loaders=loader_threads(cores()))
+    frames, embeddings = zip(*batches, strict=True)
     return pd.concat(frames, ignore_index=True), np.concatenate(embeddings)

@@ -19,6 +19,7 @@ import pandas as pd
 
 from features.store import open_exam, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from models.batches import loader_threads
 from models.curves import draw_curves
 from models.history import History
 from models.inference import (
@@ -128,14 +129,14 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
         checkpoint = directory / ".checkpoint.npz"
         with TrainingLog(recipe.epochs, paths.training_events(backbone, fold)) as log:
             model, history = train_network(
-                train, views, recipe, backbone, checkpoint, log, loaders=max(1, min(threads // 2, 8))
+                train, views, recipe, backbone, checkpoint, log, loaders=loader_threads(threads)
             )
         if chosen_engine(recipe.engine) == "openvino":
             export_graph(in_float32(model, recipe, backbone), directory)
             engine = openvino_engine(directory, threads)
         else:
             engine = keras_engine(model)
-        auc = _write_predictions(directory, engine, scored, views, recipe)
+        auc = _write_predictions(directory, engine, scored, views, recipe, loader_threads(threads))
         _write_network(directory, model, history, f"{backbone}/fold{fold}")
         loss = history.losses[history.best_epoch - 1]
         product.finish(
@@ -180,7 +181,9 @@ def _check_disjoint(train: pd.DataFrame, scored: pd.DataFrame) -> None:
         raise UserError(f"leak: {len(shared)} exams are both trained on and scored, e.g. {min(shared)}")
 
 
-def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, settings: ModelsSettings) -> float:
+def _write_predictions(
+    directory: Path, engine: Engine, scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int
+) -> float:
     """Write slices.parquet and embeddings.npy; the AUC of `pe` on the held-out fold's slices."""
     from numpy.lib.format import open_memmap
     from sklearn.metrics import roc_auc_score
@@ -189,7 +192,7 @@ def _write_predictions(directory: Path, engine, scored: pd.DataFrame, views, set
     with atomic_path(directory / "embeddings.npy") as temporary:
         embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), settings.embedding))
         first = 0
-        for frame, vectors in predict_slices(engine, scored, views, settings):
+        for frame, vectors in predict_slices(engine, scored, views, settings, loaders=loaders):
             embeddings[first : first + len(frame)] = vectors
             frames.append(frame)
             first += len(frame)

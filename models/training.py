@@ -53,7 +53,7 @@ def train_network(
         UserError: the loss or the weights became NaN or infinite; names the step.
     """
     train, inner = split_inner(slices, settings.inner_share, settings.seed)
-    examiner = InnerExams(inner, views, settings) if len(inner) else None
+    examiner = InnerExams(inner, views, settings, loaders) if len(inner) else None
     batches = EpochBatches(train, views, settings, loaders)
     run = TrainingRun.begin(settings, backbone, checkpoint)
     log.begin(len(run.history), batches.count)

@@ -72,9 +72,11 @@ def ingest_hours(settings: Settings, slices: int, hardware: Hardware) -> float:
 
 
 def training_hours(settings: Settings, train_slices: int, test_slices: int, hardware: Hardware) -> float:
-    """Hours of the (backbone, fold) jobs, slice networks only; the slowest job of each round counts.
+    """Hours of the (backbone, fold) jobs; the slowest job of each round counts.
 
-    Half of a job's cores make views, eight at most; it is never faster than they are.
+    Half of a job's cores make views, eight at most; it is never faster than they are. Where exam networks read a
+    backbone, its slice networks also embed the slices that they learned from; the exam networks' own epochs, minutes
+    beside that, are not counted.
     """
     jobs = len(settings.models.backbones) * settings.input.folds
     at_a_time = max(1, min(settings.models.workers or hardware.gpus or hardware.cores, jobs))
@@ -88,7 +90,8 @@ def training_hours(settings: Settings, train_slices: int, test_slices: int, hard
         gpu = hardware.depthwise_gflops if backbone in DEPTHWISE else hardware.dense_gflops
         speed = gpu if hardware.gpus else RATES["core"].value
         trained = recipe.epochs * recipe.epoch_slices
-        predicted = test_slices + train_slices / settings.input.folds
+        embedded = bool(settings.models.exam_kinds(backbone))
+        predicted = test_slices + train_slices / (1 if embedded else settings.input.folds)
         passes = 2 if recipe.flip_tta else 1
         job = trained * max(3 * forward / speed, view) + predicted * max(passes * forward / speed, view)
         seconds += [job] * settings.input.folds

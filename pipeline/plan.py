@@ -45,7 +45,8 @@ def estimates(settings: Settings) -> list[str]:
         f"{'files':<13} {slices:,} slices ({train:,} training, {test:,} test{origin}), "
         f"{needs.told(needs.raw_bytes(settings, slices))} to read",
         f"{'disk':<13} {disk}; {needs.told(free)} free at {paths.root()}",
-        f"{'hours':<13} estimates, not promises: rates in pipeline/hours.py, of GPUs assumed; slice networks only",
+        f"{'hours':<13} estimates, not promises: rates in pipeline/hours.py, of GPUs assumed; "
+        "the exam networks' own epochs not counted",
     ]
     here = hours.Hardware(f"this machine's {cores()} cores, no GPU", cores())
     for machine in (here, hours.ONE_GPU, hours.EIGHT_GPUS):

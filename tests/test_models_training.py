@@ -1,5 +1,7 @@
 """Networks and training: every backbone learns a step, a killed run ends with the same bytes."""
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from features.lungbox import Box
 from features.store import write_exam
 from input.contest import SLICE_LABEL, STUDY
+from models.batches import loader_threads
 from models.checkpoint import load_arrays
 from models.progress import TrainingLog
 from models.targets import TARGETS
@@ -369,6 +372,39 @@ def test_predictions_keep_order_and_swap_sides_under_the_mirror(contest):
     plain = SliceViews(contest[0], SMALL).view("pos1", 0)[:, 16:].mean()
     np.testing.assert_allclose(frame["leftsided_pe"].iloc[0], 1 / (1 + np.exp(-plain)), atol=1e-6)
     assert embeddings[0].dtype == np.float16
+
+
+def test_predictions_do_not_depend_on_the_number_of_loaders(contest):
+    from models.inference import predict_slices
+    from models.views import SliceViews
+
+    slices = pd.concat([contest[1]] * 6, ignore_index=True)  # several batches
+    makers = set()
+
+    class Views(SliceViews):
+        def view(self, *place):
+            makers.add(threading.get_ident())
+            time.sleep(0.001)
+            return super().view(*place)
+
+    def engine(images):
+        return np.repeat(images.mean(axis=(1, 2, 3))[:, None], len(TARGETS), axis=1), images.mean(axis=(1, 2))
+
+    def found(loaders):
+        makers.clear()
+        batches = predict_slices(engine, slices, Views(contest[0], SMALL), SMALL, loaders=loaders)
+        frames, embeddings = zip(*batches, strict=True)
+        return pd.concat(frames, ignore_index=True), np.concatenate(embeddings), len(makers)
+
+    one, several = found(1), found(3)
+    pd.testing.assert_frame_equal(one[0], several[0], check_exact=True)
+    np.testing.assert_array_equal(one[1], several[1])
+    assert (one[2], several[2]) == (1, 3)
+
+
+@pytest.mark.parametrize(("threads", "loaders"), [(1, 1), (2, 1), (3, 1), (4, 2), (16, 8), (64, 8)])
+def test_half_of_the_threads_prepare_batches(threads, loaders):
+    assert loader_threads(threads) == loaders
 
 
 @pytest.mark.slow

@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from pipeline import doctor, environment, hours, needs, plan
-from pipeline.settings import FeaturesSettings, InputSettings, ModelsSettings, Settings, load_settings
+from pipeline.settings import (
+    ExamNetworkSettings,
+    FeaturesSettings,
+    InputSettings,
+    ModelsSettings,
+    Settings,
+    load_settings,
+)
 from tests.dicom_files import write_tree
 
 
@@ -82,6 +89,16 @@ def test_training_hours_follow_the_slices_and_are_shared_by_the_gpus() -> None:
     assert hours.training_hours(twice, 0, 0, hours.ONE_GPU) == pytest.approx(2 * once)
     assert hours.training_hours(settings, 0, 0, hours.EIGHT_GPUS) == pytest.approx(once / 3)  # three folds
     assert hours.training_hours(settings, 0, 0, hours.Hardware("", 1)) > 5 * once
+
+
+def test_exam_networks_have_the_training_slices_embedded() -> None:
+    """A slice network alone predicts its fold and the test slices; under an exam network all training slices."""
+    models = ModelsSettings(backbones=("mobilenetv2",), epochs=1, epoch_slices=1)
+    alone = Settings(models=models)
+    read = Settings(models=dataclasses.replace(models, exam=ExamNetworkSettings(kinds=("gru",))))
+    assert hours.training_hours(read, 30_000, 0, hours.ONE_GPU) == pytest.approx(
+        3 * hours.training_hours(alone, 30_000, 0, hours.ONE_GPU), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(("number", "text"), [(0.001, "1 min"), (1.5, "90 min"), (64.2, "64 h"), (100, "4 days")])
