@@ -34,7 +34,7 @@ from pipeline import paths
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_json, write_table
-from pipeline.product import MANIFEST, Product, read_manifest
+from pipeline.product import MANIFEST, Product, identity_of, read_manifest
 from pipeline.settings import Settings
 
 FORMAT_VERSION = 1
@@ -77,7 +77,7 @@ def fit(settings: Settings, *, force: bool = False) -> None:
 
 
 def fit_product(settings: Settings) -> Product:
-    """The product that `fit` makes; its inputs are the tables, the store and every network's run."""
+    """The product that `fit` makes; its inputs are the tables, the store and every network's predictions."""
     runs = {
         f"{network}/fold{fold}": paths.model_run(network, fold)
         for network in settings.models.networks
@@ -86,7 +86,7 @@ def fit_product(settings: Settings) -> Product:
     missing = [paths.shown(folder) for folder in runs.values() if not (folder / MANIFEST).is_file()]
     if missing:
         raise UserError.listing("Networks that are not trained yet:", missing, "Train them: ./run.sh --from models")
-    inputs = {name: read_manifest(folder)["identity"] for name, folder in runs.items()}
+    inputs = {name: _predictions_of(read_manifest(folder)) for name, folder in runs.items()}
     for name, folder in (("prepared", paths.prepared()), ("store", paths.store())):
         inputs[name] = read_manifest(folder)["identity"]
     chosen = {
@@ -95,6 +95,11 @@ def fit_product(settings: Settings) -> Product:
         "folds": settings.input.folds,
     }
     return Product(paths.ensemble_run(), "ensemble/fit", version=FORMAT_VERSION, settings=chosen, inputs=inputs)
+
+
+def _predictions_of(manifest: dict[str, Any]) -> str:
+    """An identity that differs where a network of the same settings was trained again and says something else."""
+    return identity_of([manifest["identity"], manifest["files"].get("slices.parquet")])
 
 
 def read_inputs(settings: Settings) -> Inputs:

@@ -119,6 +119,8 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     product = run_product(settings, backbone, fold)
     if product.is_current(force=force):
         return []
+    for kind in EXAM_KINDS:  # they have read this network; their identities do not tell that it was trained again
+        exam_product(settings, backbone, fold, kind).discard()
     table = plane_table()
     train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
     held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")

@@ -154,6 +154,10 @@ class Product:
         self._started = time.monotonic()
         yield self.directory
 
+    def discard(self) -> None:
+        """Let the product count as not built, because what it was built from is built anew; its files stay."""
+        self.manifest_path.unlink(missing_ok=True)
+
     def finish(self, *, rows: dict[str, int], metrics: dict[str, Any] | None = None, **facts: Any) -> None:
         """Write the manifest: identity, sha256 of every file, versions, rows, metrics, wall time."""
         self._sweep()  # what a worker that was killed in this very run has left

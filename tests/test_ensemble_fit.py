@@ -1,18 +1,19 @@
 """The product ensemble/runs on a simulated contest: contents, honesty, promotion, application."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_predictions import Contest, simulate, write_contest
+from simulated_predictions import Contest, simulate, write_contest, write_network
 
 from ensemble.__main__ import main
 from ensemble.apply import apply
 from ensemble.baselines import Prior
 from ensemble.candidates import PRIOR
 from ensemble.decode import decode
-from ensemble.fit import complete, fit, predict_all, read_inputs
+from ensemble.fit import complete, fit, fit_product, predict_all, read_inputs
 from ensemble.predictions import oof_view, read_measured, read_networks
 from ensemble.promote import promote, slices_alone
 from input.contest import CHRONIC, EXAM_LABELS, INDETERMINATE, NEGATIVE, QA_LABELS, SLICE_LABEL, SOP, STUDY
@@ -103,6 +104,18 @@ def test_the_manifest_names_the_promoted_candidate(root):
 def test_a_second_fit_does_nothing(root, capsys):
     fit(SETTINGS)
     assert "up to date" in capsys.readouterr().out
+
+
+def test_a_network_of_the_same_settings_that_says_something_else_is_noticed(tmp_path, monkeypatch):
+    contest = simulate(train=12, test=3, seed=1, slices=10)
+    write_contest(contest, tmp_path)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    first = fit_product(SETTINGS)
+    assert fit_product(SETTINGS).identity == first.identity
+    shutil.rmtree(paths.model_run("alpha", 0))
+    table = contest.networks["alpha"][0]
+    write_network(tmp_path, "alpha", 0, table.assign(pe=table["pe"] / 2))
+    assert fit_product(SETTINGS).identity != first.identity
 
 
 @pytest.mark.parametrize("candidate", ["mean", "stack"])
