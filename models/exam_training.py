@@ -17,6 +17,7 @@ from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, SLICE_LABEL, 
 from models.checkpoint import load_arrays, save_arrays
 from models.exam_network import exam_loss, exam_network, slice_loss
 from models.history import History
+from models.optimizer import compile_network
 from models.sequences import Grid, from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
@@ -87,23 +88,31 @@ def train_exam_network(
     keras.utils.set_random_seed(settings.seed)  # whatever this process drew before
     scale = Scale.of(exams)
     model = exam_network(kind, 3 * exams[0].numbers.shape[1], settings)
-    steps = -(-len(exams) // settings.batch)
+    compile_exam_network(model, settings, -(-len(exams) // settings.batch), metric_unit(exams))
+    history = History()
+    for epoch in range(settings.epochs):
+        history.losses.append(_train_epoch(model, exams, scale, settings, epoch))
+        history.rates.append(float(model.optimizer.learning_rate))
+        report(epoch + 1, history.losses[-1])
+    return model, scale, history
+
+
+def compile_exam_network(model: keras.Model, settings: ExamNetworkSettings, steps: int, unit: float) -> None:
+    """Give a network from `models.exam_network` its optimiser and the contest's metric as its loss.
+
+    Args:
+        model: not compiled yet.
+        settings: recipe.
+        steps: batches an epoch; the first epoch is the warm-up.
+        unit: the metric's denominator, from `metric_unit`.
+    """
     schedule = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 20, steps * settings.epochs, alpha=0.01, warmup_target=settings.learning_rate,
         warmup_steps=steps,
     )  # fmt: skip
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, global_clipnorm=1.0)
-    unit = metric_unit(exams)
-    model.compile(
-        optimizer, {"slices": slice_loss, "exams": exam_loss}, {"slices": 1 / unit, "exams": 1 / unit},
-        jit_compile=False,
-    )  # fmt: skip
-    history = History()
-    for epoch in range(settings.epochs):
-        history.losses.append(_train_epoch(model, exams, scale, settings, epoch))
-        history.rates.append(float(optimizer.learning_rate))
-        report(epoch + 1, history.losses[-1])
-    return model, scale, history
+    losses = {"slices": slice_loss, "exams": exam_loss}
+    compile_network(model, optimizer, losses, {"slices": 1 / unit, "exams": 1 / unit})
 
 
 def metric_unit(exams: list[ExamSlices]) -> float:

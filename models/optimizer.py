@@ -1,4 +1,4 @@
-"""The optimiser: AdamW under a warm-up and a cosine, gradients of several batches averaged where asked.
+"""How networks are compiled; the optimiser: AdamW under a warm-up and a cosine, averaging gradients where asked.
 
 Papers: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization (arXiv 1711.05101); 2017, SGDR
 (arXiv 1608.03983), the cosine.
@@ -54,3 +54,20 @@ def build_optimizer(model: keras.Model, settings: ModelsSettings, done: int = 0)
     optimizer.exclude_from_weight_decay(var_names=WITHOUT_DECAY)
     optimizer.build(model.trainable_variables)
     return optimizer
+
+
+def compile_network(
+    model: keras.Model, optimizer: keras.Optimizer, loss: dict, loss_weights: dict[str, float] | None = None
+) -> None:
+    """Compile a network for training, every kind of network alike.
+
+    Keras decides about XLA ("auto"): on JAX it is used, whose steps take hundreds of times as long without; on
+    TensorFlow's CPU it is not, where training with it is several times slower, nor on TensorFlow where operations
+    are deterministic (`models.runs.prepare_backend`), nor on PyTorch.
+
+    Args:
+        model: from `models.network` or `models.exam_network`.
+        optimizer: of its trainable weights.
+        loss, loss_weights: by the name of an output.
+    """
+    model.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, jit_compile="auto")

@@ -20,7 +20,7 @@ from models.checkpoint import load_arrays, restore_checkpoint, save_checkpoint
 from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.network import slice_network, weighted_logistic_loss
-from models.optimizer import batches_of_epoch, build_optimizer
+from models.optimizer import batches_of_epoch, build_optimizer, compile_network
 from models.precision import policy_of
 from models.progress import TrainingLog
 from models.sampling import draw_epoch
@@ -148,7 +148,7 @@ class TrainingRun:
             # Keras does this by itself only where the outermost model, not its layers, has that policy.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(self.model.trainable_variables)
-        self.model.compile(optimizer=optimizer, loss={"logits": weighted_logistic_loss}, jit_compile=_jit())
+        compile_network(self.model, optimizer, {"logits": weighted_logistic_loss})
 
     def examine(self, examiner: InnerExams) -> None:
         """Measure the inner loss of the weights that would predict; keep them where it is the lowest."""
@@ -196,12 +196,3 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
 
 def _diverged(what: str) -> str:
     return f"training diverged: {what}; lower models.learning_rate and run again"
-
-
-def _jit() -> bool | str:
-    """XLA where it pays: on TensorFlow's CPU it makes training several times slower."""
-    if keras.backend.backend() != "tensorflow":
-        return "auto"
-    import tensorflow
-
-    return "auto" if tensorflow.config.list_physical_devices("GPU") else False

@@ -1,12 +1,13 @@
 """Two training steps of every kind of network on the backend that KERAS_BACKEND names: python -m tests.backend_steps.
 
 Prints a JSON object: backend, and a network -> losses, the share of its trainable variables that moved and, of
-slice networks, whether averaged weights stay what they are while they are in use.
+slice networks, whether averaged weights stay what they are while they are in use; and whether XLA compiles its step.
 tests/test_models_backends.py starts it once a backend, each in a process of its own.
 """
 
 import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,16 +15,16 @@ from keras import layers
 
 from models.averaging import WeightAverage
 from models.backbones import BACKBONES, Backbone
-from models.exam_network import exam_loss, exam_network, slice_loss
-from models.network import slice_network, weighted_logistic_loss
-from models.optimizer import build_optimizer
+from models.exam_network import exam_network
+from models.exam_training import compile_exam_network
 from models.runs import EXAM_KINDS
 from models.se_resnext import GroupedConvolution
 from models.targets import TARGETS
+from models.training import TrainingRun
 from pipeline.settings import ExamNetworkSettings, ModelsSettings
 
 PLAIN = ModelsSettings(
-    height=24, width=32, embedding=4, epoch_slices=8, batch=4, epochs=1, frozen_share=0.0, dropout=0.0
+    height=24, width=32, embedding=4, epoch_slices=8, batch=4, epochs=1, frozen_share=0.0, dropout=0.0, weights="none"
 )
 RECIPES = {
     "average and maximum": PLAIN,
@@ -44,15 +45,13 @@ def _two_steps(model: keras.Model, inputs, targets) -> dict:
     losses = [float(model.train_on_batch(inputs, targets, return_dict=True)["loss"]) for _ in range(2)]
     after = [keras.ops.convert_to_numpy(each) for each in model.trainable_variables]
     moved = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
-    return {"losses": losses, "moved": float(np.mean(moved))}
+    return {"losses": losses, "moved": float(np.mean(moved)), "xla": bool(model.jit_compile)}
 
 
 def slice_steps(settings: ModelsSettings) -> dict:
-    """Of a slice network with every kind of layer that the backbones have."""
+    """Of a slice network with every kind of layer that the backbones have, compiled as for training."""
     keras.utils.set_random_seed(0)
-    model = slice_network(settings, "tiny", "none")
-    jit = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(build_optimizer(model, settings), loss={"logits": weighted_logistic_loss}, jit_compile=jit)
+    model = TrainingRun.begin(settings, "tiny", Path("no checkpoint")).model
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype=np.float32)
     steps = _two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
     return {**steps, "average kept": _average_outlives_a_prediction(model, images)}
@@ -71,8 +70,7 @@ def exam_steps(kind: str) -> dict:
     """Of a network over an exam's slices."""
     keras.utils.set_random_seed(0)
     model = exam_network(kind, 6, EXAM)
-    jit = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(keras.optimizers.AdamW(1e-2), {"slices": slice_loss, "exams": exam_loss}, jit_compile=jit)
+    compile_exam_network(model, EXAM, steps=1, unit=1.0)
     random = np.random.default_rng(0)
     inside = np.ones((3, 8, 1), np.float32)
     inside[:, 6:] = 0

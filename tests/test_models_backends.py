@@ -30,3 +30,4 @@ def test_every_kind_of_network_trains_two_steps(backend):
         assert second < first + 0.05 < 100, name  # a small step on the same batch: not uphill, and no NaN
         assert steps["moved"] > 0.7, name
         assert steps.get("average kept", True), name
+        assert steps["xla"] == (backend == "jax"), name  # on TensorFlow's CPU it is several times slower
