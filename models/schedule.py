@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from pipeline.files import read_table
 from pipeline.jobs import cores, run_jobs
 from pipeline.settings import Settings
 
+#: Else the first of several jobs on a GPU takes all of its memory; on a CPU they mean nothing.
+_SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
 
 class Job(NamedTuple):
     """One network to train."""
@@ -38,10 +42,21 @@ class Job(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """How jobs share the machine: `gpus[i]` is the GPU of slot i (None: no GPU)."""
+    """How jobs share a machine.
 
-    gpus: tuple[int | None, ...]
+    Attributes:
+        devices: a slot's CUDA_VISIBLE_DEVICES each ("": no GPU may be used); None: as it is.
+        threads: of each job.
+    """
+
+    devices: tuple[str | None, ...]
     threads: int
+
+    def variables(self, device: str | None) -> dict[str, str]:
+        """The environment of a job in a slot with this device."""
+        shared = _SHARED_GPU if self.devices.count(device) > 1 else {}
+        chosen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        return {**shared, **os.environ, **chosen, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
 
 
 def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None:
@@ -67,16 +82,16 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         _tell(faults)
         return
     slots = share_machine(settings.models.workers, len(jobs))
-    say(f"models: {len(waiting)} networks to train, {len(slots.gpus)} at a time, {slots.threads} threads each")
+    say(f"models: {len(waiting)} networks to train, {len(slots.devices)} at a time, {slots.threads} threads each")
     free: SimpleQueue = SimpleQueue()
-    for gpu in slots.gpus:
-        free.put(gpu)
+    for device in slots.devices:
+        free.put(device)
     with (
         tqdm(total=sum(settings.models.of(job.backbone).epochs for job in waiting), unit="epoch", desc="models",
              disable=not watched(), leave=False) as bar,
-        ThreadPoolExecutor(len(slots.gpus)) as pool,
+        ThreadPoolExecutor(len(slots.devices)) as pool,
     ):  # fmt: skip
-        faults = list(pool.map(lambda job: _run(job, arguments, slots.threads, free, bar), waiting))
+        faults = list(pool.map(lambda job: _run(job, arguments, slots, free, bar), waiting))
     _draw_overview(settings)
     _tell(faults)
 
@@ -96,10 +111,12 @@ def _run_there(job: Job, arguments: list[str], variables: dict[str, str], folder
 
     os.environ.update(variables)
     os.chdir(folder)
+    jobs = get_worker().state.nthreads
+    slots = Slots((None,) * jobs, max(1, cores() // jobs))  # the worker's own CUDA_VISIBLE_DEVICES stays
     free: SimpleQueue = SimpleQueue()
-    free.put(None)  # the worker's own CUDA_VISIBLE_DEVICES stays
+    free.put(None)
     with tqdm(disable=True) as bar:
-        return _run(job, arguments, max(1, cores() // get_worker().state.nthreads), free, bar)
+        return _run(job, arguments, slots, free, bar)
 
 
 def _tell(faults: list[str | None]) -> None:
@@ -131,16 +148,28 @@ def share_machine(workers: int, jobs: int) -> Slots:
             one thread train a third faster than one of two threads).
         jobs: all jobs of the experiment.
     """
-    gpus = _count_gpus()
-    count = max(1, min(workers or gpus or cores(), jobs))
-    return Slots(tuple(slot % gpus if gpus else None for slot in range(count)), max(1, cores() // count))
+    gpus = gpus_to_use()
+    count = max(1, min(workers or len(gpus) or cores(), jobs))
+    devices = gpus or ("" if os.environ.get("PE_DEVICE") == "cpu" else None,)
+    return Slots(tuple(devices[slot % len(devices)] for slot in range(count)), max(1, cores() // count))
 
 
-def _count_gpus() -> int:
-    if not shutil.which("nvidia-smi"):
-        return 0
+def gpus_to_use() -> tuple[str, ...]:
+    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; none under PE_DEVICE=cpu.
+
+    Of the cards that nvidia-smi lists, all, or those that CUDA_VISIBLE_DEVICES names where it is set: numbers, or
+    "GPU-..." and "MIG-..."; as for CUDA itself, what follows a name of another kind does not count.
+    """
+    if os.environ.get("PE_DEVICE") == "cpu" or not shutil.which("nvidia-smi"):
+        return ()
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+    cards = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")] if not listing.returncode else []
+    numbers = [str(number) for number in range(len(cards))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not cards:
+        return tuple(numbers)
+    named = (name.strip() for name in visible.split(","))
+    return tuple(takewhile(lambda name: name in numbers or name.startswith(("GPU-", "MIG-")), named))
 
 
 def _check_names(settings: Settings) -> None:
@@ -159,17 +188,15 @@ def _check_names(settings: Settings) -> None:
         )
 
 
-def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: tqdm) -> str | None:
-    """Run one job in a process of its own; what went wrong, or None."""
-    gpu = free.get()
+def _run(job: Job, arguments: list[str], slots: Slots, free: SimpleQueue, bar: tqdm) -> str | None:
+    """Run one job in a process of its own, on a free device; what went wrong, or None."""
+    device = free.get()
     command = [
         sys.executable, "-m", "models", "fold", "--backbone", job.backbone, "--fold", str(job.fold),
-        "--threads", str(threads), "--end-with-parent", *arguments,
+        "--threads", str(slots.threads), "--end-with-parent", *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = slots.variables(device)
     environment.pop("PE_PROGRESS", None)  # a bar of its own would only fill the log
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     last, started = "", time.monotonic()
     try:
@@ -184,7 +211,7 @@ def _run(job: Job, arguments: list[str], threads: int, free: SimpleQueue, bar: t
                 if line.startswith(("epoch ", "step ")):
                     bar.set_postfix_str(f"{job.backbone} fold {job.fold}: {line.strip()}")
     finally:
-        free.put(gpu)
+        free.put(device)
     if process.returncode:
         return f"{job.backbone} fold {job.fold} (exit {process.returncode}): {last}; log: {paths.shown(job.log)}"
     say(f"models/{job.backbone}/fold{job.fold}: {last.removeprefix('done: ')}, {time.monotonic() - started:.0f} s")

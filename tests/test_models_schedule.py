@@ -22,23 +22,71 @@ from pipeline.files import write_json
 from pipeline.settings import ExamNetworkSettings, ModelsSettings, Settings, load_settings
 
 
-def test_without_a_gpu_every_core_trains_a_network_of_its_own(monkeypatch):
-    monkeypatch.setattr(schedule, "_count_gpus", lambda: 0)
-    monkeypatch.setattr(schedule, "cores", lambda: 4)
-    assert share_machine(0, jobs=6) == Slots(gpus=(None,) * 4, threads=1)
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that gives this machine cores and NVIDIA cards (None: no driver)."""
+
+    def make(*, cores: int, cards: int | None = None):
+        def listed(command, **options):
+            assert command == ["nvidia-smi", "-L"]
+            lines = "".join(f"GPU {card}: a card (UUID: GPU-{card})\n" for card in range(cards))
+            return subprocess.CompletedProcess(command, 0 if cards else 9, lines if cards else "no devices\n")
+
+        monkeypatch.setattr(schedule, "cores", lambda: cores)
+        monkeypatch.setattr(schedule.shutil, "which", lambda name: None if cards is None else f"/usr/bin/{name}")
+        monkeypatch.setattr(schedule.subprocess, "run", listed)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.delenv("PE_DEVICE", raising=False)
+
+    return make
 
 
-def test_fewer_jobs_than_cores_get_more_threads(monkeypatch):
-    monkeypatch.setattr(schedule, "_count_gpus", lambda: 0)
-    monkeypatch.setattr(schedule, "cores", lambda: 16)
-    assert share_machine(0, jobs=6) == Slots(gpus=(None,) * 6, threads=2)
+@pytest.mark.parametrize("cards", [None, 0])
+def test_without_a_gpu_every_core_trains_a_network_of_its_own(machine, cards):
+    machine(cores=4, cards=cards)
+    assert share_machine(0, jobs=6) == Slots(devices=(None,) * 4, threads=1)
 
 
-def test_jobs_are_spread_one_a_gpu(monkeypatch):
-    monkeypatch.setattr(schedule, "_count_gpus", lambda: 2)
-    monkeypatch.setattr(schedule, "cores", lambda: 16)
-    assert share_machine(0, jobs=10).gpus == (0, 1)
-    assert share_machine(4, jobs=10).gpus == (0, 1, 0, 1)
+def test_fewer_jobs_than_cores_get_more_threads(machine):
+    machine(cores=16)
+    assert share_machine(0, jobs=6) == Slots(devices=(None,) * 6, threads=2)
+
+
+def test_jobs_are_spread_one_a_gpu(machine):
+    machine(cores=16, cards=2)
+    assert share_machine(0, jobs=10) == Slots(devices=("0", "1"), threads=8)
+    assert share_machine(4, jobs=10) == Slots(devices=("0", "1", "0", "1"), threads=4)
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [("2", ("2",)), ("3, 1", ("3", "1")), ("GPU-1,MIG-7/1", ("GPU-1", "MIG-7/1")), ("1,-1,2", ("1",)), ("9,1", (None,)),
+     ("", (None,)), ("-1", (None,)), ("NoDevFiles", (None,))],
+)  # fmt: skip
+def test_only_the_gpus_that_the_user_left_visible_are_used(machine, monkeypatch, visible, devices):
+    machine(cores=1, cards=4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert share_machine(0, jobs=10).devices == devices
+
+
+def test_pe_device_cpu_keeps_jobs_off_the_gpus(machine, monkeypatch):
+    machine(cores=2, cards=4)
+    monkeypatch.setenv("PE_DEVICE", "cpu")
+    slots = share_machine(0, jobs=10)
+    assert slots == Slots(devices=("", ""), threads=1)
+    assert slots.variables("")["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_jobs_that_share_a_gpu_leave_memory_to_each_other_and_the_users_word_counts(monkeypatch):
+    for name in ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.delenv(name, raising=False)
+    alone, shared = Slots(("0", "1"), 2).variables("0"), Slots(("0", "1", "0"), 2).variables("0")
+    assert alone["CUDA_VISIBLE_DEVICES"] == shared["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "TF_FORCE_GPU_ALLOW_GROWTH" not in alone and "XLA_PYTHON_CLIENT_PREALLOCATE" not in alone
+    assert shared["TF_FORCE_GPU_ALLOW_GROWTH"] == "true" and shared["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    assert Slots(("0", "0"), 2).variables("0")["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
+    assert Slots((None,), 3).variables(None)["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_network_knows_its_own_weights_by_their_content_and_hides_their_place(monkeypatch, tmp_path):
