@@ -19,13 +19,16 @@ def loader_threads(threads: int) -> int:
 
 
 def prefetched(make: Callable[[int], Batch], count: int, ahead: int = 2, threads: int = 1) -> Iterator[Batch]:
-    """Yield make(0) ... make(count - 1) in order, computed by threads up to `ahead` batches a thread early.
+    """Yield make(0) ... make(count - 1) in order, computed early by threads: a batch a thread and `ahead` more.
+
+    So every thread has one to make while a batch is used, and `ahead` may lie ready. More would only fill memory: a
+    batch of large views takes hundreds of megabytes.
 
     An exception in `make` is raised here, at its batch. Leaving the loop early ends the threads.
     """
     pool = ThreadPoolExecutor(threads)
     try:
-        begun = min(ahead * threads, count)
+        begun = min(ahead + threads, count)
         waiting = deque(pool.submit(make, index) for index in range(begun))
         for index in range(begun, begun + count):
             batch = waiting.popleft().result()

@@ -5,7 +5,7 @@ through slice network k (which has seen their labels) and predicts the exams of 
 has seen. The loss is the contest's metric.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +50,11 @@ class Scale:
 
     @classmethod
     def of(cls, exams: list[ExamSlices]) -> "Scale":
-        """Measure over all slices of some exams."""
-        numbers = np.concatenate([each.numbers for each in exams]).astype(np.float64)
-        return cls(numbers.mean(axis=0), np.maximum(numbers.std(axis=0), 1e-3))
+        """Measure over all slices of some exams, one exam in float64 at a time: all at once would fill gigabytes."""
+        count = sum(len(each.numbers) for each in exams)
+        mean = _summed(each.numbers.astype(np.float64) for each in exams) / count
+        variance = _summed(np.square(each.numbers.astype(np.float64) - mean) for each in exams) / count
+        return cls(mean, np.maximum(np.sqrt(variance), 1e-3))
 
     def save(self, path: Path) -> None:
         """Write both arrays."""
@@ -66,6 +68,14 @@ class Scale:
     def apply(self, numbers: np.ndarray) -> np.ndarray:
         """Standardised numbers; an embedding that was silent in training cannot shout later."""
         return np.clip((numbers - self.mean) / self.deviation, -8, 8).astype(np.float32)
+
+
+def _summed(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Sum (d,) over the rows of all parts (n, d), row after row as if they were one array: to the same bits (d > 1)."""
+    total = None
+    for part in parts:
+        total = (part if total is None else np.concatenate([total[None], part])).sum(axis=0)
+    return total
 
 
 def train_exam_network(

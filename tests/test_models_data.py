@@ -1,5 +1,6 @@
 """What a network is fed: sampling, targets, views, batches."""
 
+import threading
 import time
 
 import numpy as np
@@ -276,6 +277,21 @@ def test_several_threads_keep_the_order_of_batches():
         return index
 
     assert list(prefetched(make, 30, threads=4)) == list(range(30))
+
+
+def test_every_thread_has_a_batch_to_make_while_one_is_used():
+    """Six threads meet at a barrier while the loop holds a batch; no more than two further ones are begun."""
+    begun, barrier, used = [], threading.Barrier(6), 0
+
+    def make(index):
+        begun.append(index)
+        barrier.wait(timeout=10)
+        return index
+
+    for item in prefetched(make, 60, threads=6):
+        assert item == used
+        used += 1
+        assert len(begun) <= used + 8
 
 
 def test_leaving_early_prepares_no_further_batches():

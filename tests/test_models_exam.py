@@ -117,6 +117,19 @@ def test_training_is_a_pure_function_of_its_seed():
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("width", [4, 265])
+def test_the_scale_is_that_of_all_slices_at_once_to_the_last_bit(width):
+    from models.exam_training import ExamSlices, Scale
+
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 60, 20)
+    parts = [random.normal(1000, [2.0] * (width - 1) + [0.0], (size, width)).astype(np.float32) for size in sizes]
+    scale = Scale.of([ExamSlices(np.arange(len(each)), np.arange(len(each)), each) for each in parts])
+    whole = np.concatenate(parts).astype(np.float64)
+    np.testing.assert_array_equal(scale.mean, whole.mean(axis=0))
+    np.testing.assert_array_equal(scale.deviation, np.maximum(whole.std(axis=0), 1e-3))
+
+
 def test_every_kind_has_a_builder():
     from models.exam_network import BUILDERS
 
