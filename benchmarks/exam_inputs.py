@@ -22,7 +22,8 @@ from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, INDETERMINATE
 from input.metric import log_loss
 from models.exam_runs import stored_numbers
 from models.exam_training import exams_of, predict_exams, train_exam_network
-from models.runs import EXAM_KINDS, exam_product, plane_table
+from models.recipe import EXAM_KINDS
+from models.runs import exam_product, plane_table
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import progress, say

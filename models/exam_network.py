@@ -8,9 +8,8 @@ import keras
 from keras import layers, ops
 
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS
+from models.recipe import HEADS
 from pipeline.settings import ExamNetworkSettings
-
-HEADS = 4
 
 
 def exam_network(kind: str, features: int, settings: ExamNetworkSettings) -> keras.Model:

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 #: images (batch, y, x, channels) -> logits (batch, targets), embeddings (batch, d)
 Engine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+#: Values of models.engine.
+ENGINES = ("auto", "keras", "openvino")
 BATCH = 32
 #: The exported graph of a run; its weights lie beside it, in GRAPH_WEIGHTS.
 GRAPH, GRAPH_WEIGHTS = "network.xml", "network.bin"
 
 
 def chosen_engine(name: str) -> str:
-    """`keras` or `openvino`, as named; "auto" is OpenVINO on a CPU with the TensorFlow backend, else Keras."""
+    """keras or openvino for one of ENGINES; "auto" is OpenVINO with the TensorFlow backend on a CPU, else Keras."""
     if name != "auto":
         return name
     import keras

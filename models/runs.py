@@ -32,7 +32,7 @@ from models.inference import (
     openvino_engine,
     predict_slices,
 )
-from models.recipe import check_recipe
+from models.recipe import EXAM_KINDS, check_recipe
 from models.views import SliceViews
 from pipeline import paths
 from pipeline.console import say
@@ -45,8 +45,6 @@ VERSION = 2
 EXAM_VERSION = 2
 #: Settings of [models.exam] that say which networks there are, not how one is trained.
 NOT_RECIPE = ("kinds", "backbones")
-#: Kinds of networks over an exam's slices, built in models.exam_network.
-EXAM_KINDS = ("gru", "transformer")
 
 
 def run_product(settings: Settings, backbone: str, fold: int) -> Product:

@@ -36,7 +36,7 @@ def sampling_weights(
     """
     if mode not in MODES:
         raise UserError(f"models.sampling: expected one of {', '.join(MODES)}, found {mode!r}")
-    other = 1 - positive_share - negative_exam_share
+    other = 1 - (positive_share + negative_exam_share)
     if min(positive_share, negative_exam_share, other) < 0:
         raise UserError(
             f"models.positive_share {positive_share} and models.negative_exam_share {negative_exam_share}: "

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from models.backbones import find_backbone
 from models.curves import draw_overview
-from models.recipe import check_recipe
-from models.runs import EXAM_KINDS, job_products
+from models.recipe import check_recipes
+from models.runs import job_products
 from pipeline import paths
 from pipeline.cluster import scheduler
 from pipeline.console import say, watched
@@ -68,10 +67,10 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         force: train even what is up to date.
 
     Raises:
-        UserError: names every failed job and its log.
+        UserError: a recipe that cannot be trained (every fault), or failed jobs (each with its log).
     """
     jobs = [Job(backbone, fold) for backbone in settings.models.backbones for fold in range(settings.input.folds)]
-    _check_names(settings)
+    check_recipes(settings.models)
     waiting = [job for job in jobs if not all([each.is_current(force=force) for each in job_products(settings, *job)])]
     if not waiting:
         return
@@ -170,22 +169,6 @@ def gpus_to_use() -> tuple[str, ...]:
         return tuple(numbers)
     named = (name.strip() for name in visible.split(","))
     return tuple(takewhile(lambda name: name in numbers or name.startswith(("GPU-", "MIG-")), named))
-
-
-def _check_names(settings: Settings) -> None:
-    for backbone in (*settings.models.backbones, *settings.models.per_backbone):
-        find_backbone(backbone)
-        check_recipe(settings.models.of(backbone), backbone)
-    unknown = sorted(set(settings.models.exam.kinds) - set(EXAM_KINDS))
-    if unknown:
-        raise UserError(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")
-    strangers = sorted(set(settings.models.exam.backbones) - set(settings.models.backbones))
-    if strangers:
-        known = ", ".join(settings.models.backbones)
-        raise UserError(
-            f"models.exam.backbones: expected some of {known}, found {', '.join(strangers)}; "
-            "--set models.exam.backbones=[] lets exam networks read every backbone"
-        )
 
 
 def _run(job: Job, arguments: list[str], slots: Slots, free: SimpleQueue, bar: tqdm) -> str | None:

@@ -17,7 +17,7 @@ from models.averaging import WeightAverage
 from models.backbones import BACKBONES, Backbone
 from models.exam_network import exam_network
 from models.exam_training import compile_exam_network
-from models.runs import EXAM_KINDS
+from models.recipe import EXAM_KINDS
 from models.se_resnext import GroupedConvolution
 from models.targets import TARGETS
 from models.training import TrainingRun

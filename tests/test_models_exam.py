@@ -6,7 +6,7 @@ import pytest
 
 from input.contest import EXAM_LABELS, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
-from models.runs import EXAM_KINDS
+from models.recipe import EXAM_KINDS
 from models.sequences import from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.settings import ExamNetworkSettings
 

@@ -1,20 +1,25 @@
 """How training jobs share a machine, and what a user hears when one fails."""
 
 import json
+import math
+import re
 import struct
 import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from PIL import Image
 
+from input.contest import SLICE_LABEL, STUDY
 from models import schedule
 from models.curves import draw_curves, draw_overview
 from models.history import History
 from models.progress import TrainingLog, told_duration
-from models.recipe import check_recipe
+from models.recipe import check_recipe, check_recipes
 from models.runs import run_product
+from models.sampling import sampling_weights
 from models.schedule import Slots, share_machine, train_all
 from pipeline import paths
 from pipeline.errors import UserError
@@ -126,7 +131,7 @@ def test_an_unknown_kind_of_exam_network_is_told_before_any_training():
 def test_every_failed_job_is_named_with_its_log(monkeypatch, tmp_path):
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     monkeypatch.setattr(schedule, "job_products", lambda *_: [_NeverCurrent()])
-    monkeypatch.setattr(schedule, "_check_names", lambda settings: None)
+    monkeypatch.setattr(schedule, "check_recipes", lambda models: None)
     real = subprocess.Popen
 
     def failing(command, **options):
@@ -151,11 +156,52 @@ def test_a_recipe_that_cannot_be_trained_is_told_with_all_its_faults():
     assert "models.sampling = 'even': expected one of shares, uniform" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("height", 31), ("width", 0), ("pixel_mm", -1.0), ("neighbour_mm", -5.0), ("frozen_share", 1.1), ("embedding", 0),
+     ("dropout", 1.0), ("seed", -1), ("epoch_slices", 0), ("learning_rate", 0.0), ("learning_rate", math.nan),
+     ("learning_rate", math.inf), ("weight_decay", -1e-3), ("auxiliary_weight", -0.1), ("positive_share", 1.2),
+     ("negative_exam_share", 0.6), ("negative_exam_share", -0.1), ("augmentation", -1.0), ("engine", "torch")],
+)  # fmt: skip
+def test_a_value_that_no_training_can_follow_is_refused(name, value):
+    with pytest.raises(UserError, match=re.escape(f"models.{name} = {value!r}: expected")):
+        check_recipe(ModelsSettings(**{name: value}), "mobilenetv2")
+
+
+def test_shares_that_fill_one_exactly_can_be_drawn():
+    for positive, negative in ((0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
+        check_recipe(ModelsSettings(positive_share=positive, negative_exam_share=negative), "mobilenetv2")
+        slices = pd.DataFrame({STUDY: ["a", "a", "b"], SLICE_LABEL: [1.0, 0.0, 0.0]})
+        assert sampling_weights(slices, positive, negative) == pytest.approx([positive, 0, negative])
+
+
+def test_faults_of_all_backbones_and_of_the_exam_networks_are_told_at_once():
+    exam = ExamNetworkSettings(kinds=("transformer", "lstm"), backbones=("densenet121",), units=5)
+    models = ModelsSettings(
+        backbones=("mobilenetv2", "resnet51"), exam=exam, ema=2.0,
+        per_backbone={"mobilenetv2": {"batch": 0}, "xception": {"engine": "none"}},
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        train_all(replace(Settings(), models=models), [], force=False)
+    for fault in (
+        "mobilenetv2: models.batch = 0", "mobilenetv2: models.ema = 2.0", "xception: models.engine = 'none'",
+        "unknown backbone 'resnet51'", "found lstm", "found densenet121",
+        "models.exam.units = 5: expected a multiple of 2",
+    ):  # fmt: skip
+        assert fault in str(caught.value)
+
+
+def test_a_transformer_may_have_any_even_number_of_units():
+    for units in (2, 4, 48):
+        check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("transformer",), units=units)))
+    check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("gru",), units=5)))
+
+
 def test_the_default_recipes_can_be_trained():
-    for file in ("phantom", "rsna", "tests"):
-        settings = load_settings(f"settings/{file}.toml").models
-        for backbone in settings.backbones:
-            assert check_recipe(settings.of(backbone), backbone) is None, file
+    files = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
+    assert {file.stem for file in files} >= {"phantom", "rsna", "tests", "contest_phantom"}
+    for file in files:
+        check_recipes(load_settings(file).models)
 
 
 def test_a_line_an_epoch_tells_losses_speed_and_what_is_left(capsys, monkeypatch):
