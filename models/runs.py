@@ -163,11 +163,20 @@ def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads
 
 
 def prepare_backend(settings: ModelsSettings, threads: int) -> None:
-    """Fix seeds and thread counts before the first operation: sums depend on both."""
+    """Fix seeds, thread counts and the order of sums before the first operation, as far as the backend can.
+
+    That a killed training ends with the same bytes is promised for TensorFlow on one machine. PyTorch warns of
+    operations that have no deterministic form; JAX takes all cores, and what it sums on a GPU may differ.
+    """
     import keras
 
     keras.utils.set_random_seed(settings.seed)
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    elif keras.backend.backend() == "tensorflow":
         import tensorflow
 
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)

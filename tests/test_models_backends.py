@@ -11,18 +11,43 @@ import pytest
 from pipeline import paths
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_every_kind_of_network_trains_two_steps(backend):
+def _printed(backend: str, *command: str):
+    """What a Python process on a backend prints as its last line, JSON; skips where the backend is not installed."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(paths.CHECKOUT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.backend_steps"], env=environment, cwd=paths.CHECKOUT, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *command], env=environment, cwd=paths.CHECKOUT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+FIXED = {
+    "tensorflow": "from tensorflow.python.framework.config import is_op_determinism_enabled as fixed; "
+    "import tensorflow; threads = tensorflow.config.threading.get_intra_op_parallelism_threads",
+    "torch": "from torch import are_deterministic_algorithms_enabled as fixed, get_num_threads as threads",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", FIXED)
+def test_threads_and_the_order_of_sums_are_fixed(backend):
+    lines = (
+        "import json",
+        "from models.runs import prepare_backend",
+        "from pipeline.settings import ModelsSettings",
+        "prepare_backend(ModelsSettings(), 3)",
+        FIXED[backend],
+        "print(json.dumps([threads(), fixed()]))",
+    )
+    assert _printed(backend, "-c", "\n".join(lines)) == [3, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_every_kind_of_network_trains_two_steps(backend):
+    found = _printed(backend, "-m", "tests.backend_steps")
     assert found["backend"] == backend
     assert len(found["networks"]) == 5
     for name, steps in found["networks"].items():
