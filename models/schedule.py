@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from models.backbones import weights_fault
 from models.curves import draw_overview
 from models.recipe import check_recipes
 from models.runs import job_products
@@ -67,13 +68,18 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         force: train even what is up to date.
 
     Raises:
-        UserError: a recipe that cannot be trained (every fault), or failed jobs (each with its log).
+        UserError: recipes that cannot be trained, weights that are not there, or failed jobs, each with its log; all
+            of a kind at once.
     """
     jobs = [Job(backbone, fold) for backbone in settings.models.backbones for fold in range(settings.input.folds)]
     check_recipes(settings.models)
     waiting = [job for job in jobs if not all([each.is_current(force=force) for each in job_products(settings, *job)])]
     if not waiting:
         return
+    to_train = [job for job in waiting if force or job_products(settings, *job)[0].stale_reason()]  # the slice network
+    faults = [weights_fault(job.backbone, settings.models.of(job.backbone).weights) for job in to_train]
+    if any(faults):
+        raise UserError.listing("Weights to start from are not there:", dict.fromkeys(filter(None, faults)))
     arguments = [*experiment, *(["--force"] if force else [])]
     if scheduler():
         faults = _run_on_cluster(waiting, arguments)

@@ -86,7 +86,7 @@ class ModelsSettings:
     """Backbones, the slices that they see, and their training."""
 
     backbones: tuple[str, ...] = ("efficientnet_lite0", "mobilenetv2")
-    weights: str = "imagenet"  # imagenet | none | a .npz of arrays; how products name that: told_weights
+    weights: str = "imagenet"  # imagenet | none | the weights.npz of a run of the same backbone and as many windows
     height: int = 112  # pixels of the network's input
     width: int = 144
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
@@ -270,7 +270,7 @@ def told_weights(weights: str) -> str:
     """
     if weights in ("imagenet", "none") or re.fullmatch(r"[^/]+ sha256:[0-9a-f]{16}", weights):
         return weights
-    file = Path(weights)
+    file = Path(weights).expanduser()
     if not file.is_file():
         return f"{file.name} (not there)"
     state = file.stat()

@@ -1,6 +1,7 @@
 """The (backbone, fold) jobs on a contest of eight exams: what they leave, and what makes them run again."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,17 @@ def test_the_told_loss_is_that_of_the_epoch_whose_weights_are_kept(contest, monk
     metrics = read_manifest(paths.model_run("tiny", 0))["metrics"]
     assert metrics["best_epoch"] == 1 and metrics["final_loss"] == pytest.approx(losses[0], rel=1e-12)
     assert told[0].startswith(f"loss {losses[0]:.4f}")
+
+
+def test_a_run_depends_on_what_is_in_the_file_of_weights(contest, tmp_path):
+    train()
+    file = tmp_path / "first.npz"
+    shutil.copyfile(paths.model_run("tiny", 0) / "weights.npz", file)
+    settings = with_models(weights=str(file))
+    assert train(settings)
+    assert train(settings) == []
+    file.write_bytes(b"another")
+    assert "weights" in runs.run_product(settings, "tiny", 0).stale_reason()
 
 
 def test_every_stored_slice_has_its_plane_position_and_labels(contest):

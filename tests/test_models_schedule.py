@@ -115,6 +115,9 @@ class _NeverCurrent:
     def is_current(self, *, force):
         return False
 
+    def stale_reason(self):
+        return "not built yet"
+
 
 def test_an_unknown_backbone_is_told_before_any_training(monkeypatch):
     settings = replace(Settings(), models=ModelsSettings(backbones=("mobilenet_v2",)))
@@ -126,6 +129,17 @@ def test_an_unknown_kind_of_exam_network_is_told_before_any_training():
     settings = replace(Settings(), models=ModelsSettings(exam=ExamNetworkSettings(kinds=("lstm",))))
     with pytest.raises(UserError, match="expected some of gru, transformer, found lstm"):
         train_all(settings, [], force=False)
+
+
+def test_weights_that_are_not_there_are_told_before_any_training(monkeypatch):
+    monkeypatch.setattr(schedule, "job_products", lambda *_: [_NeverCurrent()])
+    models = ModelsSettings(
+        backbones=("mobilenetv2", "se_resnext50"), per_backbone={"mobilenetv2": {"weights": "imagnet"}}
+    )
+    with pytest.raises(UserError) as caught:
+        train_all(replace(Settings(), models=models), [], force=False)
+    assert str(caught.value).count("mobilenetv2: models.weights = 'imagnet': no such file; expected imagenet") == 1
+    assert "se_resnext50: comes without ImageNet weights" in str(caught.value)
 
 
 def test_every_failed_job_is_named_with_its_log(monkeypatch, tmp_path):

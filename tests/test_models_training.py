@@ -315,6 +315,48 @@ def test_training_moves_the_weights_and_keeps_the_loss_finite(contest, tmp_path)
     assert not np.allclose(model.get_layer("logits").get_weights()[0], fresh.get_layer("logits").get_weights()[0])
 
 
+@pytest.mark.parametrize("donor", [SMALL, replace(SMALL, embedding=5, pooling="gem", trainable_windows=True)])
+def test_a_run_gives_its_backbone_to_another_whatever_its_head(contest, tmp_path, donor):
+    from models.checkpoint import save_weights
+    from models.network import slice_network
+
+    trained, _ = _train(contest, tmp_path / "run.npz", donor)
+    save_weights(tmp_path / "weights.npz", trained)
+    taken = slice_network(SMALL, "tiny", str(tmp_path / "weights.npz"))
+    fresh = slice_network(SMALL, "tiny", "none")
+    learned = trained.get_layer("tiny").get_weights()
+    assert not np.array_equal(learned[0], fresh.get_layer("tiny").get_weights()[0])
+    for expected, found in zip(learned, taken.get_layer("tiny").get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    follower, _ = _train(contest, tmp_path / "next.npz", replace(SMALL, weights=str(tmp_path / "weights.npz")))
+    assert len(follower.variables) == len(taken.variables)
+
+
+def test_weights_that_do_not_fit_are_told_with_what_is_expected(contest, tmp_path):
+    from models.checkpoint import save_weights
+    from models.network import slice_network
+
+    def told(name, content, settings=SMALL):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            slice_network(settings, "tiny", str(tmp_path / name))
+        return str(caught.value)
+
+    save_weights(tmp_path / "weights.npz", slice_network(SMALL, "tiny", "none"))
+    whole = (tmp_path / "weights.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for content in (whole[:-30], whole[:200], b"no archive", b"", (tmp_path / "array.npy").read_bytes()):
+        assert "bad.npz': damaged, or no weights.npz of a run" in told("bad.npz", content)
+    two = told("weights.npz", whole, replace(SMALL, windows=("pe", "lung")))
+    assert "hold no tiny of 6 channels; expected the weights.npz of a run with that backbone and as many" in two
+    with pytest.raises(
+        UserError, match=r"no such file; expected imagenet, none or what .*models/runs/tiny/fold0/weights"
+    ):
+        slice_network(SMALL, "tiny", str(tmp_path / "nowhere.npz"))
+    with pytest.raises(UserError, match="tiny: comes without ImageNet weights"):
+        slice_network(SMALL, "tiny", "imagenet")
+
+
 def test_divergence_stops_with_the_step(contest, tmp_path):
     with pytest.raises(UserError, match=r"diverged: loss (nan|inf).* step"):
         _train(contest, tmp_path / "run.npz", replace(SMALL, learning_rate=float("nan")))
