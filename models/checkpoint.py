@@ -28,8 +28,9 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 
 def save_checkpoint(
-    path: Path, model: keras.Model, average: WeightAverage | None, best: list[np.ndarray], history: History
-) -> None:
+    path: Path, model: keras.Model, average: WeightAverage | None, best: list[np.ndarray], history: History,
+    policy: str,
+) -> None:  # fmt: skip
     """Write everything that the next epoch depends on, atomically.
 
     Args:
@@ -38,11 +39,36 @@ def save_checkpoint(
         average: of its weights, where they are averaged.
         best: weights of the best epoch so far; empty where none is chosen.
         history: of the finished epochs.
+        policy: the dtype policy that the network trains in; it and the Keras backend are recorded.
     """
     arrays = _arrays("v", model.variables) | _arrays("o", model.optimizer.variables) | _arrays("b", best)
     if average:
         arrays |= _arrays("a", average.values()) | {"updates": np.array(average.updates)}
-    save_arrays(path, arrays | history.arrays())
+    save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in _place(policy).items()})
+
+
+def require_same_place(arrays: dict[str, np.ndarray], path: Path, policy: str) -> None:
+    """Make sure that training goes on where it was begun: another precision or backend would end elsewhere.
+
+    Args:
+        arrays: from `load_arrays`.
+        path: for the message.
+        policy: the dtype policy that the network would train in here.
+
+    Raises:
+        UserError: tells both, and how to go on.
+    """
+    here = _place(policy)
+    begun = {key: str(arrays.get(key, value)) for key, value in here.items()}
+    if begun != here:
+        raise UserError(
+            f"{path}: training was begun in {begun['policy']} on {begun['backend']}; here it would go on in "
+            f"{here['policy']} on {here['backend']}. Resume it there, or train it anew: ./run.sh --from models --force"
+        )
+
+
+def _place(policy: str) -> dict[str, str]:
+    return {"policy": policy, "backend": keras.backend.backend()}
 
 
 def restore_checkpoint(

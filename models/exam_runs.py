@@ -62,6 +62,7 @@ def train_exam_networks(
             product.finish(
                 rows={"training exams": len(seen), "predicted slices": len(scored)},
                 metrics={"final_loss": history.losses[-1]}, seed=settings.models.exam.seed, threads=threads,
+                backend=keras.backend.backend(), precision=model.dtype_policy.name,
             )  # fmt: skip
         told.append(f"{kind} loss {history.losses[-1]:.4f}")
     return told

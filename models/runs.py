@@ -32,6 +32,7 @@ from models.inference import (
     openvino_engine,
     predict_slices,
 )
+from models.precision import policy_of
 from models.recipe import EXAM_KINDS, check_recipe
 from models.views import SliceViews
 from pipeline import paths
@@ -110,6 +111,8 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
     recipe = settings.models.of(backbone)
     check_recipe(recipe, backbone)
     prepare_backend(recipe, threads)
+    import keras
+
     from models.network import in_float32
     from models.progress import TrainingLog
     from models.training import train_network
@@ -142,7 +145,7 @@ def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, fo
         product.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
             metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},
-            seed=recipe.seed, threads=threads,
+            seed=recipe.seed, threads=threads, backend=keras.backend.backend(), precision=policy_of(recipe, backbone),
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]

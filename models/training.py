@@ -16,7 +16,7 @@ import pandas as pd
 from input.contest import STUDY
 from models.averaging import WeightAverage, assign_all, averaged_variables
 from models.batches import prefetched
-from models.checkpoint import load_arrays, restore_checkpoint, save_checkpoint
+from models.checkpoint import load_arrays, require_same_place, restore_checkpoint, save_checkpoint
 from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.network import slice_network, weighted_logistic_loss
@@ -114,6 +114,7 @@ class TrainingRun:
 
     def __init__(self, settings: ModelsSettings, backbone: str, weights: str) -> None:
         self.settings, self.backbone = settings, backbone
+        self.policy = policy_of(settings, backbone)
         self.model = slice_network(settings, backbone, weights)
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.history = History()
@@ -127,6 +128,7 @@ class TrainingRun:
             run.unfreeze() if settings.unfreeze_epoch == 1 else run._compile()
             return run
         arrays = load_arrays(checkpoint)
+        require_same_place(arrays, checkpoint, policy_of(settings, backbone))
         run = cls(settings, backbone, "none")
         run.history = History.of(arrays)
         if 1 <= settings.unfreeze_epoch <= len(run.history):
@@ -144,7 +146,7 @@ class TrainingRun:
 
     def _compile(self, done: int = 0) -> None:
         optimizer = build_optimizer(self.model, self.settings, done)
-        if policy_of(self.settings, self.backbone) == "mixed_float16":
+        if self.policy == "mixed_float16":
             # Keras does this by itself only where the outermost model, not its layers, has that policy.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(self.model.trainable_variables)
@@ -170,7 +172,7 @@ class TrainingRun:
         ]  # fmt: skip
         if broken:
             raise UserError(_diverged(f"{broken[0]} is not finite after epoch {len(self.history)}"))
-        save_checkpoint(checkpoint, self.model, self.average, self.best, self.history)
+        save_checkpoint(checkpoint, self.model, self.average, self.best, self.history, self.policy)
 
     def choose(self) -> None:
         """Give the network the weights that are meant to predict."""

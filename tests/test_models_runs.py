@@ -85,6 +85,15 @@ def test_a_finished_job_is_not_done_again(contest):
     assert train() == []
 
 
+def test_manifests_tell_backend_and_precision(contest):
+    import keras
+
+    train(with_models(precision="mixed_bfloat16"))
+    manifests = [read_manifest(paths.model_run(name, 0)) for name in ("tiny", "tiny_gru")]
+    assert [each["precision"] for each in manifests] == ["mixed_bfloat16", "float32"]
+    assert {each["backend"] for each in manifests} == {keras.backend.backend()}
+
+
 def test_exam_networks_follow_a_slice_network_that_is_trained_again(contest):
     """Settings and so identities are the same: only the manifest that is taken away tells."""
     train()

@@ -131,6 +131,23 @@ def test_in_float16_the_loss_is_scaled_and_the_scale_survives_a_kill(contest, tm
     _same_bytes(whole, _train(contest, tmp_path / "killed.npz"))
 
 
+def test_training_goes_on_only_in_its_precision_and_on_its_backend(contest, tmp_path, monkeypatch):
+    import keras
+
+    from models import precision
+
+    assert _train(contest, tmp_path / "run.npz", after_epoch=1) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "this_device", lambda: precision.Device("gpu", True))
+        with pytest.raises(UserError, match=r"run.npz: training was begun in float32 on \w+; here .* mixed_bfloat16"):
+            _train(contest, tmp_path / "run.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "another")
+        with pytest.raises(UserError, match=r"go on in float32 on another. Resume it there, or .* --force"):
+            _train(contest, tmp_path / "run.npz")
+    assert len(_train(contest, tmp_path / "run.npz")[1]) == 2
+
+
 def test_average_accumulation_unfreezing_and_the_best_epoch_survive_kills(contest, tmp_path):
     """Killed within the first epoch, at the end of the second, and within the third, whose layers are unfrozen."""
     whole = _train(contest, tmp_path / "whole.npz", EVERYTHING)
