@@ -117,6 +117,7 @@ class ModelsSettings:
     cutout: float = 0.2  # share of views that lose a rectangle, a quarter of each side long, to air
     # auto: float32 on a CPU save what profits from bfloat16 there, mixed bfloat16 on GPUs that have it, else float16
     precision: str = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
+    # The next two say how a network predicts; they belong to its run all the same, so a change trains it anew.
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
     engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO with TensorFlow on a CPU, else Keras
     workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
