@@ -73,7 +73,7 @@ def test_an_exam_that_is_being_rewritten_is_not_there(tmp_path, hu, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("features.store.write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         write(tmp_path, hu[:2])
     assert not is_stored(tmp_path, "a1")
 
