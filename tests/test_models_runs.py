@@ -35,16 +35,18 @@ def _write_manifest(folder):
 
 @pytest.fixture
 def contest(tmp_path, monkeypatch):
-    """Six training and two test exams of 6 planes, prepared and stored under $PE_ROOT; "tiny" trains in no time."""
+    """Six training and two test exams of 6 planes, prepared and stored under $PE_ROOT; networks that train at once."""
     import keras
 
     from models.backbones import BACKBONES, Backbone
+    from models.exam_network import BUILDERS
 
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     # The real one may run once a process, before the first operation.
     monkeypatch.setattr(runs, "prepare_backend", lambda recipe, threads: keras.utils.set_random_seed(recipe.seed))
     graph = lambda images: keras.layers.ReLU()(keras.layers.Conv2D(8, 5, 4)(images))  # noqa: E731
     monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
+    monkeypatch.setitem(BUILDERS, "gru", lambda tensor, inside, settings: tensor)  # a real one compiles for seconds
     studies = [f"exam{number}" for number in range(8)]
     exams = pd.DataFrame({STUDY: studies, "split": ["train"] * 6 + ["test"] * 2, "fold": [0, 1] * 3 + [-1] * 2})
     positive = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
