@@ -61,7 +61,7 @@ def compile_network(
 ) -> None:
     """Compile a network for training, every kind of network alike.
 
-    Keras decides about XLA ("auto"): on JAX it is used, whose steps take hundreds of times as long without; on
+    Keras decides about XLA ("auto"): on JAX it is used, where a GRU takes a hundred times as long without; on
     TensorFlow's CPU it is not, where training with it is several times slower, nor on TensorFlow where operations
     are deterministic (`models.runs.prepare_backend`), nor on PyTorch.
 
