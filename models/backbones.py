@@ -46,6 +46,7 @@ class Backbone:
 
 def _application(name: str) -> Callable:
     def graph(images, weights: str | None = None):
+        """The layers of one application on `images`."""
         import keras
 
         application = getattr(keras.applications, name)

@@ -38,6 +38,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         self.dtypes: dict[str, np.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the stream may mean: tensors, their types, OrderedDict; anything else is refused."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -47,6 +48,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"refused to load {module}.{name}: only tensors and OrderedDict are allowed")
 
     def persistent_load(self, pid: Any) -> str:
+        """The key of a storage, whose bytes follow the pickles; its type is kept."""
         kind, storage_type, key, _location, _elements, *_ = pid
         if kind != "storage":
             raise pickle.UnpicklingError(f"refused a persistent object of kind {kind!r}")

@@ -94,6 +94,7 @@ class EpochBatches:
         rows = draw_epoch(self._draws, self.count * batch, seed=self._settings.seed, epoch=epoch)
 
         def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+            """One batch; runs in a loader's thread."""
             draws = range(step * batch, (step + 1) * batch)
             changes = [draw_augmentation(self._settings, epoch=epoch, draw=draw) for draw in draws]
             picked = rows[draws.start : draws.stop]

@@ -230,7 +230,8 @@ class Settings:
         return values
 
 
-#: Setting -> lowest and highest value, ends included, with which its stage can work.
+#: Setting -> lowest and highest value, ends included, with which its stage can work. Those of [models] that may differ
+#: for a backbone are checked by models.recipe, and those of [phantom] where it is drawn.
 RANGES = {
     "input.folds": (2, 50),
     "features.spacing_mm": (0.2, 5),

@@ -207,8 +207,8 @@ def test_faults_of_all_backbones_and_of_the_exam_networks_are_told_at_once():
 
 def test_a_transformer_may_have_any_even_number_of_units():
     for units in (2, 4, 48):
-        check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("transformer",), units=units)))
-    check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("gru",), units=5)))
+        assert check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("transformer",), units=units))) is None
+    assert check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("gru",), units=5))) is None
 
 
 def test_the_default_recipes_can_be_trained():
