@@ -4,14 +4,15 @@ set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 ROOT=${PE_ROOT:-$HERE}                                   # where products and logs lie
-declare -A PLACE=([input]=1 [features]=2 [models]=3 [ensemble]=4 [submissions]=5)
+declare -A PLACE=([input]=1 [features]=2 [models]=3 [ensemble]=4 [submissions]=5 [inference]=6)
 
 main_job() {
   stage input       prepare   # DICOM + CSV     -> exam and slice tables, folds   input/prepared
   stage features    build     # DICOM           -> pixel store, measured numbers  features/store
   stage models      train     # slices          -> networks' opinions, per fold   models/runs
   stage ensemble    fit       # opinions        -> one opinion, LightGBM          ensemble/runs
-  stage submissions write     # one opinion     -> CSV, leaderboard, report       submissions
+  stage submissions write     # one opinion     -> CSV, leaderboard, report       submissions/results
+  stage inference   report    # the run         -> evidence.html of test exams    inference/results
 }
 
 help() {
@@ -26,7 +27,7 @@ options
                      contest is drawn and used
   --settings FILE    one experiment; default settings/phantom.toml, see settings/
   --set KEY=VALUE    override one setting, e.g. --set models.epochs=6; repeatable
-  --from STAGE       start at this stage: input, features, models, ensemble or submissions
+  --from STAGE       start at this stage: input, features, models, ensemble, submissions or inference
   --to STAGE         stop after this stage
   --force            rebuild the chosen stages even when they are up to date
   --scheduler ADDR   hand headers, ingest and networks to a Dask cluster, e.g. tcp://node1:8786;
@@ -73,11 +74,13 @@ HELP
 
 # ---------------------------------------------------------------- options, then the verb or the main job
 main() {
-  FROM=input TO=submissions FORCE=() DRY=no OPTIONS=()
+  FROM=input TO=inference FORCE=() DRY=no OPTIONS=()
   export_environment
   case ${1:-} in
     test)        shift; set_up; cd "$HERE"; exec "$PYTHON" -m pytest "$@" ;;
-    predict | check | score | leaderboard | export-dicom | card | evidence | upload | kaggle-dataset | notebook)
+    predict | evidence | export-dicom)
+                 set_up; exec "$PYTHON" -m inference "$@" ;;
+    check | score | leaderboard | card | upload | kaggle-dataset | notebook)
                  set_up; exec "$PYTHON" -m submissions "$@" ;;
     doctor)      shift; choose_python
                  [[ -n ${PE_PYTHON:-} || ! -x $PE_VENV/bin/python ]] || PYTHON=$PE_VENV/bin/python
@@ -109,7 +112,7 @@ read_options() {
       --data)      data=$2; OPTIONS+=(--data "$2"); shift 2 ;;
       --settings | --set | --scheduler) OPTIONS+=("$1" "$2"); shift 2 ;;
       --from | --to)
-                   [[ -n ${PLACE[$2]:-} ]] || usage_fault "$1 $2: the stages are input, features, models, ensemble, submissions"
+                   [[ -n ${PLACE[$2]:-} ]] || usage_fault "$1 $2: the stages are input, features, models, ensemble, submissions, inference"
                    [[ $1 == --from ]] && FROM=$2 || TO=$2
                    shift 2 ;;
       --force)     FORCE=(--force); shift ;;
@@ -143,7 +146,7 @@ stage() {  # stage NAME COMMAND: run `python -m NAME COMMAND` when NAME lies bet
 
 stopped() {  # tell what failed and how to go on; without --force, so that partial work is kept
   local again=("$0" "${OPTIONS[@]}") end=() next
-  [[ $TO == submissions ]] || end=(--to "$TO")
+  [[ $TO == inference ]] || end=(--to "$TO")
   {
     (($2 == 130)) || echo "error: the stage '$1' failed (status $2); its log: $ROOT/logs/$1.log"
     echo "what is finished stays; to go on: $(quoted "${again[@]}" --from "$1" "${end[@]}")"

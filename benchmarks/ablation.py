@@ -37,7 +37,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.jobs import cores
 from pipeline.settings import exam_network_name
-from submissions.intervals import RankedScores, interval, resample_counts
+from submissions.bootstrap_intervals import RankedScores, interval, resample_counts
 from submissions.leaderboard import aligned
 
 BASE = "base"

@@ -32,16 +32,16 @@ from benchmarks.contribution_maps import load_contribution_maps
 from features.resample import resample_box
 from features.store import StoredExam, open_exam
 from input.contest import LEFT, RIGHT, SLICE_LABEL, STUDY
-from input.phantom.contest import read_masks
-from models.activation import load_activation_maps, on_stored_slice
+from input.phantom.synthetic_contest import read_masks
+from models.activation_maps import load_activation_maps, on_stored_slice
 from models.feature_grid import FeatureGrid
-from models.views import SliceViews
+from models.slice_views import SliceViews
 from pipeline import paths
+from pipeline.artifact import MANIFEST
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.product import MANIFEST
 from pipeline.settings import Settings
 from submissions.leaderboard import aligned
 

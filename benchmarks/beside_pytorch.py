@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.targets import TARGETS
+from models.slice_targets import TARGETS
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -61,13 +61,13 @@ def _speed(step: Callable[[], object], settings: ModelsSettings, seconds: float)
 
 def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: float) -> dict[str, float]:
     """Images a second of this project's variants, and the number of weights; "train ..." and "infer ..."."""
-    from models.runs import prepare_backend
+    from models.slice_runs import prepare_backend
 
     prepare_backend(settings, threads)
 
     from models.inference import GRAPH, export_graph, openvino_engine
-    from models.network import slice_network, weighted_logistic_loss
     from models.optimizer import build_optimizer
+    from models.slice_network import slice_network, weighted_logistic_loss
 
     images, truth = _batch(settings)
     found = {}

@@ -24,13 +24,13 @@ import numpy as np
 
 from benchmarks.feature_grids import keras_grid, openvino_grid
 from input.contest import SLICE_LABEL
-from models.activation import check_targets
+from models.activation_maps import check_targets
 from models.feature_grid import FeatureGrid
 from models.inference import GRAPH, GRAPH_WEIGHTS
-from models.targets import TARGETS
+from models.slice_targets import TARGETS
 from pipeline import paths
+from pipeline.artifact import verify
 from pipeline.errors import UserError
-from pipeline.product import verify
 from pipeline.settings import ModelsSettings, Settings
 
 #: As in models.pooling, which needs Keras.
@@ -58,7 +58,7 @@ class Head:
         """Read it from a run's weights.npz, whose last arrays it is; `pooling` as in the settings.
 
         Raises:
-            UserError: the arrays are not those of `models.network.slice_network`.
+            UserError: the arrays are not those of `models.slice_network.slice_network`.
         """
         with np.load(file, allow_pickle=False) as arrays:
             last = [arrays[name] for name in sorted(arrays.files)[-6:]]
@@ -102,7 +102,7 @@ def contributions(features: np.ndarray, head: Head, targets: list[int]) -> np.nd
     Args:
         features: (n, y, x, c).
         head: the layers behind the pooling.
-        targets: indices into `models.targets.TARGETS`.
+        targets: indices into `models.slice_targets.TARGETS`.
 
     Returns:
         float32 (n, targets, y, x). Where several places share a channel's maximum they share its gradient.
@@ -130,7 +130,7 @@ def _of_generalised_mean(features: np.ndarray, head: Head, targets: list[int]) -
 def load_contribution_maps(
     settings: Settings, backbone: str, fold: int, *, targets: tuple[str, ...] = (SLICE_LABEL,), threads: int = 1
 ) -> ContributionMaps:
-    """The maps of one finished slice network; arguments and result as of `models.activation.load_activation_maps`.
+    """The maps of one finished slice network; arguments and result as of `models.activation_maps.load_activation_maps`.
 
     Raises:
         UserError: an unknown target, or a network that is missing, damaged or built otherwise.
@@ -189,7 +189,7 @@ def _keras_features(
     import keras
 
     from models.checkpoint import load_weights
-    from models.network import slice_network
+    from models.slice_network import slice_network
 
     model = slice_network(recipe, backbone, "none")
     load_weights(directory / "weights.npz", model)

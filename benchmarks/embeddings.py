@@ -14,20 +14,20 @@ import argparse
 import numpy as np
 import pandas as pd
 
+from ensemble.binary_targets import asked, rare
 from ensemble.blend import POOLED
 from ensemble.exam_table import exam_table, slice_attention
-from ensemble.fit import read_inputs
+from ensemble.fit_ensemble import read_inputs
+from ensemble.gradient_boosting import inner_folds
 from ensemble.logistic import Logistic
 from ensemble.predictions import View
-from ensemble.questions import asked, rare
-from ensemble.trees import inner_folds
 from input.contest import SOP
 from pipeline import paths
+from pipeline.artifact import verify
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
-from pipeline.product import verify
 from pipeline.settings import EnsembleSettings, Settings
-from submissions.intervals import RankedScores, paired_difference, resample_counts
+from submissions.bootstrap_intervals import RankedScores, paired_difference, resample_counts
 from submissions.leaderboard import aligned
 
 COMPONENTS = 8

@@ -20,16 +20,16 @@ from sklearn.model_selection import StratifiedKFold
 from ensemble.logistic import Logistic, expit, logit
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import log_loss
+from models.check_recipe import EXAM_KINDS
 from models.exam_runs import stored_numbers
 from models.exam_training import exams_of, predict_exams, train_exam_network
-from models.recipe import EXAM_KINDS
-from models.runs import exam_product, plane_table
+from models.slice_runs import exam_network_artifact, plane_table
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.settings import Settings, exam_network_name
-from submissions.intervals import Interval, RankedScores, paired_difference, ratio_interval, resample_counts
+from submissions.bootstrap_intervals import Interval, RankedScores, paired_difference, ratio_interval, resample_counts
 from submissions.leaderboard import aligned
 
 INNER_FOLDS = 4
@@ -66,7 +66,7 @@ def in_sample_predictions(settings: Settings, backbone: str, fold: int, kind: st
     Raises:
         UserError: it is not trained.
     """
-    reason = exam_product(settings, backbone, fold, kind).stale_reason()
+    reason = exam_network_artifact(settings, backbone, fold, kind).stale_reason()
     if reason:
         name = exam_network_name(backbone, kind)
         raise UserError(f"{name} fold {fold}: {reason}. Train it: ./run.sh --set 'models.exam.kinds=[\"{kind}\"]'")

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from features.lungbox import Box
+from features.lung_box import Box
 from features.store import write_exam
 from input.contest import SOP, STUDY
 from models.backbones import BACKBONES
 from models.batches import loader_threads
 from models.inference import Engine, export_graph, keras_engine, openvino_engine, predict_slices
-from models.views import SliceViews
+from models.slice_views import SliceViews
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.jobs import cores
@@ -55,7 +55,7 @@ def draw_exams(store: Path, count: int, slices: int, size: int) -> pd.DataFrame:
 
 def export(settings: ModelsSettings, backbone: str, directory: Path) -> None:
     """Build a network and write its graph; in a process of its own, so that TensorFlow's memory is not counted."""
-    from models.network import slice_network
+    from models.slice_network import slice_network
 
     export_graph(slice_network(settings, backbone, "none"), directory)
 
@@ -63,7 +63,7 @@ def export(settings: ModelsSettings, backbone: str, directory: Path) -> None:
 def engine_named(name: str, settings: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
     """OpenVINO on the exported graph, or Keras."""
     if name == "keras":
-        from models.network import slice_network
+        from models.slice_network import slice_network
 
         return keras_engine(slice_network(settings, backbone, "none"))
     process = multiprocessing.get_context("spawn").Process(target=export, args=(settings, backbone, directory))

@@ -27,20 +27,20 @@ import numpy as np
 import pydicom
 from threadpoolctl import threadpool_limits
 
-from features.anatomy import measure_anatomy
+from features.heart_and_vessels import measure_anatomy
 from features.ingest import IngestOrder, ingest_exam
-from features.lungbox import Box, find_lung_box
-from features.measure import measure_slices
+from features.lung_box import Box, find_lung_box
 from features.resample import axis_weights, resample_box
+from features.slice_measurements import measure_slices
 from features.store import open_exam, write_exam
 from input.decoding import ExamJob, decode_exams
 from input.header import parse_header, quiet_contest_uids
+from input.phantom.dicom_quirks import SYNTAXES, draw_quirks
 from input.phantom.dicom_writer import uid
 from input.phantom.dicom_writer import write_exam as write_dicom
 from input.phantom.difficulty import difficulty_named
-from input.phantom.drawing import draw_exam, streams
+from input.phantom.exam_generator import draw_exam, streams
 from input.phantom.labels import draw_states
-from input.phantom.quirks import SYNTAXES, draw_quirks
 from input.pixels import HU_MAX, HU_MIN, decode_hu
 from input.slice_file import read_header
 from pipeline.cli import run

@@ -3,7 +3,7 @@
     python -m benchmarks.localisation                        the run under $PE_ROOT (or the checkout)
     python -m benchmarks.localisation --no-points            slices only: no network runs, seconds
 
-`submissions.locate` names up to five places an exam, likeliest first. Told over exams with PE, with 95 % intervals of
+`inference.findings` names up to five places an exam, likeliest first. Told over exams with PE, with 95 % intervals of
 resampled exams:
     slice      one of the first k places has a key slice with visible clot
     point      ... and its point lies within 15 mm of clot in that slice
@@ -26,8 +26,10 @@ from ensemble.candidates import Z_ONLY
 from ensemble.decode import decode
 from ensemble.predictions import read_measured, read_networks
 from features.store import StoredExam, open_exam
+from inference.findings import Location, locate_exams, with_points
+from inference.side_calibration import fit_sides, opinions
 from input.contest import LEFT, RIGHT, SLICE_LABEL, SOP, STUDY
-from input.phantom.contest import read_masks
+from input.phantom.synthetic_contest import read_masks
 from input.tables import load_slices
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
@@ -35,12 +37,10 @@ from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.settings import Settings
-from submissions.intervals import Interval, ratio_interval, resample_counts
+from submissions.bootstrap_intervals import Interval, ratio_interval, resample_counts
+from submissions.finished_run import read_candidates, truth_path
 from submissions.leaderboard import aligned
-from submissions.locate import Location, locate_exams, with_points
 from submissions.score import read_truth
-from submissions.sides import fit_sides, opinions
-from submissions.write import read_candidates, truth_path
 
 NEAR_MM = 15.0
 FIRST = (1, 3)

@@ -4,7 +4,7 @@
     python -m benchmarks.measurements --exams 100 --difficulty contest --rows 512 --slices 240
 
 Draws exams with the shares of labels of a drawn contest, stores them as `features build` does, measures them
-(`features.anatomy`) and compares with what was drawn. Told for each difficulty: the share of exams in which the
+(`features.heart_and_vessels`) and compares with what was drawn. Told for each difficulty: the share of exams in which the
 anatomy was found, the median and the 90th percentile of the absolute error, the median error (bias), the rank
 correlation; for the RV/LV ratio also its AUC for "at least 1" and how the error falls with the confidence. Exams
 with poor contrast (qa_contrast) count apart: a reader would not measure them. Last, the time a measurement takes.
@@ -21,23 +21,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.anatomy import measure_anatomy
+from features.heart_and_vessels import measure_anatomy
 from features.ingest import store_planes
-from features.measure import measure_slices
+from features.slice_measurements import measure_slices
 from features.store import open_exam
 from input.contest import QA_CONTRAST
-from input.phantom.contest import plan
 from input.phantom.difficulty import DIFFICULTIES, difficulty_named
-from input.phantom.drawing import draw_exam
+from input.phantom.exam_generator import draw_exam
 from input.phantom.labels import ExamState
+from input.phantom.synthetic_contest import plan
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.jobs import run_jobs
 from pipeline.settings import FeaturesSettings, PhantomSettings
-from submissions.intervals import RankedScores
+from submissions.bootstrap_intervals import RankedScores
 from submissions.leaderboard import aligned
 
-#: Of the reference patient (`input.phantom.vessels`), mm; a patient's vessels are scaled by `Patient.vessel`.
+#: Of the reference patient (`input.phantom.vessel_trees`), mm; a patient's vessels are scaled by `Patient.vessel`.
 DRAWN_AORTA_MM = 31.6
 QUESTIONS = {
     "rv_lv_ratio_measured": 3, "rv_mm": 1, "lv_mm": 1, "pulmonary_trunk_mm": 1, "ascending_aorta_mm": 1,

@@ -23,15 +23,15 @@ from sklearn.metrics import roc_auc_score
 
 from ensemble.baselines import PositionOnly, Prior
 from ensemble.decode import decode
-from ensemble.fit import complete
+from ensemble.fit_ensemble import complete
 from ensemble.predictions import View
 from ensemble.segments import Segments
 from input.contest import SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
-from input.phantom.contest import draw_one, plan
 from input.phantom.difficulty import difficulty_named
-from input.phantom.drawing import draw_plan, streams
+from input.phantom.exam_generator import draw_plan, streams
 from input.phantom.labels import ExamState, label_row
+from input.phantom.synthetic_contest import draw_one, plan
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.jobs import run_jobs

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from input.phantom.contest import check_settings
+from input.phantom.dicom_quirks import draw_quirks
 from input.phantom.dicom_writer import uid, write_exam
 from input.phantom.difficulty import difficulty_named
-from input.phantom.drawing import draw_exam, streams
+from input.phantom.exam_generator import draw_exam, streams
 from input.phantom.labels import draw_states
-from input.phantom.quirks import draw_quirks
+from input.phantom.synthetic_contest import check_settings
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run
 from pipeline.console import say
@@ -77,7 +77,7 @@ def main() -> int:
 def predict(arguments: argparse.Namespace, scan: Path, place: Path) -> int:
     """Run the command and tell its time; the exit code says whether the target was met."""
     report = place / "evidence.html"
-    command = [sys.executable, "-m", "submissions", "predict", str(scan), "--settings", arguments.settings]
+    command = [sys.executable, "-m", "inference", "predict", str(scan), "--settings", arguments.settings]
     command += ["--out", str(place / "slices.csv"), "--evidence", str(report)]
     command += [word for each in arguments.overrides for word in ("--set", each)]
     command += ["--data", arguments.data] if arguments.data else []

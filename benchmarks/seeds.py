@@ -28,7 +28,7 @@ from input.metric import contest_score, contributions
 from pipeline import paths
 from pipeline.cli import run
 from pipeline.console import say
-from submissions.intervals import Interval, paired_difference, resample_counts
+from submissions.bootstrap_intervals import Interval, paired_difference, resample_counts
 from submissions.leaderboard import aligned
 from submissions.score import Truth, read_predictions, read_truth
 

@@ -32,18 +32,18 @@ from typing import Any
 import pandas as pd
 
 from ensemble import blend, exam_stack, slice_stack, stack
-from ensemble import fit as second_level
+from ensemble import fit_ensemble as second_level
 from ensemble.decode import decode, expected_cost
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.settings import InputSettings, ModelsSettings, Settings, load_settings
-from submissions.intervals import resample_counts
+from submissions.bootstrap_intervals import resample_counts
 from submissions.kaggle_csv import layout_of
 from submissions.score import Truth, read_predictions, score
-from submissions.write import write_candidate
-from tests.simulated_predictions import simulate_contest, write_contest, write_network
+from submissions.write_submission import write_candidate
+from tests.support.simulated_predictions import simulate_contest, write_contest, write_network
 
 TRAIN_EXAMS, TEST_EXAMS, FOLDS = 7_279, 2_167, 5
 BACKBONES = ("a", "b", "c", "d", "e", "f")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.mobile import HEAD_FILTERS, MOBILENETV2, STEM_FILTERS, Stage
+from models.mobile_backbones import HEAD_FILTERS, MOBILENETV2, STEM_FILTERS, Stage
 
 #: filters, blocks and stride of the four stacks of ResNet50V2
 RESNET50V2 = ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1))
@@ -89,7 +89,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, int]]] = {"mobilenetv2": mobil
 
 
 class SliceNetwork(nn.Module):
-    """As `models.network.slice_network`: average and maximum, an embedding, one logit a target."""
+    """As `models.slice_network.slice_network`: average and maximum, an embedding, one logit a target."""
 
     def __init__(self, backbone: str, embedding: int, targets: int, dropout: float) -> None:
         super().__init__()
@@ -109,5 +109,5 @@ class SliceNetwork(nn.Module):
 
 
 def weighted_logistic_loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The loss of `models.network`, its mean over the batch."""
+    """The loss of `models.slice_network`, its mean over the batch."""
     return (weight * (functional.softplus(logits) - truth * logits)).sum(1).mean()

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.runs import plane_table, prepare_backend
-from models.views import SliceViews
+from models.slice_runs import plane_table, prepare_backend
+from models.slice_views import SliceViews
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
@@ -30,7 +30,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     """Name, slices a second and ratio of time to the bare step's, a row a loop and a row a loader."""
     prepare_backend(settings, threads)
     from models import progress
-    from models.training import TrainingRun, train_epoch
+    from models.slice_training import TrainingRun, train_epoch
 
     progress.LINE_EVERY = float("inf")  # what is left of this run is of no interest
     table = plane_table("train")
@@ -72,7 +72,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
 
 
 def _batches(table: pd.DataFrame, settings: ModelsSettings):
-    from models.training import EpochBatches
+    from models.slice_training import EpochBatches
 
     return EpochBatches(table, SliceViews(paths.store(), settings), settings)
 

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Reads models/runs, features/store and input/prepared; writes ensemble/runs: predictions of every "
         "candidate (out-of-fold and test), the second level's models, and who was promoted and why.",
         epilog="examples: python -m ensemble fit --set ensemble.exam_rounds=400; one more candidate, per-label weights "
-        "and calibration: python -m ensemble fit --set ensemble.weighted=true",
+        "and calibration: python -m ensemble fit --set ensemble.weighted_blend=true",
     )
     add_settings_arguments(fit)
     return top
@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Parse, then call the verb's function."""
     arguments = parser().parse_args()
-    from ensemble.fit import fit
-    from models.predict import require_networks
+    from ensemble.fit_ensemble import fit
+    from models.apply_networks import require_networks
 
     settings = settings_from(arguments)
     require_networks(settings)  # what lies there may have been trained with others

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ensemble.binary_targets import Prediction, asked, prior
+from ensemble.gradient_boosting import Trees, TreeShape, fit_trees
 from ensemble.logistic import expit, logit
 from ensemble.predictions import View
-from ensemble.questions import Prediction, asked, prior
-from ensemble.trees import Trees, TreeShape, fit_trees
 from pipeline.settings import EnsembleSettings
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ensemble.binary_targets import PE, QUESTIONS, Prediction, asked, prior, rare
 from ensemble.exam_table import exam_table
+from ensemble.label_states import GIVEN_PE
 from ensemble.logistic import Logistic, expit, logit
 from ensemble.predictions import View
-from ensemble.questions import GIVEN_PE, PE, QUESTIONS, Prediction, asked, prior, rare
 from ensemble.segments import Segments
 from input.contest import CENTRAL, GTE_1, INDETERMINATE, LEFT, NEGATIVE, QA_CONTRAST, QA_MOTION, RIGHT
 from pipeline.console import say

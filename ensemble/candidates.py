@@ -8,7 +8,7 @@ from ensemble.baselines import PositionOnly, Prior
 from ensemble.blend import Blend
 from ensemble.predictions import View
 from ensemble.stack import Stack
-from ensemble.weighted import Weighted
+from ensemble.weighted_blend import Weighted
 from pipeline.settings import EnsembleSettings, Settings
 
 PRIOR, Z_ONLY, MEAN, WEIGHTED, STACK = "prior", "z_only", "mean", "weighted", "stack"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ensemble.binary_targets import QUESTIONS, asked, prior, rare
 from ensemble.blend import POOLED
 from ensemble.exam_table import exam_table
+from ensemble.gradient_boosting import Trees, TreeShape, fit_trees, inner_folds, log_loss, ranks_of, strongest
 from ensemble.logistic import Logistic, expit, logit
 from ensemble.predictions import View
-from ensemble.questions import QUESTIONS, asked, prior, rare
-from ensemble.trees import Trees, TreeShape, fit_trees, inner_folds, log_loss, ranks_of, strongest
 from pipeline.console import say
 from pipeline.settings import EnsembleSettings
 

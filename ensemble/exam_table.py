@@ -11,7 +11,7 @@ import pandas as pd
 from ensemble.logistic import expit
 from ensemble.predictions import View
 from ensemble.segments import Segments
-from features.anatomy import PLACES
+from features.heart_and_vessels import PLACES
 from input.contest import CENTRAL, GTE_1, LEFT, RIGHT
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -17,8 +17,8 @@ from ensemble.segments import Segments
 from features.store import store_table
 from input.contest import EXAM_LABELS, QA_CONTRAST, QA_LABELS, QA_MOTION, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
+from pipeline.artifact import MANIFEST, damage
 from pipeline.errors import UserError
-from pipeline.product import MANIFEST, damage
 
 #: Exam labels on which every network has an opinion at every slice, where it has the column.
 HEADS = (*EXAM_LABELS, QA_MOTION, QA_CONTRAST)

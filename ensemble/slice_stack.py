@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend import SliceLogistic, q_scale
+from ensemble.gradient_boosting import Trees, TreeShape, fit_trees
 from ensemble.logistic import expit
 from ensemble.predictions import View
 from ensemble.slice_table import slice_table
-from ensemble.trees import Trees, TreeShape, fit_trees
 from pipeline.settings import EnsembleSettings
 
 

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ensemble.binary_targets import Prediction
 from ensemble.exam_stack import ExamStack
 from ensemble.predictions import View
-from ensemble.questions import Prediction
 from ensemble.slice_stack import SliceStack
 from pipeline.settings import EnsembleSettings
 

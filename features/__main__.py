@@ -53,13 +53,13 @@ def main() -> int | None:
     arguments = parser().parse_args()
     settings = settings_from(arguments)
     if arguments.verb == "build":
-        from features.build import build
+        from features.build_store import build
 
         build(settings, force=arguments.force)
         return None
     if arguments.verb == "check":
         return check_command(settings)
-    from features.preview import draw_exam
+    from features.exam_preview import draw_exam
 
     out = arguments.out or Path(f"{Path(arguments.exam).name}.png")
     say(draw_exam(arguments.exam, out, settings, columns=arguments.columns))
@@ -68,7 +68,7 @@ def main() -> int | None:
 
 def check_command(settings: Settings) -> int:
     """Print every raw file that changed since it was stored; 0 when there is none."""
-    from features.sources import changed_sources
+    from features.check_sources import changed_sources
 
     lines = changed_sources(settings)
     for line in lines:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.anatomy import measure_anatomy
-from features.lungbox import find_lung_box, known_spacing
-from features.measure import measure_slices
+from features.exam_measurements import summarise_exam
+from features.heart_and_vessels import measure_anatomy
+from features.lung_box import find_lung_box, known_spacing
 from features.resample import resample_box
+from features.slice_measurements import measure_slices
 from features.store import StoredExam, is_stored, open_exam, write_exam
-from features.summary import summarise_exam
 from input.decoding import ExamJob
-from input.dicom import DicomFault, Series, SlicePlane, read_plane
+from input.dicom import Series
+from input.slice_faults import DicomFault
+from input.slice_file import SlicePlane, read_plane
 from pipeline.settings import FeaturesSettings
 
 

@@ -17,11 +17,11 @@ import blosc2
 import numpy as np
 import pandas as pd
 
-from features.lungbox import Box
+from features.lung_box import Box
 from pipeline import paths
+from pipeline.artifact import MANIFEST, verify
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_table, write_bytes, write_json
-from pipeline.product import MANIFEST, verify
 
 _FILTERS = [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA]
 _FILTER_ARGUMENTS = [0, 2]  # BYTEDELTA is told the size of an int16
@@ -179,7 +179,7 @@ def _from_json(pair: list[float | None]) -> tuple[float, float]:
 
 
 def store_table(directory: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame | None:
-    """The table `slices` or `exams` of a store (see features.build); None where the store has no tables.
+    """The table `slices` or `exams` of a store (see features.build_store); None where the store has no tables.
 
     The store of a run has a manifest, with which the table is compared before it is parsed. What `predict` stores for
     its own use has none.

@@ -94,7 +94,7 @@ def add_implant_arguments(implant: argparse.ArgumentParser) -> None:
 
 def implant_command(arguments: argparse.Namespace) -> None:
     """Implant, then draw the page."""
-    from input.phantom.implant import implant_all
+    from input.implant.implant_clots import implant_all
 
     out = arguments.out.expanduser()
     implant_all(
@@ -103,7 +103,7 @@ def implant_command(arguments: argparse.Namespace) -> None:
         seed=arguments.seed, train=arguments.train.expanduser() if arguments.train else None,
     )  # fmt: skip
     if arguments.page:
-        from input.phantom.preview import draw_page
+        from input.phantom.example_page import draw_page
 
         draw_page(out, arguments.page)
 
@@ -114,7 +114,7 @@ def main() -> int | None:
     if arguments.verb == "check":
         return check_command(arguments.tree.expanduser())
     if arguments.verb == "jpeg256":
-        from input.phantom.jpeg256 import convert_tree
+        from input.jpeg256_writer import convert_tree
 
         convert_tree(arguments.data.expanduser(), arguments.out.expanduser())
         return None
@@ -127,7 +127,7 @@ def main() -> int | None:
             f"input.data is {settings.input.data}: the phantom is drawn only where no contest tree is given"
         )
     if settings.is_phantom:
-        from input.phantom.contest import draw_contest
+        from input.phantom.synthetic_contest import draw_contest
 
         draw_contest(settings.phantom, settings.data_root, force=arguments.force and arguments.verb == "phantom")
     if arguments.verb == "prepare":
@@ -135,7 +135,7 @@ def main() -> int | None:
 
         prepare(settings, force=arguments.force)
     elif arguments.page:
-        from input.phantom.preview import draw_page
+        from input.phantom.example_page import draw_page
 
         draw_page(settings.data_root, arguments.page)
     return None
@@ -143,7 +143,7 @@ def main() -> int | None:
 
 def check_command(root: Path) -> int:
     """Print every fault of a contest tree; 0 when there is none."""
-    from input.tree import check_tree
+    from input.contest_tree import check_tree
 
     tree, faults = check_tree(root)
     for split, table in tree.tables.items():

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from input.faults import DicomFault
-from input.gates import MAX_FILE_BYTES
+from input.header_limits import MAX_FILE_BYTES
+from input.slice_faults import DicomFault
 from pipeline.errors import UserError
 
 #: An archive may claim to unpack to this many times its size; CT packs to a half or a third of it.

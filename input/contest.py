@@ -45,6 +45,24 @@ FILLING_DEFECT_NOT_PE = "true_filling_defect_not_pe"
 #: Given for training exams only and not predicted; motion or contrast make an exam indeterminate.
 QA_LABELS = (QA_MOTION, QA_CONTRAST, FLOW_ARTIFACT, FILLING_DEFECT_NOT_PE)
 
+#: Labels as people read them; files and code keep the contest's column names.
+LABEL_TITLES = {
+    NEGATIVE: "Negative for PE",
+    GTE_1: "RV/LV ratio >= 1",
+    LT_1: "RV/LV ratio < 1",
+    LEFT: "Left-sided PE",
+    CHRONIC: "Chronic PE",
+    RIGHT: "Right-sided PE",
+    ACUTE_AND_CHRONIC: "Acute and chronic PE",
+    CENTRAL: "Central PE",
+    INDETERMINATE: "Indeterminate",
+    SLICE_LABEL: "PE on this slice",
+    QA_MOTION: "Motion artifact",
+    QA_CONTRAST: "Inadequate contrast",
+    FLOW_ARTIFACT: "Flow artifact",
+    FILLING_DEFECT_NOT_PE: "Filling defect other than PE",
+}
+
 ID_COLUMNS = (STUDY, SERIES, SOP)
 #: The header of train.csv.
 TRAIN_COLUMNS = (

@@ -17,7 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from input.archive import source_files
 from input.dicom import Series, read_series
-from input.faults import DicomFault
+from input.slice_faults import DicomFault
 from input.slice_file import read_plane
 from pipeline.errors import UserError
 from pipeline.jobs import cores

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from input.archive import source_files
-from input.faults import DicomFault
 from input.header import SliceHeader
-from input.ordering import agreeing_geometry, order_series, slice_step_mm
-from input.selection import OtherSeries, choose_series
+from input.series_selection import OtherSeries, choose_series
+from input.slice_faults import DicomFault
 from input.slice_file import SlicePlane, read_header, read_pixels, read_plane, read_slice
+from input.slice_order import agreeing_geometry, order_series, slice_step_mm
 from pipeline.errors import UserError
 
 __all__ = [
@@ -47,7 +47,7 @@ class Series:
 def read_series(source: Path, *, without: Collection[Path] = ()) -> Series:
     """Read the one series that suits PE detection from a folder or a zip archive, nested or not.
 
-    Among several series the thin axial angiographic one is chosen; see `input.selection`.
+    Among several series the thin axial angiographic one is chosen; see `input.series_selection`.
 
     Args:
         source: a folder, searched with all below it and in its archives, or a zip archive, read in place.

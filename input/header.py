@@ -21,9 +21,9 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from input.faults import DicomFault, UnfinishedHeader
-from input.gates import DECODERS, contradictions, gate_image, gate_length
+from input.header_limits import DECODERS, contradictions, gate_image, gate_length
 from input.orientation import display_order, patient_axes
+from input.slice_faults import DicomFault, UnfinishedHeader
 
 PREAMBLE = 128
 HEAD_BYTES = 1 << 14  # headers of the contest take 2 to 4 KiB; two million reads of 64 KiB would be 120 GB

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from input.archive import open_file
-from input.faults import DicomFault
-from input.gates import MAX_FILE_BYTES
+from input.header_limits import MAX_FILE_BYTES
 from input.pixels import HU_MAX, HU_MIN, codestream_shape
+from input.slice_faults import DicomFault
 
 SUFFIX = ".jpg"
 SIDE = 256

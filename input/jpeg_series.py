@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from input.dicom import Series
-from input.faults import DicomFault
 from input.jpeg256 import FLAG, read_jpeg, split_name
+from input.slice_faults import DicomFault
 from pipeline.errors import UserError
 
 

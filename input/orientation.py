@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from input.faults import DicomFault
+from input.slice_faults import DicomFault
 
 Vector = tuple[float, float, float]
 Value = TypeVar("Value")

@@ -7,10 +7,10 @@ import numpy as np
 from pydicom.pixels import get_decoder
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-from input.faults import DicomFault
-from input.gates import DECODERS
 from input.header import SliceHeader
+from input.header_limits import DECODERS
 from input.orientation import to_display
+from input.slice_faults import DicomFault
 
 HU_MIN, HU_MAX = -1024, 3071
 #: Padding decodes to this and less, or to what the scanner's bits cannot mean; nothing in a body does.

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from input.archive import open_file
-from input.faults import DicomFault, UnfinishedHeader
-from input.gates import MAX_FILE_BYTES
 from input.header import HEAD_BYTES, SliceHeader, parse_header
+from input.header_limits import MAX_FILE_BYTES
 from input.jpeg256 import read_jpeg, split_name
 from input.pixels import decode_hu
+from input.slice_faults import DicomFault, UnfinishedHeader
 
 
 def read_header(path: Path) -> SliceHeader:

@@ -17,14 +17,14 @@ import pandas as pd
 from pydicom.uid import UID
 
 from input.contest import EXAM_LABELS, ID_COLUMNS, QA_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
-from input.exam import ExamGeometry, read_exam_headers, read_exam_jpegs
+from input.contest_tree import FOLD_GROUPS, SPLITS, ContestTree, is_jpeg_tree, read_tree, split_folder
+from input.exam_headers import ExamGeometry, read_exam_headers, read_exam_jpegs
 from input.folds import assign_folds
-from input.tree import FOLD_GROUPS, SPLITS, ContestTree, is_jpeg_tree, read_tree, split_folder
 from pipeline import paths
+from pipeline.artifact import MANIFEST, Artifact, read_manifest, verify
 from pipeline.console import say
 from pipeline.files import read_table, sha256, write_json, write_table
 from pipeline.jobs import run_jobs
-from pipeline.product import MANIFEST, Product, read_manifest, verify
 from pipeline.settings import Settings
 
 VERSION = 1
@@ -44,7 +44,7 @@ def prepare(settings: Settings, *, force: bool = False) -> None:
     Raises:
         UserError: the tree's tables are missing or faulty.
     """
-    product = prepared_product(settings)
+    product = prepared_artifact(settings)
     if product.is_current(force=force):
         return
     tree = read_tree(settings.data_root)
@@ -61,7 +61,7 @@ def prepare(settings: Settings, *, force: bool = False) -> None:
     _say_report(report)
 
 
-def prepared_product(settings: Settings) -> Product:
+def prepared_artifact(settings: Settings) -> Artifact:
     """The product that `prepare` makes; its inputs are the contents of the CSVs, one image file of each split, and
     the identity of a tree that this code has drawn.
 
@@ -77,7 +77,7 @@ def prepared_product(settings: Settings) -> Product:
     if is_jpeg_tree(root):
         inputs["layout"] = "jpeg256"  # the same CSVs may lie beside DICOM files
     chosen = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
-    return Product(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
+    return Artifact(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
 
 
 def _first_file(folder: Path) -> Path | None:

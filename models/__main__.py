@@ -52,14 +52,14 @@ def main() -> None:
     settings = settings_from(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if arguments.verb == "train":
-        from models.schedule import train_all
+        from models.training_jobs import train_all
 
         experiment = ["--settings", arguments.settings]
         experiment += [part for override in arguments.overrides for part in ("--set", override)]
         experiment += ["--data", arguments.data] if arguments.data else []
         train_all(settings, experiment, force=arguments.force)
     else:
-        from models.runs import train_fold
+        from models.slice_runs import train_fold
 
         if arguments.end_with_parent:
             end_with_parent()

@@ -57,13 +57,13 @@ def _application(name: str) -> Callable:
 
 
 def _lite0(images):
-    from models import mobile
+    from models import mobile_backbones as mobile
 
     return mobile.mobile_backbone(images, mobile.EFFICIENTNET_LITE0, mobile.TENSORFLOW)
 
 
 def _mobilenetv2(images):
-    from models import mobile
+    from models import mobile_backbones as mobile
 
     return mobile.mobile_backbone(images, mobile.MOBILENETV2, mobile.PYTORCH)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from models.averaging import WeightAverage
 from models.history import History
+from models.weight_averaging import WeightAverage
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 

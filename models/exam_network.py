@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS
-from models.recipe import HEADS
+from models.check_recipe import HEADS
 from pipeline.settings import ExamNetworkSettings
 
 

@@ -20,17 +20,17 @@ import pandas as pd
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP
 from models.batches import loader_threads
 from models.checkpoint import load_weights, save_weights
-from models.curves import draw_curves
 from models.exam_network import exam_network
 from models.exam_training import Scale, exams_of, predict_exams, train_exam_network
 from models.inference import predict_slices
-from models.runs import exam_product, plane_table, slice_engine
-from models.targets import TARGETS
-from models.views import SliceViews
+from models.learning_curves import draw_curves
+from models.slice_runs import exam_network_artifact, plane_table, slice_engine
+from models.slice_targets import TARGETS
+from models.slice_views import SliceViews
 from pipeline import paths
+from pipeline.artifact import verify
 from pipeline.console import say
 from pipeline.files import write_table
-from pipeline.product import verify
 from pipeline.settings import Settings, exam_network_name
 
 
@@ -38,7 +38,9 @@ def train_exam_networks(
     settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False
 ) -> list[str]:
     """Train the exam networks of one finished slice network; predict the fold and the test exams; what to tell."""
-    products = {kind: exam_product(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)}
+    products = {
+        kind: exam_network_artifact(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)
+    }
     waiting = {kind: product for kind, product in products.items() if not product.is_current(force=force)}
     if not waiting:
         return []

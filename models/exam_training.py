@@ -16,9 +16,9 @@ import pandas as pd
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, SLICE_LABEL, SOP, STUDY
 from models.checkpoint import load_arrays, save_arrays
 from models.exam_network import exam_loss, exam_network, slice_loss
+from models.exam_sequences import Grid, from_grid, grid_of, onto_grid, with_neighbours
 from models.history import History
 from models.optimizer import compile_network
-from models.sequences import Grid, from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
 

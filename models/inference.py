@@ -15,8 +15,8 @@ import pandas as pd
 from input.contest import SOP, STUDY
 from models.batches import prefetched
 from models.precision import gpu_capability
-from models.targets import FLIPPED, TARGETS
-from models.views import SliceViews
+from models.slice_targets import FLIPPED, TARGETS
+from models.slice_views import SliceViews
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def chosen_engine(name: str) -> str:
 
 
 def keras_engine(model: "keras.Model") -> Engine:
-    """Inference by a network from `models.network.slice_network`."""
+    """Inference by a network from `models.slice_network.slice_network`."""
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = model.predict_on_batch(images)
@@ -51,7 +51,7 @@ def keras_engine(model: "keras.Model") -> Engine:
 
 
 def export_graph(model: "keras.Model", directory: Path) -> None:
-    """Write a network from `models.network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
+    """Write a network from `models.slice_network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
     import keras
 
     # Outputs of an exported dict lose their names, so they are told apart by a graph with a fixed order.

@@ -11,8 +11,8 @@ import pandas as pd
 from input.contest import SLICE_LABEL, STUDY
 from models.batches import prefetched
 from models.sampling import draw_epoch
-from models.targets import drawn_targets
-from models.views import SliceViews
+from models.slice_targets import drawn_targets
+from models.slice_views import SliceViews
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 

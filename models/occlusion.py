@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.feature_grid import FeatureGrid
-from models.targets import TARGETS
+from models.slice_targets import TARGETS
 from pipeline.settings import ModelsSettings
 
 #: Wider than a main pulmonary artery (18-22 mm), so that a clot and its vessel vanish together.
@@ -84,7 +84,7 @@ def occlusion_maps(
     Args:
         logits: of a network.
         recipe: its settings.
-        targets: names out of `models.targets.TARGETS`.
+        targets: names out of `models.slice_targets.TARGETS`.
         fineness: squares a side of a square; the passes grow with its square.
     """
     side = SQUARE_MM / recipe.pixel_mm if recipe.pixel_mm else SQUARE_SHARE * recipe.height

@@ -63,10 +63,10 @@ def compile_network(
 
     Keras decides about XLA ("auto"): on JAX it is used, where a GRU takes a hundred times as long without; on
     TensorFlow's CPU it is not, where training with it is several times slower, nor on TensorFlow where operations
-    are deterministic (`models.runs.prepare_backend`), nor on PyTorch.
+    are deterministic (`models.slice_runs.prepare_backend`), nor on PyTorch.
 
     Args:
-        model: from `models.network` or `models.exam_network`.
+        model: from `models.slice_network` or `models.exam_network`.
         optimizer: of its trainable weights.
         loss, loss_weights: by the name of an output.
     """

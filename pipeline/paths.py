@@ -47,8 +47,13 @@ def ensemble_run() -> Path:
 
 
 def submissions() -> Path:
-    """Submission CSVs, leaderboard and report."""
-    return root() / "submissions"
+    """Submission CSVs, leaderboard, report and model card."""
+    return root() / "submissions" / "results"
+
+
+def inference() -> Path:
+    """The evidence report of the test exams, and predictions of contest trees."""
+    return root() / "inference" / "results"
 
 
 def logs() -> Path:

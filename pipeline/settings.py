@@ -174,7 +174,7 @@ class EnsembleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceSettings:
-    """The evidence report, [submissions.evidence]: which test exams it shows, and how large it may get."""
+    """The evidence report, [inference.evidence]: which test exams it shows, and how large it may get."""
 
     riskiest: int = 20  # the test exams with the highest P(PE)
     random: int = 10  # of the other test exams, drawn
@@ -192,6 +192,12 @@ class SubmissionsSettings:
 
     bootstrap: int = 1000  # resamples of exams
     seed: int = 31
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings:
+    """Reports on exams."""
+
     evidence: EvidenceSettings = EvidenceSettings()
 
 
@@ -205,6 +211,7 @@ class Settings:
     models: ModelsSettings = ModelsSettings()
     ensemble: EnsembleSettings = EnsembleSettings()
     submissions: SubmissionsSettings = SubmissionsSettings()
+    inference: InferenceSettings = InferenceSettings()
 
     @property
     def data_root(self) -> Path:
@@ -231,7 +238,7 @@ class Settings:
 
 
 #: Setting -> lowest and highest value, ends included, with which its stage can work. Those of [models] that may differ
-#: for a backbone are checked by models.recipe, and those of [phantom] where it is drawn.
+#: for a backbone are checked by models.check_recipe, and those of [phantom] where it is drawn.
 RANGES = {
     "input.folds": (2, 50),
     "features.spacing_mm": (0.2, 5),

@@ -1,4 +1,4 @@
-"""Commands of the submissions: write, check, score, leaderboard, predict, evidence, exports, Kaggle."""
+"""Commands of the submissions: write, check, score, leaderboard, model card, Kaggle."""
 
 import argparse
 from pathlib import Path
@@ -38,70 +38,16 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "leaderboard", "every run and candidate so far, best CV first within each data set",
         "python -m submissions leaderboard", settings=False,
     )  # fmt: skip
-    _add_series_verbs(verbs)
     _add_run_verbs(verbs)
     _add_kaggle_verbs(verbs)
     return parser
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction) -> None:
-    evidence = _add(
-        verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
-        "python -m submissions evidence --exams 0a1b2c3d4e5f --out one_exam.html",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--exams", metavar="UID", nargs="+", default=[],
-        help="StudyInstanceUIDs of test exams, or of training exams, which are shown as predicted out of fold; without "
-        "it the riskiest test exams and some drawn from the rest, as [submissions.evidence] says",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
-    )
     _add(
-        verbs, "card", "write the model card of the finished run: submissions/model_card.md and .json",
+        verbs, "card", "write the model card of the finished run: submissions/results/model_card.md and .json",
         "python -m submissions card",
     )  # fmt: skip
-
-
-def _add_series_verbs(verbs: argparse._SubParsersAction) -> None:
-    predict = _add(
-        verbs, "predict", "nine labels of unlabelled DICOM series, and where they show PE",
-        "python -m submissions predict my_scans --out slices.csv",
-    )  # fmt: skip
-    predict.add_argument(
-        "dicom_dir", metavar="DICOM_DIR", type=Path, help="a series, a folder of studies, or a zip archive"
-    )
-    predict.add_argument(
-        "--out",
-        metavar="CSV",
-        type=Path,
-        default=Path("predicted_slices.csv"),
-        help="slice probabilities (%(default)s)",
-    )
-    predict.add_argument(
-        "--submission", metavar="CSV", type=Path,
-        help="DICOM_DIR is a contest tree (test.csv, test/): write the whole submission for its test exams instead",
-    )  # fmt: skip
-    predict.add_argument(
-        "--hours", metavar="H", type=float, default=0.0,
-        help="with --submission: when H hours would be exceeded, the exams left get the stated prior (no limit)",
-    )  # fmt: skip
-    predict.add_argument(
-        "--evidence",
-        metavar="HTML",
-        type=Path,
-        default=Path("predicted_evidence.html"),
-        help="the evidence report, one file for a browser (%(default)s)",
-    )
-    predict.add_argument("--no-evidence", action="store_true", help="labels and CSV only")
-    export = _add(
-        verbs, "export-dicom", "predict series and write a summary picture and a structured report for a PACS",
-        "python -m submissions export-dicom --series my_scans --out for_pacs",
-    )  # fmt: skip
-    export.add_argument(
-        "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
-    )
-    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
 
 
 def _add_kaggle_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -147,8 +93,8 @@ def _add(
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from submissions.predict import require_finished
-    from submissions.write import write_all
+    from submissions.finished_run import require_finished
+    from submissions.write_submission import write_all
 
     settings = settings_from(arguments)
     require_finished(settings)  # leaderboard and card say that these settings made the run
@@ -157,7 +103,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from submissions.check import check_file
+    from submissions.check_submission import check_file
     from submissions.kaggle_csv import read_layout
 
     layout = read_layout(arguments.data)
@@ -187,35 +133,6 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    settings = settings_from(arguments)
-    if arguments.submission:
-        from submissions.predict_contest import predict_contest
-
-        tree, limits = arguments.dicom_dir.expanduser(), {"hours": arguments.hours, "force": arguments.force}
-        predict_contest(settings, tree, arguments.submission, **limits)
-        return 0
-    from submissions.predict import predict_folder
-
-    evidence = None if arguments.no_evidence else arguments.evidence
-    predict_folder(settings, arguments.dicom_dir, arguments.out, evidence)
-    return 0
-
-
-def _evidence(arguments: argparse.Namespace) -> int:
-    from submissions.evidence.report import write_evidence_command
-
-    write_evidence_command(settings_from(arguments), arguments.exams, arguments.out)
-    return 0
-
-
-def _export_dicom(arguments: argparse.Namespace) -> int:
-    from submissions.pacs.export import export_dicom
-
-    export_dicom(settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser())
-    return 0
-
-
 def _card(arguments: argparse.Namespace) -> int:
     from submissions.model_card import card_command
 
@@ -224,7 +141,7 @@ def _card(arguments: argparse.Namespace) -> int:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from submissions.kaggle.upload import COMPETITION, Upload, upload
+    from submissions.kaggle.kaggle_upload import COMPETITION, Upload, upload
 
     order = Upload(
         arguments.file, arguments.competition or COMPETITION, arguments.message, arguments.kernel, arguments.version
@@ -234,7 +151,7 @@ def _upload(arguments: argparse.Namespace) -> int:
 
 
 def _kaggle_dataset(arguments: argparse.Namespace) -> int:
-    from submissions.kaggle.dataset import download_wheels, pack
+    from submissions.kaggle.kaggle_dataset import download_wheels, pack
 
     out = arguments.out.expanduser()
     pack(settings_from(arguments), out, user=arguments.user)
@@ -244,7 +161,7 @@ def _kaggle_dataset(arguments: argparse.Namespace) -> int:
 
 
 def _notebook(arguments: argparse.Namespace) -> int:
-    from submissions.kaggle.notebook import write_notebook
+    from submissions.kaggle.kaggle_notebook import write_notebook
 
     write_notebook(arguments.out.expanduser(), user=arguments.user)
     return 0
@@ -254,8 +171,7 @@ def main() -> int:
     """Parse the command line and call the one function behind its verb."""
     arguments = _parser().parse_args()
     verbs = {
-        "write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "predict": _predict,
-        "evidence": _evidence, "card": _card, "export-dicom": _export_dicom, "upload": _upload,
+        "write": _write, "check": _check, "score": _score, "leaderboard": _leaderboard, "card": _card, "upload": _upload,
         "kaggle-dataset": _kaggle_dataset,
         "notebook": _notebook,
     }  # fmt: skip

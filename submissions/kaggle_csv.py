@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, SOP, STUDY, SUBMISSION_COLUMNS
-from input.tree import read_test_table, submission_ids
+from input.contest_tree import read_test_table, submission_ids
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.paths import shown

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_table
-from submissions.intervals import Interval
+from submissions.bootstrap_intervals import Interval
 from submissions.score import Score
 
 #: A row belongs to one run (identity of the product) and one candidate; building it again replaces it.
@@ -166,3 +166,8 @@ def whole_table(rows: pd.DataFrame) -> str:
         ]
         cells.append([*facts, *figures, _number(row["price"], 5), _number(row["test"])])
     return aligned(header, cells, left=5)
+
+
+def rows_of_run(run: str) -> pd.DataFrame:
+    rows = read_leaderboard(leaderboard_path())
+    return rows[rows["run"] == run]

@@ -29,16 +29,17 @@ from input.contest import (
 from input.tables import load_exams, load_slices
 from models.pretrained import WHEELS
 from pipeline import paths
+from pipeline.artifact import MANIFEST, read_manifest
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.jobs import cores
-from pipeline.product import MANIFEST, read_manifest
 from pipeline.settings import Settings, told_weights
+from submissions.finished_run import read_candidates, require_finished, submission_artifact
 from submissions.leaderboard import leaderboard_path, read_leaderboard
 from submissions.model_card_page import page
-from submissions.report import SYNTHETIC
-from submissions.software import RESEARCH_USE_ONLY, project
+from submissions.score_report import SYNTHETIC
+from submissions.software_name import RESEARCH_USE_ONLY, project
 
 JSON, MARKDOWN = "model_card.json", "model_card.md"
 MEANINGS = {
@@ -87,11 +88,9 @@ def card_command(settings: Settings) -> None:
     Raises:
         UserError: the run is not finished with these settings, or the submissions are those of another ensemble.
     """
-    from submissions.predict import require_finished  # they read what stands above
-    from submissions.write import read_candidates, write_product
 
     require_finished(settings)
-    product = write_product(settings, read_candidates(paths.ensemble_run()))
+    product = submission_artifact(settings, read_candidates(paths.ensemble_run()))
     reason = product.stale_reason()
     if reason:
         raise UserError(

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY, TRAIN_COLUMNS
+from input.contest_tree import submission_ids
 from input.metric import contributions, score_of
-from input.tree import submission_ids
 from pipeline.errors import UserError
 from pipeline.paths import shown
-from submissions.calibration import Calibration, calibration
-from submissions.intervals import (
+from submissions.bootstrap_intervals import (
     Interval,
     RankedScores,
     interval,
@@ -20,6 +19,7 @@ from submissions.intervals import (
     ratio_interval,
     resample_counts,
 )
+from submissions.calibration import Calibration, calibration
 from submissions.kaggle_csv import read_rows, to_tables
 
 

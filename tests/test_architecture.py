@@ -1,6 +1,7 @@
 """The rules of the house that an import statement can break."""
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-STAGES = ["input", "features", "models", "ensemble", "submissions"]
+STAGES = ["input", "features", "models", "ensemble", "submissions", "inference"]
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 
@@ -51,6 +52,28 @@ def test_the_pipeline_imports_no_stage() -> None:
     assert offences == []
 
 
+def imported_files(file: Path) -> set[str]:
+    """Modules of this checkout that a file imports by `from x import y`, deferred imports included."""
+    targets = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            targets |= {name for name in names if (CHECKOUT / f"{name.replace('.', '/')}.py").is_file()}
+    return targets
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    graph = {
+        file.relative_to(CHECKOUT).with_suffix("").as_posix().replace("/", "."): imported_files(file)
+        for package in ["pipeline", *STAGES]
+        for file in sources(package)
+    }
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as fault:
+        pytest.fail(f"import cycle: {' -> '.join(fault.args[1])}")
+
+
 def test_imports_are_absolute_and_input_is_never_shadowed() -> None:
     offences = []
     for package in ["pipeline", *STAGES]:
@@ -77,7 +100,7 @@ def test_every_module_says_what_it_is_for(package: str) -> None:
 def test_what_runs_before_the_set_up_needs_only_the_standard_library(module: str) -> None:
     tree = ast.parse((CHECKOUT / "pipeline" / f"{module}.py").read_text())
     third_party = {"numpy", "pandas", "tqdm", "joblib", "keras", "tensorflow", "blosc2", "pydicom", "lightgbm"}
-    heavy = {"pipeline.files", "pipeline.console", "pipeline.product", "pipeline.jobs"}
+    heavy = {"pipeline.files", "pipeline.console", "pipeline.artifact", "pipeline.jobs"}
     for node in tree.body:
         if isinstance(node, ast.Import):
             assert third_party.isdisjoint(alias.name.split(".")[0] for alias in node.names)

@@ -6,7 +6,7 @@ drawn clots into a user's real PE-negative scans instead. `draw_contest` and `dr
 input stage's commands call; every later stage reads the tree like the contest's own.
 """
 
-from input.phantom.contest import draw_contest
-from input.phantom.preview import draw_page
+from input.phantom.example_page import draw_page
+from input.phantom.synthetic_contest import draw_contest
 
 __all__ = ["draw_contest", "draw_page"]

@@ -7,7 +7,7 @@ import numpy as np
 from input.contest import FILLING_DEFECT_NOT_PE, FLOW_ARTIFACT
 from input.phantom.difficulty import Difficulty
 from input.phantom.raster import Tubes
-from input.phantom.vessels import LEFT_LUNG, RIGHT_LUNG, Arteries
+from input.phantom.vessel_trees import LEFT_LUNG, RIGHT_LUNG, Arteries
 
 
 @dataclass(frozen=True)

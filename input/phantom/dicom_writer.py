@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEGLosslessSV1
 
+from input.phantom.dicom_quirks import Quirks
 from input.phantom.jpeg_lossless import encode
 from input.phantom.physics import Scanner
-from input.phantom.quirks import Quirks
 from input.phantom.raster import Grid
 
 

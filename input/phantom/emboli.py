@@ -12,7 +12,7 @@ import numpy as np
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, LEFT, RIGHT
 from input.phantom.difficulty import Difficulty
 from input.phantom.raster import Tubes, join
-from input.phantom.vessels import (
+from input.phantom.vessel_trees import (
     CENTRAL_REGIONS,
     LEFT_LUNG,
     LEFT_MAIN,

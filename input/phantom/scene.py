@@ -3,12 +3,14 @@
 import numpy as np
 
 from input.contest import QA_CONTRAST, QA_MOTION
-from input.phantom import physics, vessels, wall
+from input.phantom import chest_wall as wall
+from input.phantom import physics
+from input.phantom import vessel_trees as vessels
 from input.phantom.abdomen import paint_abdomen
 from input.phantom.confounders import draw_confounders
 from input.phantom.difficulty import Difficulty
 from input.phantom.emboli import Clot, clot_tubes
-from input.phantom.heart import Heart, paint_heart
+from input.phantom.heart_anatomy import Heart, paint_heart
 from input.phantom.lungs import Texture, paint_lungs
 from input.phantom.patient import Patient
 from input.phantom.raster import Grid, Tubes, join, tube_coverage

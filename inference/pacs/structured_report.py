@@ -1,0 +1,166 @@
+"""The structured report of one exam: Comprehensive 3D SR after TID 1500 (PS3.16).
+
+Measurement Report
+    observer: this software, its version
+    a measurement group a label: probability (DCM 122157, no units), present when above 0.5
+    a measurement group with diameters and ratio, where the store has measured them
+    a measurement group a key image: probability of PE on the slice, reference to the source image
+    comments: research use only; identifiers that were replaced (see inference.pacs.source_header)
+
+The document is complete and preliminary, its verification flag UNVERIFIED: no person has looked at it.
+"""
+
+import dataclasses
+
+from highdicom import UID
+from highdicom.sr import (
+    AlgorithmIdentification,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from inference.pacs import codes as dicom_codes
+from inference.pacs.source_header import valid_uid
+from input.contest import EXAM_LABELS
+from submissions.software_name import RESEARCH_USE_ONLY
+
+SERIES_NUMBER = 9001
+DESCRIPTION = "PE ensemble report (RESEARCH USE ONLY)"
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyImage:
+    """A source slice that the report refers to: header with valid UIDs, z in mm, probability of PE."""
+
+    header: Dataset
+    z_mm: float
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a report says.
+
+    Attributes:
+        labels: contest label -> probability.
+        measured: column of the store's exam table -> value; only what was measured.
+        key_images: the likeliest slices, likeliest first; at least one.
+        comments: further text items.
+        name, version, manufacturer: of the algorithm.
+    """
+
+    labels: dict[str, float]
+    measured: dict[str, float]
+    key_images: list[KeyImage]
+    comments: list[str]
+    name: str
+    version: str
+    manufacturer: str
+
+
+def structured_report(answer: Answer) -> Comprehensive3DSR:
+    """The report as a DICOM object in a new series of the source's study."""
+    algorithm = AlgorithmIdentification(answer.name, answer.version)
+    groups = [_label_group(label, answer.labels[label], algorithm) for label in EXAM_LABELS]
+    groups += _measured_groups(answer.measured, algorithm)
+    groups += [_image_group(number, image, algorithm) for number, image in enumerate(answer.key_images, start=1)]
+    content = MeasurementReport(
+        observation_context=_observer(answer),
+        procedure_reported=codes.SCT.ComputedTomography,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    content[0].ContentSequence.extend(_comment(text) for text in (RESEARCH_USE_ONLY, *answer.comments))
+    return Comprehensive3DSR(
+        evidence=[image.header for image in answer.key_images],
+        content=content,
+        series_instance_uid=UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=UID(),
+        instance_number=1,
+        manufacturer=answer.manufacturer,
+        manufacturer_model_name=answer.name,
+        software_versions=answer.version,
+        series_description=DESCRIPTION,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        coding_schemes=[dicom_codes.private_scheme()],
+    )
+
+
+def _observer(answer: Answer) -> ObservationContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=valid_uid(f"{answer.name} {answer.version}"),
+        name=answer.name,
+        manufacturer_name=answer.manufacturer,
+        model_name=answer.version,
+    )
+    return ObservationContext(ObserverContext(codes.DCM.Device, device))
+
+
+def _label_group(
+    label: str, probability: float, algorithm: AlgorithmIdentification
+) -> MeasurementsAndQualitativeEvaluations:
+    """A label's probability, and whether it is called present: the nine calls obey the contest's rules together."""
+    found = dicom_codes.PRESENT if probability > 0.5 else dicom_codes.ABSENT
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=UID(), identifier=label),
+        finding_type=dicom_codes.FINDINGS[label],
+        algorithm_id=algorithm,
+        finding_sites=dicom_codes.sites_of(label),
+        measurements=[_probability(probability)],
+        qualitative_evaluations=[QualitativeEvaluation(dicom_codes.PRESENCE, found)],
+    )
+
+
+def _measured_groups(
+    measured: dict[str, float], algorithm: AlgorithmIdentification
+) -> list[MeasurementsAndQualitativeEvaluations]:
+    measurements = [
+        Measurement(name, round(measured[column], 3), unit, finding_sites=[FindingSite(site)])
+        for column, (name, unit, site) in dicom_codes.MEASUREMENTS.items()
+        if column in measured
+    ]
+    if not measurements:
+        return []
+    tracking = TrackingIdentifier(uid=UID(), identifier="heart and great vessels")
+    return [
+        MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking, algorithm_id=algorithm, measurements=measurements
+        )
+    ]
+
+
+def _image_group(
+    number: int, image: KeyImage, algorithm: AlgorithmIdentification
+) -> MeasurementsAndQualitativeEvaluations:
+    source = SourceImageForMeasurementGroup(image.header.SOPClassUID, image.header.SOPInstanceUID)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=UID(), identifier=f"key image {number}, z {image.z_mm:.1f} mm"),
+        finding_type=dicom_codes.PULMONARY_EMBOLISM,
+        algorithm_id=algorithm,
+        measurements=[_probability(image.probability)],
+        source_images=[source],
+    )
+
+
+def _probability(value: float) -> Measurement:
+    return Measurement(dicom_codes.PROBABILITY, round(float(value), 6), dicom_codes.NO_UNITS)
+
+
+def _comment(text: str) -> TextContentItem:
+    return TextContentItem(codes.DCM.Comment, text, relationship_type=RelationshipTypeValues.CONTAINS)

@@ -1,0 +1,76 @@
+"""Apply the finished ensemble to studies that nobody labelled: read, store, run the networks, combine, decode."""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from ensemble.apply_ensemble import apply
+from ensemble.decode import decode
+from ensemble.predictions import Measured, read_measured
+from inference.series_reader import Study, read_studies, slice_table
+from input.contest import STUDY
+from models.apply_networks import predict_exams
+from pipeline.console import say
+from pipeline.settings import Settings
+from submissions.finished_run import require_finished
+
+WARNING = "trained on phantoms, not for clinical use"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What the finished ensemble says of some studies.
+
+    Attributes:
+        studies: as they were read; `name` is the key of the tables.
+        exams: STUDY (a study's name) and the nine labels, decoded: above 0.5 means yes.
+        slices: STUDY, SOP and `label`, the probability of PE on the slice.
+        measured: the numbers measured on the pixels.
+        networks: fold -> network -> what it says of every slice.
+        seconds: what took how long.
+    """
+
+    studies: list[Study]
+    exams: pd.DataFrame
+    slices: pd.DataFrame
+    measured: Measured
+    networks: dict[int, dict[str, pd.DataFrame]]
+    seconds: dict[str, float]
+
+    def labels(self, study: Study) -> pd.Series:
+        """The nine probabilities of one study."""
+        return self.exams[self.exams[STUDY] == study.name].iloc[0]
+
+
+def predict_studies(settings: Settings, source: Path) -> Predicted:
+    """Read every study below a folder, or in a zip archive, and apply the finished ensemble; nothing is kept on disk.
+
+    Raises:
+        UserError: no finished run with these settings, or no usable series.
+    """
+    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
+        return predict_into(settings, source, Path(folder))
+
+
+def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
+    """The same, into an empty folder that becomes the studies' pixel store.
+
+    Raises:
+        UserError: no finished run with these settings, or no usable series.
+    """
+    require_finished(settings)
+    times = [time.monotonic()]
+    studies = read_studies(source, store, settings.features)
+    say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
+    times.append(time.monotonic())
+    networks = predict_exams(settings, store)
+    times.append(time.monotonic())
+    measured = read_measured(store)
+    exams, slices = decode(*apply(networks, slice_table(studies), measured=measured))
+    times.append(time.monotonic())
+    parts = ("reading and storing", "networks", "ensemble")
+    seconds = {name: end - start for name, start, end in zip(parts, times, times[1:], strict=False)}
+    return Predicted(studies, exams, slices, measured, networks, seconds)

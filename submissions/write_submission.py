@@ -1,0 +1,174 @@
+"""The product of this stage: a valid CSV for every candidate, the leaderboard's rows, and the report."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble.decode import decode
+from input.tables import load_exams, load_slices
+from pipeline import paths
+from pipeline.artifact import Artifact, identity_of, verify
+from pipeline.console import progress, say
+from pipeline.files import atomic_path
+from pipeline.settings import Settings
+from submissions.bootstrap_intervals import resample_counts
+from submissions.check_submission import require_valid
+from submissions.finished_run import (
+    SUBMISSION,
+    Candidates,
+    quarantined_slices,
+    read_candidates,
+    submission_artifact,
+    trained_on_phantoms,
+    truth_path,
+)
+from submissions.kaggle_csv import Layout, read_layout, write_submission
+from submissions.leaderboard import (
+    append,
+    commit,
+    cv_columns,
+    leaderboard_path,
+    rows_of_run,
+    run_table,
+    truth_columns,
+)
+from submissions.model_card import hardware, write_card
+from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
+from submissions.score_report import SYNTHETIC, write_report
+
+
+def write_all(settings: Settings, *, force: bool = False) -> None:
+    """Decode, write and check every candidate's submission, score them, and say where everything lies."""
+    candidates = read_candidates(paths.ensemble_run())
+    product = submission_artifact(settings, candidates)
+    if product.is_current(force=force):
+        verify(product.directory)
+    else:
+        with product.building(fresh=force):
+            rows = _build(settings, candidates, product)
+            product.finish(
+                rows={"candidates": len(candidates.names), **rows},
+                metrics={"promoted": candidates.promoted},
+                is_phantom=trained_on_phantoms(),
+                hardware=hardware(),
+                run_settings=settings.without_place(),
+            )
+    if len(rows_of_run(product.identity)):
+        write_card(settings)
+    else:
+        board = paths.shown(leaderboard_path())
+        say(f"{board}: no row of this run, hence no model card; ./run.sh --from submissions --force adds both")
+    _show(settings, product.identity)
+
+
+def _build(settings: Settings, candidates: Candidates, product: Artifact) -> dict[str, int]:
+    layout = read_layout(settings.data_root)
+    for name in progress(candidates.names, what="submissions", unit="candidate"):
+        write_candidate(product.directory / f"{name}.csv", *candidates.predictions(name, "test"), layout)
+    with atomic_path(product.directory / SUBMISSION) as temporary:
+        shutil.copyfile(product.directory / f"{candidates.promoted}.csv", temporary)
+    require_valid(product.directory / SUBMISSION, layout)
+
+    scores = _out_of_fold_scores(settings, candidates)
+    tests = _test_scores(settings, candidates, product.directory)
+    facts = _facts(settings, product.identity)
+    rows = [
+        {
+            **facts,
+            "candidate": name,
+            "promoted": name == candidates.promoted,
+            **cv_columns(*scores[name]),
+            **(truth_columns(tests[name]) if tests else {}),
+        }
+        for name in candidates.names
+    ]
+    append(leaderboard_path(), rows)
+    write_report(
+        product.directory,
+        rows=rows_of_run(product.identity),
+        out_of_fold={name: found for name, (found, _) in scores.items()},
+        test=tests,
+        quarantined=quarantined_slices(),
+        is_phantom=trained_on_phantoms(),
+        settings=settings.submissions,
+        folds=_training_folds(),
+    )
+    return {"exams": len(layout.studies), "slices": len(layout.slices), "submission": len(layout.ids)}
+
+
+def _training_folds() -> np.ndarray:
+    exams = load_exams()
+    return exams.loc[exams["split"] == "train", "fold"].to_numpy()
+
+
+def write_candidate(path: Path, exams: pd.DataFrame, slices: pd.DataFrame, layout: Layout) -> None:
+    """Decode predictions, write the submission, read it again and check it.
+
+    Raises:
+        UserError: incomplete predictions, or a fault of the file that was written.
+    """
+    decoded_exams, decoded_slices = decode(exams, slices)
+    write_submission(path, decoded_exams, decoded_slices, layout)
+    require_valid(path, layout)
+
+
+def _out_of_fold_scores(settings: Settings, candidates: Candidates) -> dict[str, tuple[Score, float]]:
+    """Score of every candidate's decoded out-of-fold predictions, and what decoding cost."""
+    truth = prepared_truth(load_exams(), load_slices())
+    counts = _counts(settings, truth)
+    found = {}
+    for name in progress(candidates.names, what="out-of-fold scores", unit="candidate"):
+        exams, slices = candidates.predictions(name, "oof")
+        raw = score(truth, exams, slices)
+        decoded = score(truth, *decode(exams, slices), counts=counts, seed=settings.submissions.seed)
+        found[name] = decoded, decoded.total.value - raw.total.value
+    return found
+
+
+def _test_scores(settings: Settings, candidates: Candidates, directory: Path) -> dict[str, Score]:
+    """Scores of the files as written on the test truth, which nothing before this has read; empty without one."""
+    path = truth_path(settings)
+    if not path.is_file():
+        return {}
+    truth = read_truth(path)
+    counts = _counts(settings, truth)
+    return {
+        name: score(
+            truth, *read_predictions(directory / f"{name}.csv", truth), counts=counts, seed=settings.submissions.seed
+        )
+        for name in progress(candidates.names, what="test scores", unit="candidate")
+    }
+
+
+def _counts(settings: Settings, truth: Truth) -> np.ndarray:
+    return resample_counts(len(truth.exams), settings.submissions.bootstrap, settings.submissions.seed)
+
+
+def _facts(settings: Settings, run: str) -> dict[str, Any]:
+    phantom = settings.phantom
+    return {
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "run": run,
+        "settings": identity_of(settings.as_dict()),
+        "commit": commit(),
+        "data": f"phantom {phantom.name} (seed {phantom.seed})" if settings.is_phantom else settings.data_root.name,
+    }
+
+
+def _show(settings: Settings, run: str) -> None:
+    directory = paths.shown(paths.submissions())
+    rows = rows_of_run(run)
+    if len(rows):
+        say(f"\n{run_table(rows)}\n")
+        say("CV: out-of-fold metric, lower is better; `*` is promoted; columns are explained in report.md")
+    if trained_on_phantoms():
+        say(SYNTHETIC)
+    say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
+    say(f"report:      {directory}/report.md, report.png")
+    say(f"model card:  {directory}/model_card.md, model_card.json")
+    say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
+    say(f"check it:    ./run.sh check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")

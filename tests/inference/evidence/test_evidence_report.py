@@ -1,0 +1,295 @@
+"""The evidence report without a browser: pictures, what moved the stack, calibration notes, escaping, the file."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.binary_targets import PE
+from ensemble.blend import Blend
+from ensemble.logistic import logit
+from ensemble.predictions import oof_view
+from ensemble.stack import Stack
+from features.store import open_exam
+from features.windows import WINDOWS, apply_window
+from inference.evidence import evidence_report as report
+from inference.evidence.evidence_report import write_evidence, write_run_evidence
+from inference.evidence.exam_cases import OUT_OF_FOLD, cases_of_run, chosen_exams
+from inference.evidence.exam_page import Context, exam_page, range_text
+from inference.evidence.feature_contributions import contributions
+from inference.evidence.model_facts import describe_model
+from inference.evidence.reliability import NEIGHBOURS, Reliability, reliability
+from inference.evidence.slice_images import draw_activation, draw_exam, encode_hu, key_planes, window_tables
+from input.contest import CENTRAL, EXAM_LABELS, NEGATIVE, STUDY
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.files import write_text
+from pipeline.settings import (
+    EnsembleSettings,
+    EvidenceSettings,
+    InferenceSettings,
+    InputSettings,
+    Settings,
+)
+from submissions.finished_run import known_test_truth
+from submissions.operating_points import cross_fitted
+from submissions.write_submission import write_all
+from tests.support.evidence_cases import HOSTILE, PLANES, case, two_cases, write_planes, write_run
+from tests.support.simulated_predictions import simulate
+from tests.support.submission_cases import draw_labels
+
+
+@pytest.mark.parametrize(("window", "tolerance"), [("pe", 0.012), ("mediastinal", 0.006), ("lung", 0.01)])
+def test_a_window_of_the_codes_is_the_window_of_the_hu(window: str, tolerance: float) -> None:
+    hu = np.arange(-1400, 1101)
+    greys = np.array(window_tables()[window])[encode_hu(hu)]
+    assert np.abs(greys - apply_window(hu, *WINDOWS[window])).max() < tolerance
+
+
+def decoded(text: str) -> np.ndarray:
+    """The grey picture behind base64 text."""
+    return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_every_slice_is_drawn_in_full_where_the_budget_allows(tmp_path: Path) -> None:
+    write_planes(tmp_path, "exam")
+    exam = open_exam(tmp_path, "exam")
+    pictures = draw_exam(exam, [3], budget=1e6)
+    assert pictures.planes == list(range(PLANES)) and pictures.shape == (40, 60)
+    assert {decoded(image).shape for image in pictures.images} == {(40, 60)}
+    assert np.abs(decoded(pictures.images[3]).astype(int) - encode_hu(exam.hu[3])).mean() < 4
+
+
+def test_above_the_budget_key_slices_stay_in_full_and_the_others_become_smaller_and_fewer(tmp_path: Path) -> None:
+    write_planes(tmp_path, "exam", planes=16, shape=(320, 400))
+    exam = open_exam(tmp_path, "exam")
+    whole = draw_exam(exam, [5], budget=1e8).size
+    pictures = draw_exam(exam, [5], budget=whole / 4)
+    assert pictures.size < 0.3 * whole and 5 in pictures.planes and 0 in pictures.planes
+    assert len(pictures.planes) < 16
+    shapes = {plane: decoded(image).shape for plane, image in zip(pictures.planes, pictures.images, strict=True)}
+    assert shapes.pop(5) == (320, 400) and set(shapes.values()) == {(205, 256)}
+
+
+def test_an_activation_map_is_opaque_where_it_is_high_only() -> None:
+    image = decoded(draw_activation(np.array([[0.0, 1.0], [0.1, 0.6]])))
+    assert image.shape == (2, 2, 4)
+    assert image[0, 0, 3] == image[1, 0, 3] == 0 < image[1, 1, 3] < image[0, 1, 3]
+
+
+def test_key_planes_are_the_likeliest_with_a_distance() -> None:
+    probability = np.array([0.1, 0.8, 0.9, 0.85, 0.2, np.nan, 0.7])
+    assert key_planes(probability, np.arange(7) * 5.0, count=3, apart_mm=12.0) == [2, 6]
+    assert key_planes(probability, np.arange(7) * 5.0, count=3, apart_mm=1.0) == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", [Stack, Blend])
+def test_base_and_parts_add_up_to_the_second_levels_logit(kind: type) -> None:
+    contest = simulate(train=40, test=2, folds=2, backbones=("a",), slices=8)
+    view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
+    fitted = kind.fit(view, EnsembleSettings(exam_rounds=20, slice_rounds=10, exam_min_data=4, inner_folds=2))
+    few = view.take(np.arange(6))
+    found = contributions(fitted, [few, few])
+    answers = logit(fitted.predict(few).answers[PE])
+    assert list(found) == list(few.studies)
+    np.testing.assert_allclose([each.logit for each in found.values()], answers, atol=1e-4)
+    first = found[few.studies[0]]
+    strongest = first.strongest(3)
+    assert abs(strongest[0][1]) == first.parts.abs().max() > 0
+    assert first.base + sum(part for _, part, _ in strongest) + first.rest(3) == pytest.approx(first.logit)
+    # Series may lack numbers that the training exams had: a derivative without lengths, another version of the store.
+    bare = dataclasses.replace(few, exam_numbers=few.exam_numbers[[]], slice_numbers=few.slice_numbers[[]], cache={})
+    assert any(name.startswith("measured.") for name in first.parts.index) == (kind is Stack)
+    logits = [each.logit for each in contributions(fitted, [bare]).values()]
+    np.testing.assert_allclose(logits, logit(fitted.predict(bare).answers[PE]), atol=1e-4)
+
+
+def test_similar_exams_are_the_nearest_in_probability_and_counted() -> None:
+    exams = 200
+    truth = pd.DataFrame({STUDY: [f"e{number}" for number in range(exams)]}).assign(**dict.fromkeys(EXAM_LABELS, 0))
+    truth[CENTRAL] = (np.arange(exams) >= 150).astype(int)
+    predicted = truth[[STUDY]].assign(**dict.fromkeys(EXAM_LABELS, 0.2))
+    predicted[CENTRAL] = np.linspace(0, 1, exams)
+    found = reliability(truth, predicted.sample(frac=1, random_state=0), seed=0)
+    top = found.similar(CENTRAL, 0.999)
+    assert (top.exams, top.yes) == (NEIGHBOURS, NEIGHBOURS) and top.high == 1.0 and top.low == pytest.approx(176 / 199)
+    # The likeliest exam, e199, is shown: its neighbours are the 24 below it.
+    itself = found.similar(CENTRAL, 1.0, "e199")
+    assert itself.exams == NEIGHBOURS and itself.high == pytest.approx(198 / 199)
+    assert itself.low == pytest.approx(175 / 199)
+    low = found.similar(CENTRAL, 0.3)
+    assert low.yes == 0 and low.low < 0.3 < low.high and low.share.high < 0.2
+
+
+def test_stretches_of_suspicious_slices_are_counted_from_the_feet() -> None:
+    text = range_text(np.array([0.1, 0.6, 0.7, 0.2, 0.9]), np.array([-10.0, -5.0, 0.0, 5.0, 10.0]))
+    assert text == "3 of 5 slices above 0.5, counted from the feet: slices 2 to 3 (z -5 to 0 mm); slice 5 (z 10 mm)."
+    assert range_text(np.array([0.1, np.nan]), np.zeros(2)) == "No slice has a probability of PE above 0.5."
+    assert "slices 1 to 2;" not in range_text(np.array([0.9, 0.9]), np.full(2, np.nan))
+
+
+def test_the_riskiest_exams_and_some_of_the_others_are_chosen() -> None:
+    exams = pd.DataFrame({STUDY: list("abcdefgh")}).assign(**dict.fromkeys(EXAM_LABELS, 0.0))
+    exams[NEGATIVE] = np.linspace(0.1, 0.8, 8)
+    chosen = chosen_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
+    assert chosen[:3] == ["a", "b", "c"] and len(set(chosen)) == 5
+    assert chosen == chosen_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
+    assert len(chosen_exams(exams, EvidenceSettings(riskiest=30, random=2))) == 8
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of a report with a hostile study name."""
+    folder = tmp_path_factory.mktemp("evidence")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PE_ROOT", str(folder / "products"))
+        settings, candidates = write_run(folder)
+        for name in ("study0", "study1"):
+            write_planes(folder / "store", name)
+        path = folder / "evidence.html"
+        written = write_evidence(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
+    assert written.exams == 2 and written.megabytes == pytest.approx(path.stat().st_size / 1e6)
+    return path.read_text()
+
+
+def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_script(page: str) -> None:
+    assert HOSTILE not in page and "<img src=x" not in page and page.count("&lt;img src=x") >= 4
+    assert "<li>M\\udcfcller.dcm</li>" in page
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(scripts) == len(styles) == 1
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    for text in (*scripts, *styles):
+        assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+    assert not re.search(r"""(src|href|action)=["']?(https?:|//)|@import|url\((?!#)|\sstyle=""", page)
+
+
+def test_a_series_without_lengths_has_no_z(tmp_path: Path) -> None:
+    write_planes(tmp_path, "study1", pixel_mm=np.nan)
+    both = ({label: np.array([0.2, 0.4]) for label in EXAM_LABELS} for _ in range(2))
+    known = Reliability(np.array(["a", "b"]), *both, {}, {})
+    found = exam_page(1, two_cases()[1], Context(tmp_path, known, pd.DataFrame(), budget=1e6))
+    assert set(found.data["z"]) == {None} and "mm" not in found.summary
+
+
+def test_the_data_of_an_exam_is_json_with_lines_and_pictures(page: str) -> None:
+    first, second = (
+        json.loads(each) for each in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
+    )
+    assert len(first["images"]) == PLANES and first["start"] == 7 and 7 in first["keys"]
+    assert first["lines"] == [
+        {"part": "rv", "name": "right ventricle 41 mm", "plane": 4, "points": [10.0, 12.0, 20.0, 30.0]}
+    ]
+    assert second["lines"] == [] and second["z"][:2] == [0.0, 5.0]
+    assert "left ventricle" not in page.split('id="exam-2"')[0].split('id="exam-1"')[1]
+
+
+def test_slices_with_a_map_are_key_slices_and_given_maps_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr(report, "activation_maps", lambda *_: pytest.fail("the maps were made again"))
+    settings, candidates = write_run(tmp_path)
+    write_planes(tmp_path / "store", "study1")
+    maps = {"study1": {1: np.eye(4, dtype=np.float32)}}
+    model = describe_model(settings, candidates)
+    write_evidence(tmp_path / "e.html", tmp_path / "store", two_cases()[1:], model, settings, maps=maps)
+    text = (tmp_path / "e.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
+    assert list(data["overlays"]) == ["1"] and {1, 7} <= set(data["keys"])
+
+
+def test_a_run_reports_chosen_exams_of_either_role_and_refuses_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    settings, candidates = write_run(tmp_path)
+    train, test = f"{3:012x}", f"{102:012x}"
+    cases = {each.name: each for each in cases_of_run(settings, candidates, [train, test])}
+    assert cases[train].role == OUT_OF_FOLD and cases[train].folds == (0,) and cases[test].folds == (0, 1, 2)
+    assert cases[test].slices["z_mm"].tolist() == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
+    assert cases[train].truth["leftsided_pe"] == 1 and cases[train].slices["truth"].sum() == 2
+    with pytest.raises(UserError, match="no exam of this run: nobody"):
+        cases_of_run(settings, candidates, [test, "nobody"])
+    written = write_run_evidence(settings, candidates, tmp_path / "run.html")
+    assert written.exams == 24  # all of them: fewer than the selection would take
+    text = (tmp_path / "run.html").read_text()
+    assert text.count("no pixels stored") >= 24 and "evidence report" in text.lower()
+
+
+def test_the_model_page_holds_the_scores_own_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    settings, candidates = write_run(tmp_path)
+    model = describe_model(settings, candidates)
+    oof = model.scores["out of fold"]
+    assert model.name == "stack" and sum(row["exams"] for row in model.folds) == oof.exams == 60
+    total = sum(row["metric"] * oof.weight[folds_of(row["fold"])].sum() for row in model.folds) / oof.weight.sum()
+    assert total == pytest.approx(oof.total.value)
+    operated = model.operated["out of fold"]
+    assert operated.found + operated.missed == oof.positive_exams
+    rates = cross_fitted(oof.suspicion, oof.positive, np.select([folds_of(1), folds_of(2)], [1, 2]))
+    assert operated.specificity == rates.specificity and operated.npv == rates.npv
+    assert operated.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
+    assert len(model.quarantined) == 1
+
+
+def test_submissions_of_another_ensemble_are_not_the_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setattr("submissions.write_submission._write_evidence", lambda *_: None)
+    settings, candidates = write_run(tmp_path)
+    write_all(settings)
+    model = describe_model(settings, candidates)
+    assert list(model.scores) == ["out of fold", "test"] and len(model.board) == 3
+    assert model.products[-1]["name"] == "submissions/write"
+    other = describe_model(settings, dataclasses.replace(candidates, identity="another"))
+    assert list(other.scores) == ["out of fold"] and other.board.empty
+    assert "submissions/write" not in [each["name"] for each in other.products]
+    with (paths.submissions() / "submission.csv").open("a") as file:
+        file.write("x")
+    with pytest.raises(UserError, match="sha256 differs"):
+        describe_model(settings, candidates)
+
+
+def test_the_truth_of_another_contest_is_not_the_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    settings, candidates = write_run(tmp_path)
+    without_data = dataclasses.replace(settings, input=InputSettings())
+    truth = without_data.data_root / "truth" / "test_truth.csv"
+    truth.parent.mkdir(parents=True)
+    draw_labels(24, seed=2, first=100).to_csv(truth, index=False)
+    assert len(known_test_truth(without_data).exams) == 24
+    draw_labels(24, seed=2, first=500).to_csv(truth, index=False)
+    write_text(paths.submissions() / "submission.csv", "id,label\n")
+    assert known_test_truth(without_data) is None
+    assert list(describe_model(without_data, candidates).scores) == ["out of fold"]
+
+
+def folds_of(fold: int) -> np.ndarray:
+    """Rows of the prepared training exams of one fold."""
+    table = pd.read_parquet(paths.prepared() / "exams.parquet").query("split == 'train'")
+    return (table["fold"] == fold).to_numpy()
+
+
+def test_many_exams_share_a_bounded_number_of_activation_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]] = []
+    monkeypatch.setattr(report, "activation_maps", lambda settings, store, planes, folds: asked.append((planes, folds)))
+    monkeypatch.setattr(report, "key_rows", lambda store, case, count: list(range(count)))
+    settings = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=10)))
+    for count in (1, 20):
+        cases = [case(f"e{number}", "title", 0.5) for number in range(count)]
+        report._activations(settings, tmp_path, [dataclasses.replace(each, folds=(0, 1)) for each in cases])
+    (few, folds), (many, fewer) = asked
+    assert few == {"e0": [0]} and folds == {"e0": (0,)}  # 3 slices x 2 backbones x 2 folds are more than 10
+    assert list(many) == ["e0", "e1", "e2", "e3", "e4"] and set(fewer.values()) == {(0,)}
+    wider = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=12)))
+    report._activations(wider, tmp_path, [dataclasses.replace(case("e0", "title", 0.5), folds=(0, 1))])
+    assert asked[2] == ({"e0": [0, 1, 2]}, {"e0": (0, 1)})

@@ -1,0 +1,106 @@
+"""What people hand in to be predicted: JPEG-256 folders, archives, nested exports, and files that are broken."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features.store import open_exam
+from inference.series_reader import Study, read_studies
+from input.contest import SOP
+from input.decoding import Outcome
+from input.jpeg256 import window_channels
+from pipeline.settings import FeaturesSettings
+from tests.support.dicom_files import body_hu, write_slice
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """The pool of processes has its own tests; starting one for every source takes seconds."""
+    monkeypatch.setattr(
+        "inference.series_reader.decode_exams", lambda jobs, run: (Outcome(job, run(job, {})) for job in jobs)
+    )
+
+
+def read(source: Path, store: Path) -> list[Study]:
+    store.mkdir()
+    return read_studies(source, store, FeaturesSettings())
+
+
+def write_jpegs(folder: Path, count: int, last: int = 0xFFF) -> Path:
+    """A series of the derivative whose names sort against the ranks, down from `last`."""
+    folder.mkdir(parents=True)
+    for rank in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(window_channels(body_hu(256) + 3 * rank)).save(buffer, "JPEG", quality=95)
+        (folder / f"{rank:04d}_{last - rank:012x}.jpg").write_bytes(buffer.getvalue())
+    return folder
+
+
+def write_series(folder: Path, number: int, description: str, **tags: object) -> None:
+    for index in range(22):
+        write_slice(
+            folder / f"{number:011d}{index:x}.dcm" if index < 16 else folder / f"{number + 100:011d}{index - 16:x}.dcm",
+            z=5.0 * index, SeriesInstanceUID=f"1.2.{number}", SeriesDescription=description, **tags,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["series", "nested", "zip"])
+def test_the_jpeg_derivative_is_read_from_a_folder_an_export_and_an_archive(tmp_path, kind):
+    export = tmp_path / "export"
+    series = write_jpegs(export / "here" / "0123456789ab" / "ba9876543210", 3)
+    write_jpegs(export / "here" / "1123456789ab" / "ba9876543211", 2, last=0xEFF)
+    (series / "0003_000000000bad.jpg").write_bytes((series / "0002_000000000ffd.jpg").read_bytes()[:400])
+    (series / "0004_000000000bbb.jpg").write_bytes(b"no image")
+    source = {"series": series, "nested": export, "zip": tmp_path / "export.zip"}[kind]
+    if kind == "zip":
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in sorted(export.rglob("*.jpg")):
+                archive.write(file, file.relative_to(tmp_path))
+    studies = read(source, tmp_path / "store")
+    assert [each.study_uid for each in studies] == ["0123456789ab", "1123456789ab"][: 1 if kind == "series" else 2]
+    first = studies[0]
+    assert first.slices[SOP].tolist() == ["000000000fff", "000000000ffe", "000000000ffd"]
+    assert first.slices["z_mm"].tolist() == [0, 1, 2] and first.flags == ("jpeg256",)
+    assert {path.name for path, _ in first.quarantined} == {"0003_000000000bad.jpg", "0004_000000000bbb.jpg"}
+    stored = open_exam(tmp_path / "store", first.name)
+    assert not stored.has_spacing and np.median(stored.hu[1]) == pytest.approx(46, abs=15)
+
+
+def test_dicom_and_jpeg_studies_of_one_folder_are_all_read(tmp_path):
+    write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
+    write_slice(tmp_path / "in" / "a00000000001.dcm")
+    assert [each.study_uid for each in read(tmp_path / "in", tmp_path / "store")] == ["1.2.3", "0123456789ab"]
+
+
+def test_a_second_file_of_a_slice_is_left_out_whatever_its_kind(tmp_path, capsys):
+    write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
+    write_jpegs(tmp_path / "in" / "copy" / "0123456789ab" / "ba9876543210", 3)
+    write_slice(tmp_path / "in" / "a.dcm", SOPInstanceUID="000000000ffe")
+    studies = read(tmp_path / "in", tmp_path / "store")
+    assert [each.slices[SOP].tolist() for each in studies] == [["000000000ffe"], ["000000000fff"], ["000000000ffd"]]
+    assert capsys.readouterr().out.count("same SOPInstanceUID as") == 3
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "jpeg_ls"])
+def test_a_truncated_file_is_named_and_the_rest_is_read(tmp_path, capsys, syntax):
+    for index in range(3):
+        write_slice(tmp_path / "in" / f"a0000000000{index}.dcm", z=5.0 * index, syntax=syntax)
+    cut = tmp_path / "in" / "a00000000001.dcm"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (study,) = read(tmp_path / "in", tmp_path / "store")
+    assert study.slices[SOP].tolist() == ["a00000000000", "a00000000002"]
+    named = capsys.readouterr().out + "".join(f"{path}: {reason}" for path, reason in study.quarantined)
+    assert f"{cut}: truncated: " in named
+
+
+def test_of_a_nested_export_the_angiographic_series_is_stored_and_the_others_have_a_reason(tmp_path):
+    write_series(tmp_path / "in" / "DICOM" / "S1", 1, "Thorax nativ", ContrastBolusAgent=None)
+    write_series(tmp_path / "in" / "DICOM" / "S2" / "deeper", 2, "CTPA 5.0")
+    (study,) = read(tmp_path / "in", tmp_path / "store")
+    assert study.series_uid == "1.2.2" and "best of 2 series" in study.why
+    assert [(other.series_uid, other.slices) for other in study.others] == [("1.2.1", 22)]
+    assert study.others[0].reason == "less angiographic by its description and contrast agent"

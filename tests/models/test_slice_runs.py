@@ -1,0 +1,171 @@
+"""The (backbone, fold) jobs on a contest of eight exams: what they leave, and what makes them run again."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.lung_box import Box
+from features.store import write_exam
+from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
+from models import slice_runs as runs
+from models.history import History
+from pipeline import paths
+from pipeline.artifact import read_manifest
+from pipeline.files import sha256, write_json
+from pipeline.settings import ExamNetworkSettings, InputSettings, ModelsSettings, Settings
+
+SETTINGS = Settings(
+    input=InputSettings(folds=2),
+    models=ModelsSettings(
+        backbones=("tiny",), weights="none", engine="keras", height=32, width=32, embedding=8, epochs=2,
+        epoch_slices=16, batch=8, exam=ExamNetworkSettings(kinds=("gru",), length=8, units=4, epochs=1, batch=4),
+    ),
+)  # fmt: skip
+
+
+def _write_manifest(folder):
+    write_json(
+        folder / "manifest.json",
+        {"identity": folder.name, "files": {file.name: sha256(file) for file in folder.iterdir()}},
+    )
+
+
+@pytest.fixture
+def contest(tmp_path, monkeypatch):
+    """Six training and two test exams of 6 planes, prepared and stored under $PE_ROOT; networks that train at once."""
+    import keras
+
+    from models.backbones import BACKBONES, Backbone
+    from models.exam_network import BUILDERS
+
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    # The real one may run once a process, before the first operation.
+    monkeypatch.setattr(runs, "prepare_backend", lambda recipe, threads: keras.utils.set_random_seed(recipe.seed))
+    graph = lambda images: keras.layers.ReLU()(keras.layers.Conv2D(8, 5, 4)(images))  # noqa: E731
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
+    monkeypatch.setitem(BUILDERS, "gru", lambda tensor, inside, settings: tensor)  # a real one compiles for seconds
+    studies = [f"exam{number}" for number in range(8)]
+    exams = pd.DataFrame({STUDY: studies, "split": ["train"] * 6 + ["test"] * 2, "fold": [0, 1] * 3 + [-1] * 2})
+    positive = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    for label in (*EXAM_LABELS, *QA_LABELS):
+        exams[label] = positive
+    random = np.random.default_rng(0)
+    parts = []
+    for study, label in zip(studies, positive, strict=True):
+        sops = tuple(f"{study}-{plane}" for plane in range(6))
+        write_exam(
+            paths.store(), study, "series", random.integers(-200, 400, (6, 24, 24)).astype(np.int16),
+            z_mm=np.arange(6) * 5.0, spacing_mm=(2.0, 2.0), raw_spacing_mm=(1.0, 1.0), sop_uids=sops,
+            box=Box(y0=0, y1=48, x0=0, x1=48, z0=0, z1=6, middle_x=24.0, found=True),
+        )  # fmt: skip
+        parts.append(pd.DataFrame({STUDY: study, SOP: sops, SLICE_LABEL: label * np.array([0, 0, 1, 1, 0, 0])}))
+    paths.prepared().mkdir(parents=True)
+    exams.to_parquet(paths.prepared() / "exams.parquet", index=False)
+    pd.concat(parts).to_parquet(paths.prepared() / "slices.parquet", index=False)
+    _write_manifest(paths.prepared())
+    _write_manifest(paths.store())
+
+
+def train(settings=SETTINGS, threads=1, *, force=False):
+    """One job, slice network and exam networks, in this process; what it tells."""
+    from models.exam_runs import train_exam_networks
+
+    told = runs.train_fold(settings, "tiny", 0, threads, force=force)
+    return told + train_exam_networks(settings, "tiny", 0, threads, force=force)
+
+
+def with_models(**changes):
+    return dataclasses.replace(SETTINGS, models=dataclasses.replace(SETTINGS.models, **changes))
+
+
+def test_a_finished_job_is_not_done_again(contest):
+    first = train()
+    assert len(first) == 2 and "loss" in first[0] and first[1].startswith("gru loss")
+    assert train() == []
+
+
+def test_manifests_tell_backend_and_precision(contest):
+    import keras
+
+    train(with_models(precision="mixed_bfloat16"))
+    manifests = [read_manifest(paths.model_run(name, 0)) for name in ("tiny", "tiny_gru")]
+    assert [each["precision"] for each in manifests] == ["mixed_bfloat16", "float32"]
+    assert {each["backend"] for each in manifests} == {keras.backend.backend()}
+
+
+def test_exam_networks_follow_a_slice_network_that_is_trained_again(contest):
+    """Settings and so identities are the same: only the manifest that is taken away tells."""
+    train()
+    slice_run, exam_run = runs.job_artifacts(SETTINGS, "tiny", 0)
+    runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
+    assert slice_run.stale_reason() is None
+    assert exam_run.stale_reason() == "not built yet"
+
+
+def test_a_kill_while_the_slice_network_trains_again_leaves_no_finished_exam_network(contest, monkeypatch):
+    train()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.slice_training.train_network", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
+    assert [each.stale_reason() for each in runs.job_artifacts(SETTINGS, "tiny", 0)] == ["not built yet"] * 2
+
+
+@pytest.mark.parametrize(("threads", "loaders"), [(1, 1), (6, 3)])
+def test_every_pass_over_slices_has_the_trainings_loaders(contest, monkeypatch, threads, loaders):
+    from models import inference
+    from models import slice_training as training
+
+    given = []
+
+    def recording(make, count, ahead=2, threads=1):
+        given.append(threads)
+        return map(make, range(count))
+
+    monkeypatch.setattr(inference, "prefetched", recording)
+    monkeypatch.setattr(training, "prefetched", recording)
+    train(threads=threads)
+    assert given == [loaders] * 4  # two epochs, the predictions, the embeddings of the training slices
+
+
+def test_the_told_loss_is_that_of_the_epoch_whose_weights_are_kept(contest, monkeypatch):
+    from models import slice_training as training
+
+    original = training.train_network
+
+    def with_best_first(*arguments, **options):
+        model, history = original(*arguments, **options)
+        return model, History(history.losses, history.rates, inner_losses=[0.1, 0.2])
+
+    monkeypatch.setattr(training, "train_network", with_best_first)
+    told = runs.train_fold(SETTINGS, "tiny", 0, 1)
+    losses = pd.read_csv(paths.model_run("tiny", 0) / "history.csv")["loss"]
+    assert losses[0] != losses[1]
+    metrics = read_manifest(paths.model_run("tiny", 0))["metrics"]
+    assert metrics["best_epoch"] == 1 and metrics["final_loss"] == pytest.approx(losses[0], rel=1e-12)
+    assert told[0].startswith(f"loss {losses[0]:.4f}")
+
+
+def test_a_run_depends_on_what_is_in_the_file_of_weights(contest, tmp_path):
+    train()
+    file = tmp_path / "first.npz"
+    shutil.copyfile(paths.model_run("tiny", 0) / "weights.npz", file)
+    settings = with_models(weights=str(file))
+    assert train(settings)
+    assert train(settings) == []
+    file.write_bytes(b"another")
+    assert "weights" in runs.network_artifact(settings, "tiny", 0).stale_reason()
+
+
+def test_every_stored_slice_has_its_plane_position_and_labels(contest):
+    table = runs.plane_table("train")
+    assert len(table) == 36 and set(table["split"]) == {"train"}
+    assert (table["z_mm"] == 5.0 * table["plane"]).all()
+    on = table.loc[table[SLICE_LABEL] == 1, ["plane", STUDY]]
+    assert set(on["plane"]) == {2, 3} and set(on[STUDY]) == {"exam0", "exam1", "exam4"}

@@ -1,0 +1,205 @@
+"""Products: identity, reasons to rebuild, resuming after a kill, and checksums that catch a flipped byte."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.artifact import MANIFEST, Artifact, identity_of, read_manifest, verify
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json, write_text
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    return tmp_path / "input" / "prepared"
+
+
+def product(directory: Path, **changes) -> Artifact:
+    values = {"version": 1, "settings": {"folds": 3, "size": {"rows": 64}}, "inputs": {"raw": "abc"}} | changes
+    return Artifact(directory, "input/prepared", **values)
+
+
+def build(made: Artifact, **files: str) -> None:
+    with made.building() as directory:
+        for name, text in (files or {"exams": "one"}).items():
+            write_text(directory / f"{name}.txt", text)
+        made.finish(rows={"exams": 1}, metrics={"auc": 0.5})
+
+
+def test_an_identity_depends_on_values_not_on_their_order() -> None:
+    assert identity_of({"a": 1, "b": [2]}) == identity_of({"b": [2], "a": 1})
+    assert identity_of({"a": 1}) != identity_of({"a": 2})
+    assert len(identity_of({})) == 16
+
+
+def test_tuples_and_lists_in_settings_are_the_same_product(directory: Path) -> None:
+    assert product(directory, settings={"a": (1, 2)}).identity == product(directory, settings={"a": [1, 2]}).identity
+
+
+def test_a_product_is_current_only_after_finish(directory: Path) -> None:
+    made = product(directory)
+    assert made.stale_reason() == "not built yet"
+    with made.building():
+        assert made.stale_reason() == "not built yet"
+        made.finish(rows={})
+    assert made.stale_reason() is None
+    assert product(directory).stale_reason() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": 2}, "format version 1 -> 2"),
+        ({"settings": {"folds": 5, "size": {"rows": 64}}}, "setting folds: 3 -> 5"),
+        ({"settings": {"folds": 3, "size": {"rows": 32}}}, "setting size.rows: 64 -> 32"),
+        ({"settings": {"folds": 3, "size": {"rows": 64}, "new": 1}}, "setting new: None -> 1"),
+        ({"inputs": {"raw": "xyz"}}, "its input raw changed"),
+    ],
+)
+def test_the_reason_of_a_rebuild_names_what_changed(directory: Path, changes: dict, reason: str) -> None:
+    build(product(directory))
+    assert product(directory, **changes).stale_reason() == reason
+
+
+def test_a_skip_and_a_build_are_each_told_in_one_line(directory: Path, capsys) -> None:
+    made = product(directory)
+    assert not made.is_current(force=False)
+    build(made)
+    assert made.is_current(force=False)
+    assert not made.is_current(force=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "input/prepared: building (not built yet)",
+        "input/prepared: up to date",
+        "input/prepared: building (forced)",
+    ]
+
+
+def test_a_changed_source_is_told_but_rebuilds_nothing(directory: Path, capsys) -> None:
+    build(product(directory))
+    manifest = read_json(directory / MANIFEST)
+    write_json(directory / MANIFEST, manifest | {"source": "another"})
+    assert product(directory).is_current(force=False)
+    assert "up to date; its source has changed since" in capsys.readouterr().out
+
+
+def test_the_manifest_records_files_rows_metrics_and_versions(directory: Path) -> None:
+    build(product(directory), exams="one", slices="two")
+    manifest = read_manifest(directory)
+    assert sorted(manifest["files"]) == ["exams.txt", "slices.txt"]
+    assert manifest["rows"] == {"exams": 1}
+    assert manifest["metrics"] == {"auc": 0.5}
+    assert manifest["libraries"]["numpy"]
+    assert manifest["wall_seconds"] >= 0
+
+
+def test_another_identity_starts_from_an_empty_folder(directory: Path) -> None:
+    build(product(directory), old="x")
+    build(product(directory, version=2), new="y")
+    assert sorted(each.name for each in directory.iterdir()) == [MANIFEST, "new.txt"]
+
+
+def test_the_same_identity_keeps_the_partial_work_of_a_failed_build(directory: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), product(directory).building():
+        write_text(directory / "part.txt", "epoch 3")
+        raise RuntimeError("stop")
+    with product(directory).building():
+        assert (directory / "part.txt").read_text() == "epoch 3"
+
+
+def test_fresh_drops_partial_work(directory: Path) -> None:
+    with product(directory).building():
+        write_text(directory / "part.txt", "epoch 3")
+    with product(directory).building(fresh=True):
+        assert not (directory / "part.txt").exists()
+
+
+def test_a_build_killed_in_the_middle_resumes_and_ends_with_the_same_files(directory: Path) -> None:
+    script = f"""
+import sys, time
+from pathlib import Path
+from pipeline.files import write_text
+from pipeline.artifact import Artifact
+made = Artifact(Path({str(directory)!r}), "input/prepared", version=1, settings={{}}, inputs={{}})
+with made.building() as folder:
+    for step in range(3):
+        if (folder / f"{{step}}.txt").exists():
+            print("kept", step, flush=True)
+            continue
+        write_text(folder / f"{{step}}.txt", str(step))
+        if sys.argv[1] == "hang" and step == 1:
+            print("ready", flush=True)
+            time.sleep(60)
+    made.finish(rows={{}})
+"""
+    environment = os.environ | {"PYTHONPATH": str(paths.CHECKOUT)}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen([*command, "hang"], env=environment, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "ready\n"
+        first.send_signal(signal.SIGKILL)
+    assert not (directory / MANIFEST).exists()
+    second = subprocess.run([*command, "go"], env=environment, capture_output=True, text=True, check=True)
+    assert second.stdout.splitlines() == ["kept 0", "kept 1"]
+    assert [(directory / f"{step}.txt").read_text() for step in range(3)] == ["0", "1", "2"]
+    assert sorted(read_manifest(directory)["files"]) == ["0.txt", "1.txt", "2.txt"]
+    verify(directory)
+
+
+def test_verify_passes_what_was_written(directory: Path) -> None:
+    build(product(directory), a="1", b="2")
+    assert verify(directory) is None and verify(directory, ["a.txt"]) is None
+
+
+def test_verify_catches_a_flipped_byte_and_names_file_and_mend(directory: Path) -> None:
+    build(product(directory), a="1", b="2")
+    data = bytearray((directory / "b.txt").read_bytes())
+    data[0] ^= 1
+    (directory / "b.txt").write_bytes(data)
+    with pytest.raises(UserError, match=r"(?s)b\.txt: changed since .*\./run\.sh --from input --force"):
+        verify(directory)
+    verify(directory, ["a.txt"])
+
+
+def test_verify_lists_every_fault_at_once(directory: Path) -> None:
+    build(product(directory), a="1", b="2")
+    (directory / "a.txt").unlink()
+    (directory / "b.txt").write_text("3")
+    with pytest.raises(UserError) as caught:
+        verify(directory, ["a.txt", "b.txt", "c.txt"])
+    message = str(caught.value)
+    assert "a.txt: missing" in message
+    assert "b.txt: changed" in message
+    assert "c.txt: not listed" in message
+
+
+def test_an_unfinished_product_is_refused_with_the_next_command(directory: Path) -> None:
+    with product(directory).building(), pytest.raises(UserError, match=r"no finished product here; run \./run\.sh"):
+        read_manifest(directory)
+
+
+def test_a_product_beside_source_code_removes_only_its_own_files(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    write_text(directory / "module.py", "source")
+    write_text(directory / ".module.py.swp", "an editor's")
+    build(product(directory, files=("exams.txt",)), exams="x")
+    again = product(directory, version=2, files=("exams.txt",))
+    with again.building():
+        assert not (directory / "exams.txt").exists()
+        assert (directory / "module.py").read_text() == "source"
+        assert (directory / ".module.py.swp").is_file()
+        again.finish(rows={})
+    assert read_manifest(directory)["files"] == {}
+
+
+def test_what_a_worker_left_that_was_killed_during_the_build_is_gone_when_it_is_finished(directory: Path) -> None:
+    made = product(directory)
+    with made.building() as folder:
+        write_text(folder / "exams.txt", "one")
+        write_text(folder / ".exams.txt.ab12.txt", "half")
+        made.finish(rows={"exams": 1})
+    assert sorted(each.name for each in directory.iterdir()) == ["exams.txt", MANIFEST]

@@ -1,0 +1,101 @@
+"""A small contest with a truth and predictions of known quality, for the tests of the submissions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from input.contest import (
+    EXAM_LABELS,
+    INDETERMINATE,
+    LEFT,
+    LT_1,
+    NEGATIVE,
+    QA_LABELS,
+    RIGHT,
+    SERIES,
+    SLICE_LABEL,
+    SOP,
+    STUDY,
+    TRAIN_COLUMNS,
+)
+
+
+def draw_labels(exams: int, seed: int, first: int = 0) -> pd.DataFrame:
+    """A table with the columns of train.csv: a third of the exams with PE, six slices each, rows shuffled."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for number in range(first, first + exams):
+        positive = number % 3 == 0
+        exam = dict.fromkeys((*EXAM_LABELS, *QA_LABELS), 0)
+        if positive:
+            exam |= {LT_1: 1, LEFT: 1, RIGHT: int(generator.integers(2))}
+        else:
+            exam |= {INDETERMINATE: 1} if number % 7 == 1 else {NEGATIVE: 1}
+        for place in range(6):
+            ids = {STUDY: f"{number:012x}", SERIES: f"a{number:011x}", SOP: f"b{number:08x}{place:03x}"}
+            rows.append({**ids, SLICE_LABEL: int(positive and 2 <= place <= 3), **exam})
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed)[list(TRAIN_COLUMNS)].reset_index(drop=True)
+
+
+def predict(labels: pd.DataFrame, strength: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Exam and slice probabilities that know the labels as well as `strength` says (0: nothing)."""
+    generator = np.random.default_rng(seed)
+
+    def noisy(truth: pd.Series) -> np.ndarray:
+        return 1 / (1 + np.exp(-(strength * (2 * truth.to_numpy() - 1) + generator.normal(-0.5, 1, len(truth)))))
+
+    exams = labels.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]].reset_index(drop=True)
+    exams = exams.assign(**{label: noisy(exams[label]) for label in EXAM_LABELS})
+    # Exactly coherent, as the ensemble's posteriors are.
+    none = exams[NEGATIVE] + exams[INDETERMINATE]
+    exams[INDETERMINATE] = exams[INDETERMINATE] / np.maximum(none, 1)
+    exams[NEGATIVE] = exams[NEGATIVE] / np.maximum(none, 1)
+    return exams, labels[[STUDY, SOP]].assign(label=noisy(labels[SLICE_LABEL]))
+
+
+def write_tree(root: Path, train: pd.DataFrame, test: pd.DataFrame) -> None:
+    """The CSVs of a contest tree with its test truth apart; no images."""
+    (root / "truth").mkdir(parents=True)
+    train.to_csv(root / "train.csv", index=False)
+    test[[STUDY, SERIES, SOP]].to_csv(root / "test.csv", index=False)
+    test.to_csv(root / "truth" / "test_truth.csv", index=False)
+
+
+def write_ensemble(
+    root: Path, train: pd.DataFrame, test: pd.DataFrame, strengths: dict[str, float], *, identity: str = "runs"
+) -> None:
+    """Products of the stages that the submissions read: prepared tables and the predictions of candidates."""
+    both = pd.concat(
+        [
+            train.assign(split="train", fold=train[STUDY].map(lambda study: int(study, 16) % 3)),
+            test.assign(split="test", fold=-1),
+        ],
+        ignore_index=True,
+    )
+    both["flags"], both["z_mm"] = "", both[SOP].map(lambda sop: 5.0 * int(sop[-3:], 16))
+    slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split", "z_mm"]].assign(quarantine="")
+    slices.loc[3, "quarantine"] = "pixel data truncated"
+    _write_artifact(root / "input" / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
+    exam_parts, slice_parts = [], []
+    for number, (name, strength) in enumerate(strengths.items()):
+        for role, labels in (("oof", train), ("test", test)):
+            exams, predicted = predict(labels, strength, seed=10 * number + (role == "test"))
+            exam_parts.append(exams.assign(candidate=name, role=role))
+            slice_parts.append(predicted.assign(candidate=name, role=role))
+    tables = {"exams": pd.concat(exam_parts), "slices": pd.concat(slice_parts)}
+    _write_artifact(root / "ensemble" / "runs", tables, {"promoted": max(strengths, key=strengths.get)}, identity)
+
+
+def _write_artifact(
+    folder: Path, tables: dict[str, pd.DataFrame], metrics: dict[str, str], identity: str = "prepared"
+) -> None:
+    from pipeline.files import sha256
+
+    folder.mkdir(parents=True)
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    files = {f"{name}.parquet": sha256(folder / f"{name}.parquet") for name in tables}
+    manifest = {"identity": identity, "inputs": {}, "files": files, "metrics": metrics}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
