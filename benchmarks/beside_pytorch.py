@@ -1,13 +1,13 @@
-"""Training and inference beside plain PyTorch: the same networks, batch, size, threads and loss, on this CPU.
+"""Speed of training and inference compared with plain PyTorch: same networks, batch, size, threads and loss, on CPU.
 
-    python -m benchmarks.beside_pytorch                                   # both networks, all cores
-    python -m benchmarks.beside_pytorch --networks mobilenetv2 --threads 1 --rounds 5
+    ./run.sh bench beside_pytorch                                   both networks, all cores
+    ./run.sh bench beside_pytorch --networks mobilenetv2 --threads 1 --rounds 5
 
-Needs PyTorch (`pip install torch`), which the pipeline itself does not. Each side runs in a process of its own, one
-after the other, `--rounds` times; a row shows the best of a side's variants (float32 and bfloat16; PyTorch always in
-channels_last, for inference eager and frozen with folded batch normalisation), by the median over rounds. A ratio
-above 1 means that this project is faster. Weights are random, batches constant: the loader is timed by
-benchmarks.training_loop.
+Needs PyTorch in the environment (.venv/bin/pip install torch), which the pipeline itself does not need. Each side runs
+in its own process, one after the other, `--rounds` times. The ratio compares the best variant of each side (float32
+and bfloat16; PyTorch always in channels_last, for inference eager and frozen with folded batch normalisation) by the
+median over rounds; above 1 this project is faster. Weights are random and batches constant; the loader is timed by
+./run.sh bench training_loop.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def _batch(settings: ModelsSettings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _speed(step: Callable[[], object], settings: ModelsSettings, seconds: float) -> float:
-    """Images a second of a step, after two steps that do not count."""
+    """Images per second of a step, after two warm-up steps."""
     for _ in range(2):
         step()
     count, start = 0, time.perf_counter()
@@ -60,34 +60,44 @@ def _speed(step: Callable[[], object], settings: ModelsSettings, seconds: float)
 
 
 def measure_this(network: str, settings: ModelsSettings, threads: int, seconds: float) -> dict[str, float]:
-    """Images a second of this project's variants, and the number of weights; "train ..." and "infer ..."."""
-    from models.slice_runs import prepare_backend
+    """Measure this project's variants.
+
+    Args:
+        network: name of the backbone.
+        settings: size, batch and recipe.
+        threads: CPU threads.
+        seconds: duration of each measurement.
+
+    Returns:
+        "train <variant>" and "infer <variant>" -> images per second, and "weights" -> number of trained weights.
+    """
+    from models.device import prepare_backend
 
     prepare_backend(settings, threads)
 
-    from models.inference import GRAPH, export_graph, openvino_engine
     from models.optimizer import build_optimizer
+    from models.prediction_engine import GRAPH, export_graph, openvino_engine
     from models.slice_network import slice_network, weighted_logistic_loss
 
     images, truth = _batch(settings)
-    found = {}
+    speeds: dict[str, float] = {}
     for precision in PRECISIONS:
         own = dataclasses.replace(settings, precision="mixed_bfloat16" if precision == "bfloat16" else precision)
         model = slice_network(own, network, "none")
         model.compile(build_optimizer(model, own), {"logits": weighted_logistic_loss}, jit_compile=False)
-        found[f"train {precision}"] = _speed(
+        speeds[f"train {precision}"] = _speed(
             lambda model=model: model.train_on_batch(images, {"logits": truth}), settings, seconds
         )
     model = slice_network(dataclasses.replace(settings, precision="float32"), network, "none")
-    found["weights"] = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
+    speeds["weights"] = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     with tempfile.TemporaryDirectory() as folder:
         export_graph(model, Path(folder))
         engine = openvino_engine(Path(folder), threads)
-        found["infer OpenVINO float32"] = _speed(lambda: engine(images), settings, seconds)
-        found["infer OpenVINO bfloat16"] = _speed(
+        speeds["infer OpenVINO float32"] = _speed(lambda: engine(images), settings, seconds)
+        speeds["infer OpenVINO bfloat16"] = _speed(
             _openvino_bfloat16(Path(folder) / GRAPH, threads, images), settings, seconds
         )
-    return found
+    return speeds
 
 
 def _openvino_bfloat16(graph: Path, threads: int, images: np.ndarray) -> Callable[[], object]:
@@ -99,7 +109,7 @@ def _openvino_bfloat16(graph: Path, threads: int, images: np.ndarray) -> Callabl
 
 
 def measure_pytorch(network: str, settings: ModelsSettings, threads: int, seconds: float) -> dict[str, float]:
-    """The same of PyTorch's variants."""
+    """Measure PyTorch's variants; arguments and result as in `measure_this`."""
     import torch
 
     from benchmarks.torch_networks import SliceNetwork, weighted_logistic_loss
@@ -107,7 +117,7 @@ def measure_pytorch(network: str, settings: ModelsSettings, threads: int, second
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     images, target = _batch(settings)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2)  # this is channels_last already
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels_last in memory
     truth, weight = torch.from_numpy(target).chunk(2, dim=1)
 
     def build() -> SliceNetwork:
@@ -131,22 +141,22 @@ def measure_pytorch(network: str, settings: ModelsSettings, threads: int, second
 
         return step
 
-    found = {"weights": sum(each.numel() for each in build().parameters())}
+    speeds: dict[str, float] = {"weights": sum(parameter.numel() for parameter in build().parameters())}
     for precision in PRECISIONS:
-        found[f"train {precision}"] = _speed(training_step(precision), settings, seconds)
+        speeds[f"train {precision}"] = _speed(training_step(precision), settings, seconds)
     with torch.inference_mode():
         for precision in PRECISIONS:
             kind = getattr(torch, precision)
             model, inputs = build().eval().to(kind), pictures.to(kind)
-            found[f"infer eager {precision}"] = _speed(lambda m=model, x=inputs: m(x), settings, seconds)
+            speeds[f"infer eager {precision}"] = _speed(lambda m=model, x=inputs: m(x), settings, seconds)
             frozen = torch.jit.freeze(torch.jit.trace(model, inputs))
             if precision == "float32":
                 frozen = torch.jit.optimize_for_inference(frozen)
-            found[f"infer frozen {precision}"] = _speed(lambda m=frozen, x=inputs: m(x), settings, seconds)
-    return found
+            speeds[f"infer frozen {precision}"] = _speed(lambda m=frozen, x=inputs: m(x), settings, seconds)
+    return speeds
 
 
-def _in_a_process(side: str, network: str, arguments: argparse.Namespace) -> dict[str, float]:
+def _measure_in_process(side: str, network: str, arguments: argparse.Namespace) -> dict[str, float]:
     command = [
         sys.executable, "-m", "benchmarks.beside_pytorch", "--side", side, "--networks", network,
         "--threads", str(arguments.threads), "--batch", str(arguments.batch), "--size", str(arguments.size),
@@ -155,47 +165,55 @@ def _in_a_process(side: str, network: str, arguments: argparse.Namespace) -> dic
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise UserError(f"{network} on the side {side!r} failed:\n{done.stdout}{done.stderr}")
+        raise UserError(f"Measurement failed: {network}, side {side!r}:\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def compare(network: str, arguments: argparse.Namespace) -> None:
-    """Measure both sides of one network in turns; say every variant and the ratios of the best ones."""
-    rounds = [{side: _in_a_process(side, network, arguments) for side in SIDES} for _ in range(arguments.rounds)]
+    """Measure both sides of one network in turns; print every variant and the ratio of the best ones."""
+    rounds = [{side: _measure_in_process(side, network, arguments) for side in SIDES} for _ in range(arguments.rounds)]
     speeds = {
-        side: {name: statistics.median(each[side][name] for each in rounds) for name in rounds[0][side]}
+        side: {name: statistics.median(round_[side][name] for round_ in rounds) for name in rounds[0][side]}
         for side in SIDES
     }
     weights = {side: int(speeds[side].pop("weights")) for side in SIDES}
     if len(set(weights.values())) > 1:
-        raise UserError(f"{network}: not the same network, weights {weights}")
-    say(f"{network}: {weights['this']:,} trained weights on either side")
+        raise UserError(f"The networks differ: {network}. Expected equal numbers of weights, got {weights}.")
+    say(f"{network}: {weights['this']:,} trained weights on each side")
     for work in ("train", "infer"):
         best = {}
         for side in SIDES:
             variants = {name: speed for name, speed in speeds[side].items() if name.startswith(work)}
-            best[side] = max(variants, key=variants.get)
-            told = ", ".join(f"{name.removeprefix(work + ' ')} {speed:.0f}" for name, speed in variants.items())
-            say(f"  {work} {side:<8} images/s: {told}")
-        same = speeds["this"][best["this"]] / speeds["pytorch"][best["pytorch"]]
-        say(f"  {work}: {same:.2f} of PyTorch's speed ({best['this']} beside {best['pytorch']})")
+            best[side] = max(variants, key=lambda name: variants[name])
+            line = ", ".join(f"{name.removeprefix(work + ' ')} {speed:.0f}" for name, speed in variants.items())
+            say(f"  {work} {side:<8} images/s: {line}")
+        ratio = speeds["this"][best["this"]] / speeds["pytorch"][best["pytorch"]]
+        say(f"  {work}: {ratio:.2f} of PyTorch's speed ({best['this']} against {best['pytorch']})")
 
 
 def main() -> None:
-    """Parse, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="which (all)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each side (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="a variant is timed for (%(default)s)")
+    """Parse the command line and compare every network."""
+    parser = argparse.ArgumentParser(
+        prog="./run.sh bench beside_pytorch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks to compare (all)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side (%(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images per step (%(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="pixels per side (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each side (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each measurement (%(default)s)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         work = {"this": measure_this, "pytorch": measure_pytorch}[arguments.side]
-        found = work(arguments.networks[0], _settings(arguments), arguments.threads, arguments.seconds)
-        print(json.dumps(found))
+        speeds = work(arguments.networks[0], _settings(arguments), arguments.threads, arguments.seconds)
+        print(json.dumps(speeds))
         return
     for network in arguments.networks:
         compare(network, arguments)

@@ -1,12 +1,12 @@
-"""Would embeddings help the second level? Measured out of fold on the finished run under PE_ROOT.
+"""Benefit of embeddings for the stack, measured out of fold on the finished run under PE_ROOT.
 
-    PE_ROOT=~/runs/pe python -m benchmarks.embeddings --settings settings/phantom.toml
+    PE_ROOT=~/runs/pe ./run.sh bench embeddings --settings settings/phantom.toml
 
-Embeddings of independently trained networks do not compare, so fold k's network is read on fold k's exams only, which
-it never saw: a slice's embedding is pooled over its exam where PE seems to be, compressed to a few principal
-components, and a ridge logistic regression answers each question, cross-fitted inside the fold. What it says is one
-more column beside the pooled logits of the blend; both are compared across folds with a paired bootstrap over exams.
-On drawn exams the figures are synthetic.
+Embeddings of independently trained networks are not comparable, so those of fold k's network are used for fold k's
+exams only, which it never saw. Slice embeddings are pooled over the exam with weight on suspected PE, compressed to a
+few principal components, and a ridge logistic regression predicts each target, cross-fitted inside the fold. Its logit
+is added as one more column to the pooled logits of the blend; both are compared across folds with a paired bootstrap
+over exams. On the synthetic contest the numbers are synthetic.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from ensemble.binary_targets import asked, rare
+from ensemble.binary_targets import is_rare, target_labels
 from ensemble.blend import POOLED
+from ensemble.ensemble_inputs import read_inputs
 from ensemble.exam_table import exam_table, slice_attention
-from ensemble.fit_ensemble import read_inputs
 from ensemble.gradient_boosting import inner_folds
 from ensemble.logistic import Logistic
-from ensemble.predictions import View
+from ensemble.view import View
 from input.contest import SOP
 from pipeline import paths
 from pipeline.artifact import verify
@@ -28,98 +28,134 @@ from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
 from pipeline.settings import EnsembleSettings, Settings
 from submissions.bootstrap_intervals import RankedScores, paired_difference, resample_counts
-from submissions.leaderboard import aligned
+from submissions.text_table import text_table
 
 COMPONENTS = 8
 RIDGE = 5.0
 
 
 def pooled_embeddings(view: View, backbone: str, folds: int) -> np.ndarray:
-    """(e, 2 d): each training exam's embeddings by its held-out network, mean at suspected PE and over the exam."""
-    vectors: np.ndarray | None = None
-    place = pd.Index(view.sops)
+    """Pool every training exam's embeddings by its held-out network.
+
+    Args:
+        view: the out-of-fold view of the ensemble.
+        backbone: name of the slice network.
+        folds: number of folds.
+
+    Returns:
+        (e, 2 d): means weighted by suspected PE, then means over the exam.
+    """
+    vectors = np.zeros((0, 0), np.float32)
+    sops = pd.Index(view.sops)
     for fold in range(folds):
         folder = paths.model_run(backbone, fold)
         verify(folder, ["slices.parquet", "embeddings.npy"])
         table = pd.read_parquet(folder / "slices.parquet", columns=[SOP, "row"], filters=[("role", "==", "oof")])
         stored = np.load(folder / "embeddings.npy", mmap_mode="r")
-        vectors = np.zeros((len(place), stored.shape[1]), np.float32) if vectors is None else vectors
-        vectors[place.get_indexer(table[SOP])] = stored[table["row"].to_numpy()]
+        vectors = vectors if len(vectors) else np.zeros((len(sops), stored.shape[1]), np.float32)
+        vectors[sops.get_indexer(table[SOP])] = stored[table["row"].to_numpy()]
     attention = slice_attention(view.segments, view.mean_logit())
     means = [[view.segments.mean(column, weight) for column in vectors.T] for weight in (attention, None)]
     return np.concatenate(means).T
 
 
-def fold_opinion(values: np.ndarray, answers: np.ndarray, seed: int) -> np.ndarray:
-    """(e,) cross-fitted logits of one fold's exams from their pooled embeddings; zeros where answers are too rare."""
-    found = np.zeros(len(answers))
-    if rare(answers):
-        return found
-    part = inner_folds(answers, np.arange(len(answers)), 4, seed)
+def cross_fitted_logits(values: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Predict a target of one fold's exams from their pooled embeddings, cross-fitted inside the fold.
+
+    Args:
+        values: (e, 2 d) pooled embeddings.
+        labels: (e,) 0/1.
+        seed: of the inner folds.
+
+    Returns:
+        (e,) logits; zeros where one class is too rare.
+    """
+    logits = np.zeros(len(labels))
+    if is_rare(labels):
+        return logits
+    part = inner_folds(labels, np.arange(len(labels)), 4, seed)
     for number in range(4):
         held = part == number
-        if len(np.unique(answers[~held])) < 2:
+        if len(np.unique(labels[~held])) < 2:
             continue
         centre, scale = values[~held].mean(axis=0), values[~held].std(axis=0) + 1e-6
         standard = (values - centre) / scale
         axes = np.linalg.svd(standard[~held], full_matrices=False)[2][:COMPONENTS]
         scores = standard @ axes.T
-        found[held] = Logistic.fit(scores[~held], answers[~held], penalty=RIDGE).decision(scores[held])
-    return found
+        logits[held] = Logistic.fit(scores[~held], labels[~held], penalty=RIDGE).decision(scores[held])
+    return logits
 
 
-def crossed_loss(x: np.ndarray, answers: np.ndarray, folds: np.ndarray, ridge: float) -> np.ndarray:
-    """(e,) log loss of a logistic regression that is fitted without each exam's fold."""
-    decision = np.empty(len(answers))
+def cross_fitted_loss(x: np.ndarray, labels: np.ndarray, folds: np.ndarray, ridge: float) -> np.ndarray:
+    """Log loss (e,) of a logistic regression fitted on the other folds.
+
+    Args:
+        x: (e, columns) features.
+        labels: (e,) 0/1.
+        folds: (e,) fold of each exam.
+        ridge: strength of the penalty.
+    """
+    decision = np.empty(len(labels))
     for fold in np.unique(folds):
         held = folds == fold
-        decision[held] = Logistic.fit(x[~held], answers[~held], penalty=ridge).decision(x[held])
-    return np.logaddexp(0, decision) - answers * decision
+        decision[held] = Logistic.fit(x[~held], labels[~held], penalty=ridge).decision(x[held])
+    return np.logaddexp(0, decision) - labels * decision
 
 
 def compare(view: View, embeddings: np.ndarray, settings: EnsembleSettings) -> list[list[str]]:
-    """A row a question: exams, AUC of the embeddings alone, log loss without and with them, their difference."""
-    table, fold_of = exam_table(view), view.truth["fold"].to_numpy()
+    """Compare the log loss with and without embeddings.
+
+    Args:
+        view: the out-of-fold view of the ensemble.
+        embeddings: (e, 2 d) from `pooled_embeddings`.
+        settings: of the ensemble.
+
+    Returns:
+        One row per target: exams, AUC of the embeddings alone, log loss without and with them, their difference.
+    """
+    truth, _ = view.require_truth()
+    table, fold_of = exam_table(view), truth["fold"].to_numpy()
     rows = []
-    for question, (mask, answers) in asked(view.truth).items():
+    for target, (mask, labels) in target_labels(truth).items():
         folds = fold_of[mask]
-        if rare(answers) or any(len(np.unique(answers[folds != fold])) < 2 for fold in np.unique(folds)):
+        if is_rare(labels) or any(len(np.unique(labels[folds != fold])) < 2 for fold in np.unique(folds)):
             continue
-        opinion = np.empty(len(answers))
+        logits = np.empty(len(labels))
         for fold in np.unique(folds):
-            opinion[folds == fold] = fold_opinion(
-                embeddings[mask][folds == fold], answers[folds == fold], settings.seed
+            rows_of_fold = folds == fold
+            logits[rows_of_fold] = cross_fitted_logits(
+                embeddings[mask][rows_of_fold], labels[rows_of_fold], settings.seed
             )
-        pooled = table.loc[mask, [name for name in POOLED[question] if name in table]].to_numpy(float)
-        without = crossed_loss(pooled, answers, folds, settings.ridge)
-        having = crossed_loss(np.column_stack([pooled, opinion]), answers, folds, settings.ridge)
-        counts = resample_counts(len(answers), 1000, settings.seed)
-        found = paired_difference(having, without, np.ones(len(answers)), counts)
-        auc = RankedScores(opinion, answers, np.arange(len(answers))).auc()
-        interval = f"{found.low:+.4f} to {found.high:+.4f}"
-        figures = [f"{auc:.3f}", f"{without.mean():.4f}", f"{having.mean():.4f}", f"{found.value:+.4f}", interval]
-        rows.append([question, str(len(answers)), *figures])
+        pooled = table.loc[mask, [name for name in POOLED[target] if name in table]].to_numpy(float)
+        without = cross_fitted_loss(pooled, labels, folds, settings.ridge)
+        with_embeddings = cross_fitted_loss(np.column_stack([pooled, logits]), labels, folds, settings.ridge)
+        counts = resample_counts(len(labels), 1000, settings.seed)
+        difference = paired_difference(with_embeddings, without, np.ones(len(labels)), counts)
+        auc = RankedScores(logits, labels, np.arange(len(labels))).auc()
+        losses = [f"{auc:.3f}", f"{without.mean():.4f}", f"{with_embeddings.mean():.4f}", f"{difference.value:+.4f}"]
+        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        rows.append([target, str(len(labels)), *losses, interval])
     return rows
 
 
-def tell(settings: Settings) -> None:
-    """Measure every backbone of a finished run."""
+def print_comparison(settings: Settings) -> None:
+    """Measure every backbone of a finished run and print one table per backbone."""
     view = read_inputs(settings).out_of_fold
-    header = ["question", "exams", "AUC alone", "log loss without", "with", "difference", "95 %"]
+    header = ["target", "exams", "AUC alone", "log loss without", "with", "difference", "95 %"]
     for backbone in settings.models.backbones:
         embeddings = pooled_embeddings(view, backbone, settings.input.folds)
-        say(f"\nembeddings of {backbone} beside the pooled logits, out of fold (below zero helps)")
-        say(aligned(header, compare(view, embeddings, settings.ensemble)))
+        say(f"\nembeddings of {backbone} added to the pooled logits, out of fold (negative: better)")
+        say(text_table(header, compare(view, embeddings, settings.ensemble)))
 
 
 def main() -> int:
-    """Parse, then measure."""
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.embeddings", description=__doc__,
+        prog="./run.sh bench embeddings", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add_settings_arguments(parser)
-    tell(settings_from(parser.parse_args()))
+    print_comparison(settings_from(parser.parse_args()))
     return 0
 
 

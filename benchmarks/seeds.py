@@ -1,15 +1,15 @@
-"""The whole pipeline on several drawn contests: how good it is, and how CV, public and private scores agree.
+"""Scores of the whole pipeline on several synthetic contests, and agreement of CV, public and private scores.
 
-    python -m benchmarks.seeds --seeds 101 202 303 --root ~/seeds
-    python -m benchmarks.seeds --seeds 1 2 3 4 5 6 --root ~/seeds -- --set phantom.train_exams=120
+    ./run.sh bench seeds --seeds 101 202 303 --root ~/seeds
+    ./run.sh bench seeds --seeds 1 2 3 4 5 6 --root ~/seeds -- --set phantom.train_exams=120
 
-Runs `./run.sh --set phantom.seed=SEED` for every seed under ROOT/seedSEED (what follows `--` goes to run.sh; what is
-up to date is kept), then prints a table of the promoted candidates, the medians over the seeds, and draws
-ROOT/seeds.png. The test exams are split by their id into a public part (a third) and a private one, as a contest
-does. Last it pools the test exams of all seeds and tells what the promoted candidates and the stack have over the
-best single network, by a bootstrap of paired exams: the network with the best CV of each seed (what one would have
-submitted instead), and the harder rival that the test truth itself picks. --finished reads finished runs only.
-Synthetic data: the figures prove the pipeline, not clinical skill.
+Runs `./run.sh --set phantom.seed=SEED` for every seed under ROOT/seedSEED (arguments after `--` are passed to run.sh;
+up-to-date stages are kept), then prints a table of the promoted candidates with medians over the seeds, and draws
+ROOT/seeds.png. The test exams are split by their id into a public part (a third) and a private part, as in a contest.
+Last, it pools the test exams of all seeds and compares the promoted candidates and the stack with the best single
+network, by a paired bootstrap over exams: with the network of the best CV of each seed (which one would have submitted
+instead), and with the network that is best on the test ground truth (a harder comparison). --finished only reads
+finished runs. Synthetic data: the numbers prove the pipeline, not clinical skill.
 """
 
 import argparse
@@ -22,27 +22,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ensemble.candidates import MEAN, PRIOR, STACK, WEIGHTED, Z_ONLY
+from ensemble.candidates import MEAN, PRIOR, STACK, Z_ONLY
 from input.contest import SLICE_LABEL, STUDY
 from input.metric import contest_score, contributions
 from pipeline import paths
 from pipeline.cli import run
 from pipeline.console import say
 from submissions.bootstrap_intervals import Interval, paired_difference, resample_counts
-from submissions.leaderboard import aligned
 from submissions.score import Truth, read_predictions, read_truth
+from submissions.text_table import text_table
 
 PUBLIC_SHARE = 1 / 3
-#: Candidates that hear more than one network, or none.
-NOT_SINGLE = (PRIOR, Z_ONLY, MEAN, WEIGHTED, STACK)
-#: Who is compared with the best single network over the pooled test exams.
+#: Candidates that use more than one network, or none.
+NOT_SINGLE = (PRIOR, Z_ONLY, MEAN, STACK)
+#: Candidates that are compared with the best single network over the pooled test exams.
 PROMOTED = "promoted"
-COMPARED = (PROMOTED, STACK, WEIGHTED, MEAN)
+COMPARED = (PROMOTED, STACK, MEAN)
 RESAMPLES, BOOTSTRAP_SEED = 2000, 31
 
 
 def run_seed(root: Path, seed: int, options: list[str]) -> Path:
-    """Run the pipeline for one seed, which takes seconds where it is up to date; the folder of its products."""
+    """Run the pipeline for one seed (seconds when it is up to date); return its artifact root."""
     folder = root / f"seed{seed}"
     command = [str(paths.CHECKOUT / "run.sh"), "--set", f"phantom.seed={seed}", *options]
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def run_seed(root: Path, seed: int, options: list[str]) -> Path:
 
 
 def rows_of(folder: Path, seed: int) -> pd.DataFrame:
-    """One run's leaderboard with the public and the private score of every candidate."""
+    """Read one run's leaderboard and add the public and private score of every candidate."""
     table = pd.read_csv(folder / "submissions" / "leaderboard.csv")
     table = table[table["run"] == table["run"].iloc[-1]].assign(seed=seed)
     truth = truth_of(folder)
@@ -61,13 +61,13 @@ def rows_of(folder: Path, seed: int) -> pd.DataFrame:
 
 
 def truth_of(folder: Path) -> Truth:
-    """The test truth of a run's drawn contest."""
+    """Read the test ground truth of a run's synthetic contest."""
     (truth_file,) = (folder / "input" / "raw").glob("*/truth/test_truth.csv")
     return read_truth(truth_file)
 
 
 def exam_losses(folder: Path, names: Iterable[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Each test exam's loss, a column a candidate, and its weight: the metric is the ratio of their sums."""
+    """Loss of each test exam, one column per candidate, and its weight: the metric is the ratio of their sums."""
     truth = truth_of(folder)
     losses, weight = {}, np.zeros(0)
     for name in names:
@@ -82,68 +82,73 @@ def exam_losses(folder: Path, names: Iterable[str]) -> tuple[pd.DataFrame, np.nd
 def against_single(
     table: pd.DataFrame, losses: dict[int, tuple[pd.DataFrame, np.ndarray]]
 ) -> dict[tuple[str, str], Interval]:
-    """(candidate, how the rival was picked) -> its metric minus the best single network's on the pooled exams.
+    """Compare candidates with the best single network on the pooled test exams.
 
     Args:
-        table: `rows_of` every seed; a candidate that a seed lacks is not compared.
+        table: `rows_of` every seed; a candidate that is missing in one seed is not compared.
         losses: seed -> `exam_losses`.
+
+    Returns:
+        (candidate, selection of the single network: "cv" or "test") -> difference of the metric.
     """
-    weight = np.concatenate([each for _, each in losses.values()])
+    weight = np.concatenate([exam_weight for _, exam_weight in losses.values()])
     counts = resample_counts(len(weight), RESAMPLES, BOOTSTRAP_SEED)
-    found = {}
+    differences = {}
     for pick in ("cv", "test"):
-        chosen = {seed: _names(run, pick) for seed, run in table.groupby("seed", sort=False)}
-        rival = np.concatenate([losses[seed][0][names["single"]] for seed, names in chosen.items()])
+        names_by_seed = {seed: _names(run, pick) for seed, run in table.groupby("seed", sort=False)}
+        single = np.concatenate([losses[seed][0][names["single"]] for seed, names in names_by_seed.items()])
         for name in COMPARED:
-            if all(name in names for names in chosen.values()):
-                own = np.concatenate([losses[seed][0][names[name]] for seed, names in chosen.items()])
-                found[name, pick] = paired_difference(own, rival, weight, counts)
-    return found
+            if all(name in names for names in names_by_seed.values()):
+                own = np.concatenate([losses[seed][0][names[name]] for seed, names in names_by_seed.items()])
+                differences[name, pick] = paired_difference(own, single, weight, counts)
+    return differences
 
 
 def _names(run: pd.DataFrame, pick: str) -> dict[str, str]:
-    """Role -> candidate of one run: every candidate itself, the promoted one, the single network best by `pick`."""
+    """Role -> candidate of one run: all by their names, the promoted one, and the single network best by `pick`."""
     single = run[~run["candidate"].isin(NOT_SINGLE)]
     roles = {name: name for name in run["candidate"]}
     promoted = run.loc[run["promoted"], "candidate"].iloc[0]
     return roles | {PROMOTED: promoted, "single": single.loc[single[pick].idxmin(), "candidate"]}
 
 
-def show_against_single(found: dict[tuple[str, str], Interval], exams: int) -> str:
-    """The comparison as text."""
-    rival = {"cv": "best CV", "test": "best on the test truth"}
+def format_against_single(differences: dict[tuple[str, str], Interval], exams: int) -> str:
+    """Format the result of `against_single`; `exams` is the number of pooled exams."""
+    selection = {"cv": "best CV", "test": "best on the test truth"}
     cells = [
         [
             name,
-            rival[pick],
-            f"{each.value:+.4f}",
-            f"{each.low:+.4f} to {each.high:+.4f}",
-            "yes" if each.high < 0 else "no",
+            selection[pick],
+            f"{difference.value:+.4f}",
+            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            "yes" if difference.high < 0 else "no",
         ]
-        for (name, pick), each in found.items()
+        for (name, pick), difference in differences.items()
     ]
     title = f"metric minus that of the best single network, {exams} test exams pooled, paired bootstrap over exams"
-    return title + "\n" + aligned(["candidate", "single network with", "difference", "95 %", "better"], cells, left=2)
+    return (
+        title + "\n" + text_table(["candidate", "single network with", "difference", "95 %", "better"], cells, left=2)
+    )
 
 
 def split_exams(truth: Truth) -> dict[str, np.ndarray]:
-    """`public` and `private` -> StudyInstanceUIDs; which exam is public depends on its id alone."""
+    """`public` and `private` -> StudyInstanceUIDs; an exam's part depends only on its id."""
     studies = truth.exams[STUDY].to_numpy()
-    place = [int(hashlib.sha256(str(study).encode()).hexdigest()[:8], 16) / 2**32 for study in studies]
-    public = np.array(place) < PUBLIC_SHARE
+    fraction = [int(hashlib.sha256(str(study).encode()).hexdigest()[:8], 16) / 2**32 for study in studies]
+    public = np.array(fraction) < PUBLIC_SHARE
     return {"public": studies[public], "private": studies[~public]}
 
 
 def part_score(submission: Path, truth: Truth, studies: np.ndarray) -> float:
-    """The metric of a submission on some exams."""
+    """Metric of a submission on the exams `studies`."""
     exams, slices = read_predictions(submission, truth)
-    chosen = truth.exams[truth.exams[STUDY].isin(studies)]
-    chosen_slices = truth.slices[truth.slices[STUDY].isin(studies)]
-    return contest_score(chosen, chosen_slices[[STUDY, "SOPInstanceUID", SLICE_LABEL]], exams, slices).total
+    true_exams = truth.exams[truth.exams[STUDY].isin(studies)]
+    true_slices = truth.slices[truth.slices[STUDY].isin(studies)]
+    return contest_score(true_exams, true_slices[[STUDY, "SOPInstanceUID", SLICE_LABEL]], exams, slices).total
 
 
 def results(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a seed: the promoted candidate beside the baselines, on the test truth."""
+    """One row per seed: scores of the promoted candidate and of the baselines on the test ground truth."""
     rows = []
     for seed, of_run in table.groupby("seed", sort=False):
         by_name = of_run.set_index("candidate")
@@ -167,12 +172,12 @@ def results(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def show(found: pd.DataFrame) -> str:
-    """The table as text, medians last."""
-    middle = found.select_dtypes("number").median().to_dict() | {"seed": "median"}
-    table = pd.concat([found.astype({"seed": object}), pd.DataFrame([middle])], ignore_index=True)
+def format_results(table: pd.DataFrame) -> str:
+    """Format the table with a last row of medians."""
+    medians = table.select_dtypes("number").median().to_dict() | {"seed": "median"}
+    table = pd.concat([table.astype({"seed": object}), pd.DataFrame([medians])], ignore_index=True)
     cells = [[_text(value) for value in row] for row in table.itertuples(index=False)]
-    return aligned(list(table.columns), cells)
+    return text_table(list(table.columns), cells)
 
 
 def _text(value: object) -> str:
@@ -182,7 +187,7 @@ def _text(value: object) -> str:
 
 
 def draw(table: pd.DataFrame, png: Path) -> None:
-    """Scatter every candidate's CV against its public and private score, and public against private."""
+    """Draw every candidate's CV against its public and private score, and public against private."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -198,7 +203,7 @@ def draw(table: pd.DataFrame, png: Path) -> None:
         within = np.mean([run[[x, y]].corr("spearman").iloc[0, 1] for _, run in table.groupby("seed")])
         axis.set(xlabel=x, ylabel=y, title=f"rank correlation within a run {within:.2f}")
     axes[0].legend(fontsize=8)
-    figure.suptitle("Metric of every candidate, a point a seed (drawn contests, lower is better)", fontsize=10)
+    figure.suptitle("Metric of every candidate, one point per seed (synthetic contests, lower is better)", fontsize=10)
     figure.savefig(png, dpi=110)
     pyplot.close(figure)
 
@@ -208,11 +213,13 @@ def _candidates(table: pd.DataFrame, seed: int) -> list[str]:
 
 
 def main() -> None:
-    """Run what is missing, then tell and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of every contest")
-    parser.add_argument("--root", type=Path, required=True, help="one folder of products a seed is made in it")
-    parser.add_argument("--finished", action="store_true", help="run nothing: ROOT/seedSEED holds finished runs")
+    """Run the missing seeds, print the tables and draw the figure."""
+    parser = argparse.ArgumentParser(
+        prog="./run.sh bench seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of each contest")
+    parser.add_argument("--root", type=Path, required=True, help="folder with one artifact root per seed")
+    parser.add_argument("--finished", action="store_true", help="run nothing: ROOT/seedSEED are finished runs")
     parser.add_argument("options", nargs="*", help="further options of run.sh, after --")
     arguments = parser.parse_args()
     root = arguments.root.expanduser()
@@ -221,10 +228,10 @@ def main() -> None:
     else:
         folders = {seed: run_seed(root, seed, arguments.options) for seed in arguments.seeds}
     table = pd.concat([rows_of(folder, seed) for seed, folder in folders.items()], ignore_index=True)
-    say(show(results(table)))
+    say(format_results(results(table)))
     losses = {seed: exam_losses(folder, _candidates(table, seed)) for seed, folder in folders.items()}
     exams = sum(len(weight) for _, weight in losses.values())
-    say("\n" + show_against_single(against_single(table, losses), exams) + "\n")
+    say("\n" + format_against_single(against_single(table, losses), exams) + "\n")
     picture = root / "seeds.png"
     draw(table, picture)
     say(f"CV, public and private score of every candidate: {picture}")

@@ -1,7 +1,7 @@
-"""Predictions of networks that never existed: exams with label states, slices with correlated logits.
+"""Simulated predictions of networks: exams with label states, slices with correlated logits; no images, no training.
 
-Drawn so that they resemble what slice networks of a small contest give: slice AUC within positive exams about
-.90, exam AUC of the highest slice about .80, backbones that err together, opinions on exam labels with noise.
+They resemble those of slice networks of a small contest: slice AUC within positive exams about .90, exam AUC of the
+highest slice about .80, correlated errors between backbones, noisy outputs for the exam labels.
 """
 
 from collections.abc import Iterator
@@ -31,18 +31,25 @@ from input.contest import (
     STUDY,
 )
 from input.phantom.difficulty import difficulty_named
-from input.phantom.labels import draw_q, draw_states, label_row
+from input.phantom.labels import label_row, sample_q, sample_states
 from pipeline.files import sha256, write_json
 
-#: Slices an exam of the contest by quantile; the published ones (63, 131, 172, 212, 234, 256, 1083) and two that make
-#: the mean the published 246.
+#: Quantile -> slices per exam of the contest: the published ones (63, 131, 172, 212, 234, 256, 1083) and two that make
+#: the mean equal to the published 246.
 CONTEST_SLICES = {0: 63, 0.01: 131, 0.05: 172, 0.25: 212, 0.5: 234, 0.75: 256, 0.95: 335, 0.99: 490, 1: 1083}
 HEAD_LABELS = (GTE_1, LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC, QA_MOTION, QA_CONTRAST)
 
 
 @dataclass
 class Contest:
-    """exams, slices: like input/prepared (test labels kept in `test_exams`, `test_slices`); networks as read."""
+    """The tables of a simulated contest.
+
+    Attributes:
+        exams, slices: as in input/prepared, test labels missing.
+        test_exams, test_slices: the rows of the test split with their labels.
+        networks: backbone -> fold -> predictions, as the ensemble reads them.
+        measured: measurements of slices and exams, as in features/store.
+    """
 
     exams: pd.DataFrame
     slices: pd.DataFrame
@@ -55,10 +62,17 @@ class Contest:
 def simulate_contest(
     *, train: int, test: int, seed: int, folds: int, backbones: tuple[str, ...]
 ) -> tuple[Contest, Iterator[tuple[str, int, pd.DataFrame]]]:
-    """A contest with the real one's joint label states, shares of positive slices and slices an exam.
+    """Simulate a contest with the real one's joint label states, share of positive slices and slices per exam.
+
+    Args:
+        train, test: number of exams.
+        seed: of the random numbers.
+        folds: number of folds.
+        backbones: names of the networks.
 
     Returns:
-        The contest without networks, and the networks' tables one at a time: all at once they fill the memory.
+        The contest without networks, and an iterator over (backbone, fold, predictions), which do not fit into memory
+        all at once.
     """
     generator = np.random.default_rng(seed)
     exams = _contest_exams(generator, train + test)
@@ -79,7 +93,17 @@ def simulate(
     positive_share: float = 0.5,
     signal: float = 1.0,
 ) -> Contest:
-    """Draw a contest's predictions. `signal` scales what the networks know; 0 is noise."""
+    """Simulate a small contest with its networks' predictions.
+
+    Args:
+        train, test: number of exams.
+        seed: of the random numbers.
+        folds: number of folds.
+        backbones: names of the networks.
+        slices: mean number of slices per exam.
+        positive_share: share of exams with PE.
+        signal: scale of the effect of the labels on the predictions; 0 gives noise.
+    """
     generator = np.random.default_rng(seed)
     exams = _exams(generator, train + test, positive_share)
     sizes = generator.integers(int(slices * 0.8), int(slices * 1.2) + 1, len(exams))
@@ -92,7 +116,7 @@ def simulate(
 def _contest(
     generator: np.random.Generator, exams: pd.DataFrame, sizes: np.ndarray, train: int, folds: int
 ) -> tuple[Contest, pd.DataFrame]:
-    """The contest's tables without networks; and the slices with all labels, for the networks."""
+    """Return the contest without networks, and the slice table with all labels for the networks."""
     exams["split"] = np.where(np.arange(len(exams)) < train, "train", "test")
     exams["fold"] = np.where(exams["split"] == "train", np.arange(len(exams)) % folds, -1)
     table = _slices(generator, exams, sizes)
@@ -101,16 +125,16 @@ def _contest(
         pd.DataFrame({STUDY: table[STUDY], SOP: table[SOP], "lung_share": 1 - (2 * table["relative"] - 1) ** 2}),
         pd.DataFrame({STUDY: exams[STUDY], "vessel_hu": exams["vessel_hu"]}),
     )
-    shown = table.drop(columns=["relative"])
+    visible = table.drop(columns=["relative"])
     testing, test_rows = exams["split"] == "test", (table["split"] == "test").to_numpy()
-    hidden, hidden_slices = exams.copy(), shown.copy()
+    hidden, hidden_slices = exams.copy(), visible.copy()
     hidden.loc[testing, [*EXAM_LABELS, QA_MOTION, QA_CONTRAST, "q"]] = np.nan
     hidden_slices.loc[test_rows, SLICE_LABEL] = np.nan
-    return Contest(hidden, hidden_slices, exams[testing], shown[test_rows], {}, measured), table
+    return Contest(hidden, hidden_slices, exams[testing], visible[test_rows], {}, measured), table
 
 
 def write_contest(contest: Contest, root: Path) -> None:
-    """Write the tables where the ensemble reads them, below a product root."""
+    """Write the tables to the locations that the ensemble reads, below an artifact root (PE_ROOT)."""
     for folder, tables in (
         (root / "input" / "prepared", {"exams": contest.exams, "slices": contest.slices}),
         (root / "features" / "store", {"exams": contest.measured.exams, "slices": contest.measured.slices}),
@@ -122,7 +146,14 @@ def write_contest(contest: Contest, root: Path) -> None:
 
 
 def write_network(root: Path, backbone: str, fold: int, table: pd.DataFrame) -> None:
-    """Write one network's predictions where the ensemble reads them, below a product root."""
+    """Write one network's predictions to the location that the ensemble reads.
+
+    Args:
+        root: the artifact root (PE_ROOT).
+        backbone: name of the network.
+        fold: its held-out fold.
+        table: its predictions.
+    """
     folder = root / "models" / "runs" / backbone / f"fold{fold}"
     _write_artifact(folder, f"{backbone}{fold}", {"slices": table})
 
@@ -159,11 +190,11 @@ def _exams(generator: np.random.Generator, count: int, positive_share: float) ->
 
 
 def _contest_exams(generator: np.random.Generator, count: int) -> pd.DataFrame:
-    """Exams in the contest's joint label states, 30.4 % of them with PE."""
-    states = draw_states(count, 2211 / 7279, generator)
-    table = pd.DataFrame([label_row(state.on) for state in states], dtype=float)
+    """Exams with the contest's joint label states, 30.4 % of them with PE."""
+    states = sample_states(count, 2211 / 7279, generator)
+    table = pd.DataFrame([label_row(state.labels) for state in states], dtype=float)
     contest = difficulty_named("contest")
-    burden = np.array([draw_q(state.quartile, contest, generator) if state.positive else 0.0 for state in states])
+    burden = np.array([sample_q(state.quartile, contest, generator) if state.positive else 0.0 for state in states])
     return _with_keys(generator, table, burden)
 
 
@@ -211,16 +242,17 @@ def _networks(
     folds: int,
     signal: float,
 ) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Yield (backbone, fold, predictions of the fold's held-out exams and of the test exams, rows shuffled)."""
     owner = pd.Index(exams[STUDY]).get_indexer(slices[STUDY])
     count, n = len(exams), len(slices)
     visible = np.maximum(generator.normal(1.9, 1.1, count), 0.1)
     shape = 1.5 - 6 * (2 * slices["relative"].to_numpy() - 1) ** 2 / 2
     shared_exam, shared_slice = generator.normal(0, 0.5, count), _waves(generator, n)
-    opinions = {label: generator.normal(0, 0.7, count) for label in HEAD_LABELS}
+    shared_heads = {label: generator.normal(0, 0.7, count) for label in HEAD_LABELS}
     for backbone in backbones:
         for fold in range(folds):
             own_exam, own_slice = generator.normal(0, 0.5, count), _waves(generator, n)
-            # Networks of other folds are other networks: a shift and a scale of their own.
+            # Every network has its own shift and scale.
             shift, scale = generator.normal(-1.0, 0.25), generator.uniform(0.85, 1.15)
             evidence = signal * visible[owner] * slices[SLICE_LABEL].to_numpy()
             value = evidence + shape + (shared_exam + own_exam)[owner] + 0.7 * (shared_slice + own_slice) + shift
@@ -231,19 +263,19 @@ def _networks(
                 "pe": 1 / (1 + np.exp(-scale * value)),
             }
             for label in HEAD_LABELS:
-                # Labels that only exams with PE carry are unanswerable elsewhere: no opinion there.
+                # Labels that exist only in exams with PE have no signal in the others.
                 known = (exams["burden"].to_numpy() > 0) | (label in (QA_MOTION, QA_CONTRAST))
                 truth = (2 * exams[label].to_numpy() - 1) * known
-                opinion = (0.5 * signal * truth + opinions[label] + generator.normal(0, 0.5, count))[owner]
+                exam_logit = 0.5 * signal * truth + shared_heads[label] + generator.normal(0, 0.5, count)
                 weight = 0.3 + 0.7 / (1 + np.exp(-value))
-                opinion = weight * opinion + generator.normal(0, 0.8, n) + np.log(0.3 / 0.7)
-                table[label] = 1 / (1 + np.exp(-opinion))
-            table = pd.DataFrame(table)
+                head_logit = weight * exam_logit[owner] + generator.normal(0, 0.8, n) + np.log(0.3 / 0.7)
+                table[label] = 1 / (1 + np.exp(-head_logit))
+            predictions = pd.DataFrame(table)
             keep = (slices["split"] == "test").to_numpy() | (exams["fold"].to_numpy()[owner] == fold)
-            yield backbone, fold, table[keep].sample(frac=1, random_state=fold)
+            yield backbone, fold, predictions[keep].sample(frac=1, random_state=fold)
 
 
 def _waves(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Noise that is correlated from slice to slice, variance about 1."""
+    """Noise that is correlated between neighbouring slices, with a variance of about 1."""
     noise = generator.normal(size=n + 4)
     return np.convolve(noise, [0.35, 0.55, 0.7, 0.55, 0.35], "same")[:n] / 1.17

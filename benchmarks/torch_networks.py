@@ -1,4 +1,4 @@
-"""The slice networks in plain PyTorch, layer by layer those of `models`, for benchmarks.beside_pytorch.
+"""The slice networks in plain PyTorch, equal layer by layer to those of `models`, for benchmarks.beside_pytorch.
 
 Papers: Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381); He et al. 2016, Identity Mappings in Deep Residual
 Networks (arXiv 1603.05027), in the variant of keras.applications (the last block of a stack strides).
@@ -16,7 +16,9 @@ from models.mobile_backbones import HEAD_FILTERS, MOBILENETV2, STEM_FILTERS, Sta
 RESNET50V2 = ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1))
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+) -> nn.Sequential:
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -25,7 +27,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: expand, look around in every channel, project, add where the sizes agree."""
+    """MobileNetV2's block: expansion, depthwise convolution, projection, residual sum where the sizes agree."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ def mobilenetv2() -> tuple[nn.Module, int]:
 
 
 class PreactivatedBlock(nn.Module):
-    """ResNet-v2's bottleneck: normalise and activate before each convolution."""
+    """ResNet-v2's bottleneck: normalisation and activation before each convolution."""
 
     def __init__(self, inputs: int, filters: int, stride: int, project: bool) -> None:
         super().__init__()
@@ -89,7 +91,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, int]]] = {"mobilenetv2": mobil
 
 
 class SliceNetwork(nn.Module):
-    """As `models.slice_network.slice_network`: average and maximum, an embedding, one logit a target."""
+    """As `models.slice_network.slice_network`: average and maximum pooling, an embedding, one logit per target."""
 
     def __init__(self, backbone: str, embedding: int, targets: int, dropout: float) -> None:
         super().__init__()
@@ -109,5 +111,5 @@ class SliceNetwork(nn.Module):
 
 
 def weighted_logistic_loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The loss of `models.slice_network`, its mean over the batch."""
+    """The loss of `models.slice_network`, averaged over the batch."""
     return (weight * (functional.softplus(logits) - truth * logits)).sum(1).mean()

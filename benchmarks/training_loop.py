@@ -1,11 +1,11 @@
-"""The training loop beside the bare step of Keras on one constant batch: what do loader and augmentation cost?
+"""Cost of loader and augmentation: the training loop compared with Keras's bare step on one constant batch.
 
-    python -m benchmarks.training_loop                            # the store and recipe of settings/phantom.toml
-    python -m benchmarks.training_loop --backbone efficientnet_lite0 --steps 40 --rounds 5
-    python -m benchmarks.training_loop --threads 2 --set models.ema=0.99
+    ./run.sh bench training_loop                            the store and recipe of settings/phantom.toml
+    ./run.sh bench training_loop --backbone efficientnet_lite0 --steps 40 --rounds 5
+    ./run.sh bench training_loop --threads 2 --set models.ema=0.99
 
-Needs a finished features stage (`./run.sh --to features`). A round times the bare step and each loop one after the
-other on the same network; the table gives the medians over rounds, and as ratio the median of the rounds' ratios.
+Needs a finished features stage (./run.sh --to features). A round times the bare step and each loop one after the other
+on the same network; the table shows medians over rounds, and as ratio the median of the rounds' ratios.
 """
 
 import argparse
@@ -15,24 +15,39 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from models.slice_runs import plane_table, prepare_backend
+from models.device import prepare_backend
+from models.slice_runs import plane_table
 from models.slice_views import SliceViews
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
 from pipeline.settings import ModelsSettings
 
+if TYPE_CHECKING:
+    from models.slice_training import EpochBatches
+
 
 def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) -> list[tuple[str, float, float]]:
-    """Name, slices a second and ratio of time to the bare step's, a row a loop and a row a loader."""
+    """Time the bare step, the loops and the loaders.
+
+    Args:
+        settings: of the network.
+        backbone: its name.
+        threads: CPU threads of the network.
+        rounds: repetitions.
+
+    Returns:
+        One row per loop and per loader: name, slices per second, and ratio of its time to the bare step's.
+    """
     prepare_backend(settings, threads)
     from models import progress
     from models.slice_training import TrainingRun, train_epoch
 
-    progress.LINE_EVERY = float("inf")  # what is left of this run is of no interest
+    progress.STEP_MESSAGE_SECONDS = float("inf")  # no progress messages
     table = plane_table("train")
     recipes = {
         "loop without augmentation": dataclasses.replace(settings, augmentation=0.0),
@@ -52,9 +67,9 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
         loops: dict[str, Callable[[], object]] = {"bare step on one batch": bare}
         for name, source in batches.items():
             loops[name] = lambda source=source: train_epoch(training, source, 0, log)
-        for loop in loops.values():  # graphs are built, store files are checked and opened
+        for loop in loops.values():  # warm-up: builds graphs, verifies and opens store files
             loop()
-        taken = {name: [] for name in loops}
+        taken: dict[str, list[float]] = {name: [] for name in loops}
         for number in range(rounds):
             for name, loop in list(loops.items())[:: 1 if number % 2 else -1]:
                 taken[name].append(_seconds(loop))
@@ -62,7 +77,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     bare_taken = taken["bare step on one batch"]
     rows = [
         (name, slices / statistics.median(times),
-         statistics.median(one / other for one, other in zip(times, bare_taken, strict=True)))
+         statistics.median(own / bare for own, bare in zip(times, bare_taken, strict=True)))
         for name, times in taken.items()
     ]  # fmt: skip
     for name, source in batches.items():
@@ -71,7 +86,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     return rows
 
 
-def _batches(table: pd.DataFrame, settings: ModelsSettings):
+def _batches(table: pd.DataFrame, settings: ModelsSettings) -> "EpochBatches":
     from models.slice_training import EpochBatches
 
     return EpochBatches(table, SliceViews(paths.store(), settings), settings)
@@ -84,11 +99,15 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="mobilenetv2", help="a name of models.backbones.BACKBONES (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the network (%(default)s, as a training job has)")
-    parser.add_argument("--steps", type=int, default=30, help="batches a loop (%(default)s)")
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="./run.sh bench training_loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="mobilenetv2", help="the network (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of the network (%(default)s, as in a training job)"
+    )
+    parser.add_argument("--steps", type=int, default=30, help="batches per loop (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions (%(default)s)")
     add_settings_arguments(parser)
     arguments = parser.parse_args()

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from ensemble.candidates import PRIOR, load_one
-from ensemble.fit_ensemble import predict_test
-from ensemble.predictions import Measured, make_view, table_faults
-from input.contest import SOP, STUDY
+from ensemble.candidates import PRIOR, load_candidate
+from ensemble.cross_fitting import predict_test
+from ensemble.predictions import Measured, make_view, no_measured, table_faults
+from input.contest import STUDY
 from pipeline import paths
 from pipeline.artifact import read_manifest, verify
 from pipeline.errors import UserError
@@ -22,15 +22,15 @@ def apply(
     """Predict exams with the finished ensemble of `paths.ensemble_run()`.
 
     Args:
-        networks: fold -> network -> what that network says: StudyInstanceUID, SOPInstanceUID, `pe` and one column
-            an auxiliary head (as in models/runs/<network>/fold<k>/slices.parquet).
-        slices: StudyInstanceUID, SOPInstanceUID and z_mm of every slice of these exams, unreadable ones too.
-        measured: numbers of features.slice_measurements, as in features/store; without them they count as unknown.
-        candidate: a candidate's name; the promoted one when None.
+        networks: fold -> network -> its predictions: StudyInstanceUID, SOPInstanceUID, `pe` and one column per
+            auxiliary head (as in models/runs/<network>/fold<k>/slices.parquet).
+        slices: StudyInstanceUID, SOPInstanceUID and z_mm of every slice of these exams, including unreadable ones.
+        measured: numbers of features.slice_measurements, as in features/store; None counts them as missing.
+        candidate: a candidate's name; None is the promoted one.
 
     Returns:
-        exams (StudyInstanceUID, nine labels, expected_q) and slices (StudyInstanceUID, SOPInstanceUID, label), as
-        `ensemble.decode.decode` takes them.
+        exams (StudyInstanceUID, nine labels, expected_q) and slices (StudyInstanceUID, SOPInstanceUID, label), the
+        inputs of `ensemble.decode.decode`.
 
     Raises:
         UserError: no finished ensemble, a file that does not match its sha256, unusable predictions.
@@ -41,7 +41,7 @@ def apply(
     saved = read_json(directory / "models.json")["final"]
     name = candidate or promoted
     if name not in saved:
-        raise UserError(f"{name}: no such candidate; the ensemble has {', '.join(saved)}")
+        raise UserError(f"Unknown candidate: {name}. Expected one of {', '.join(saved)}.")
     faults = [
         f"{network} fold {fold}: {fault}"
         for fold, tables in networks.items()
@@ -51,7 +51,7 @@ def apply(
     if faults:
         raise UserError.listing("Unusable network predictions:", faults)
     folder = directory / "trees" / "final"
-    candidates = {each: load_one(saved, each, folder) for each in dict.fromkeys((PRIOR, name))}
-    measured = measured or Measured(pd.DataFrame(columns=[STUDY, SOP]), pd.DataFrame(columns=[STUDY]))
+    candidates = {needed: load_candidate(saved, needed, folder) for needed in dict.fromkeys((PRIOR, name))}
+    measured = measured or no_measured()
     views = [make_view(tables, slices, measured) for _, tables in sorted(networks.items())]
     return predict_test(candidates, views, slices[[STUDY]].drop_duplicates(), slices)[name]

@@ -1,7 +1,7 @@
-"""The nine labels as a chain of yes/no questions, so that every answer gives labels that cohere.
+"""The nine labels as a chain of binary targets, so that any prediction gives coherent labels.
 
-Is there PE? If not: is the exam indeterminate? If so: is RV/LV at least 1, is PE on the left, on the right,
-central, is it chronic, is it acute and chronic? Each question is learned only from the exams that it is asked of.
+The chain: PE; without PE, indeterminate; with PE, RV/LV ratio at least 1, left-sided, right-sided, central, chronic,
+acute and chronic. Each target is learned only from the exams that are eligible for it.
 """
 
 import dataclasses
@@ -15,74 +15,79 @@ from ensemble.logistic import expit, logit
 from input.contest import EXAM_LABELS, GTE_1, INDETERMINATE, LT_1, NEGATIVE
 
 PE = "pe"
-QUESTIONS = (PE, INDETERMINATE, *GIVEN_PE)
-#: Fewer yes (or no) answers than this in the training exams: the prior is predicted instead of learned.
-FEWEST = 2
+TARGETS = (PE, INDETERMINATE, *GIVEN_PE)
+#: With fewer positive or negative training exams than this, the prior is predicted instead of a model.
+MIN_CLASS_EXAMS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a candidate says of a view.
+    """A candidate's prediction of a view.
 
     Attributes:
-        answers: question -> (e,) probability of yes given that the question is asked.
+        target_probabilities: target -> (e,) its probability, given that the exam is eligible for the target.
         q_given_pe: (e,) expected share of positive slices if there is PE.
         slices: (n,) slice probability, conditional on the slice counting in the metric.
     """
 
-    answers: dict[str, np.ndarray]
+    target_probabilities: dict[str, np.ndarray]
     q_given_pe: np.ndarray
     slices: np.ndarray
 
     def exams(self, studies: np.ndarray) -> pd.DataFrame:
-        """StudyInstanceUID, the nine labels, and `expected_q`."""
-        table = labels_of(self.answers)
+        """StudyInstanceUID, the nine labels, and `expected_q`; one row per exam of `studies`."""
+        table = label_probabilities(self.target_probabilities)
         table.insert(0, "StudyInstanceUID", studies)
-        return table.assign(expected_q=self.answers[PE] * self.q_given_pe)
+        return table.assign(expected_q=self.target_probabilities[PE] * self.q_given_pe)
 
 
 def average(predictions: list[Prediction]) -> Prediction:
     """The mean of several predictions of the same view, in logits (q: arithmetic)."""
 
-    def mean(pick: Callable[[Prediction], np.ndarray]) -> np.ndarray:
-        return expit(np.mean([logit(pick(each)) for each in predictions], axis=0))
+    def mean(values_of: Callable[[Prediction], np.ndarray]) -> np.ndarray:
+        return expit(np.mean([logit(values_of(prediction)) for prediction in predictions], axis=0))
 
-    answers = {question: mean(lambda each, q=question: each.answers[q]) for question in predictions[0].answers}
-    q_given_pe = np.mean([each.q_given_pe for each in predictions], axis=0)
-    return Prediction(answers, q_given_pe, mean(lambda each: each.slices))
+    def target_mean(target: str) -> np.ndarray:
+        return mean(lambda prediction: prediction.target_probabilities[target])
+
+    return Prediction(
+        {target: target_mean(target) for target in predictions[0].target_probabilities},
+        np.mean([prediction.q_given_pe for prediction in predictions], axis=0),
+        mean(lambda prediction: prediction.slices),
+    )
 
 
-def asked(truth: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """question -> (mask (e,) of the exams it is asked of, answers 0/1 of those exams)."""
+def target_labels(truth: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """target -> (boolean mask (e,) of the eligible exams, 0/1 labels of those exams)."""
     has_pe = (truth["q"] > 0).to_numpy()
-    everyone = np.ones(len(truth), bool)
-    table = {PE: (everyone, has_pe.astype(float))}
+    every_exam = np.ones(len(truth), bool)
+    table = {PE: (every_exam, has_pe.astype(float))}
     table[INDETERMINATE] = (~has_pe, truth.loc[~has_pe, INDETERMINATE].to_numpy(float))
     return table | {label: (has_pe, truth.loc[has_pe, label].to_numpy(float)) for label in GIVEN_PE}
 
 
-def rare(answers: np.ndarray) -> bool:
-    """Whether too few exams say yes, or no, to learn the question."""
-    yes = int(answers.sum())
-    return min(yes, len(answers) - yes) < FEWEST
+def is_rare(labels: np.ndarray) -> bool:
+    """Whether too few exams are positive, or negative, to fit a model."""
+    positive = int(labels.sum())
+    return min(positive, len(labels) - positive) < MIN_CLASS_EXAMS
 
 
-def prior(answers: np.ndarray) -> float:
-    """Share of yes with half a yes and half a no added (Jeffreys), so that an unseen answer stays possible."""
-    return float((answers.sum() + 0.5) / (len(answers) + 1))
+def prior_probability(labels: np.ndarray) -> float:
+    """Share of positives with half a positive and half a negative added (Jeffreys), so that it is never 0 or 1."""
+    return float((labels.sum() + 0.5) / (len(labels) + 1))
 
 
-def labels_of(answers: dict[str, np.ndarray]) -> pd.DataFrame:
+def label_probabilities(target_probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
     """Coherent marginals of the nine labels, (e rows), of a posterior over joint states (see ensemble.label_states).
 
-    negative + indeterminate + P(PE) = 1; gte_1 + lt_1 = P(PE); left, right and central together exceed P(PE);
-    chronic and acute_and_chronic together fall short of it.
+    negative + indeterminate + P(PE) = 1; gte_1 + lt_1 = P(PE); left + right + central >= P(PE);
+    chronic + acute_and_chronic <= P(PE).
     """
-    pe = answers[PE]
-    given = dict(zip(GIVEN_PE, (posterior(answers) @ STATES).T, strict=True))
+    pe = target_probabilities[PE]
+    given = dict(zip(GIVEN_PE, (posterior(target_probabilities) @ STATES).T, strict=True))
     labels = {
-        NEGATIVE: (1 - pe) * (1 - answers[INDETERMINATE]),
-        INDETERMINATE: (1 - pe) * answers[INDETERMINATE],
+        NEGATIVE: (1 - pe) * (1 - target_probabilities[INDETERMINATE]),
+        INDETERMINATE: (1 - pe) * target_probabilities[INDETERMINATE],
         LT_1: pe * (1 - given[GTE_1]),
         **{label: pe * value for label, value in given.items()},
     }

@@ -1,7 +1,7 @@
-"""The plain rival of the stack: the mean of the networks' logits, and two or three parameters a label.
+"""The baseline of the stack: the mean of the networks' logits, with two or three parameters per label.
 
-Each question is answered by a ridge logistic regression on a few pooled logits of the exam; slices by one
-on the mean logit smoothed along z and the exam's level. With one network it is that network's own score.
+Each exam target is a ridge logistic regression on a few pooled logits of the exam; the slice probability is one on the
+mean logit smoothed along z and the exam's level. With one network it is that network's own score.
 """
 
 import dataclasses
@@ -11,17 +11,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ensemble.binary_targets import PE, QUESTIONS, Prediction, asked, prior, rare
+from ensemble.binary_targets import PE, Prediction, is_rare, target_labels
+from ensemble.exam_model import ExamModel
 from ensemble.exam_table import exam_table
 from ensemble.label_states import GIVEN_PE
-from ensemble.logistic import Logistic, expit, logit
-from ensemble.predictions import View
+from ensemble.logistic import Logistic, expit
 from ensemble.segments import Segments
-from input.contest import CENTRAL, GTE_1, INDETERMINATE, LEFT, NEGATIVE, QA_CONTRAST, QA_MOTION, RIGHT
+from ensemble.view import View
+from input.contest import (
+    CENTRAL,
+    GTE_1,
+    INDETERMINATE,
+    LABEL_TITLES,
+    LEFT,
+    NEGATIVE,
+    QA_CONTRAST,
+    QA_MOTION,
+    RIGHT,
+)
 from pipeline.console import say
 from pipeline.settings import EnsembleSettings
 
-#: question -> columns of the exam table that it is read from, where present.
+#: target -> the columns of the exam table that its model reads, where the table has them.
 POOLED = {
     PE: ("mean.contrast", "mean.top_20mm", "mean.top_100mm", f"{NEGATIVE}.mean.mean"),
     INDETERMINATE: (f"{QA_MOTION}.mean.mean", f"{QA_CONTRAST}.mean.mean", f"{INDETERMINATE}.mean.mean"),
@@ -34,60 +45,40 @@ POOLED = {
 SMOOTHING_MM = (0.0, 3.0, 6.0, 12.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class ExamLogistics:
-    """A logistic regression, or a prior, for every question."""
+def fit_exam_models(
+    table: pd.DataFrame, truth: pd.DataFrame, settings: EnsembleSettings, candidate: str
+) -> dict[str, ExamModel]:
+    """Fit one model per target on the eligible exams; a rare target gets its prior, which is logged.
 
-    models: dict[str, Logistic | float]
-    columns: dict[str, tuple[str, ...]]
+    Args:
+        table: (e rows) the exam table.
+        truth: (e rows) the exams' labels and q.
+        settings: the ridge penalty.
+        candidate: name of the candidate in the log.
 
-    @classmethod
-    def fit(cls, table: pd.DataFrame, truth: pd.DataFrame, settings: EnsembleSettings, who: str) -> "ExamLogistics":
-        """Learn every question from the exams it is asked of; a rare answer gets its prior, and that is said.
+    Returns:
+        target -> model.
+    """
+    models = {}
+    for target, (eligible, labels) in target_labels(truth).items():
+        columns = [name for name in POOLED[target] if name in table]
+        if is_rare(labels) or not columns:
+            report_prior(candidate, target, labels)
+            models[target] = ExamModel.prior(labels)
+        else:
+            x = table.loc[eligible, columns].to_numpy(float)
+            models[target] = ExamModel(tuple(columns), Logistic.fit(x, labels, penalty=settings.ridge))
+    return models
 
-        `who` names the candidate where it is said; empty, where the caller's own models say it, stays silent.
-        """
-        models: dict[str, Logistic | float] = {}
-        columns = {}
-        for question, (rows, answers) in asked(truth).items():
-            columns[question] = tuple(name for name in POOLED[question] if name in table)
-            if rare(answers) or not columns[question]:
-                models[question] = prior(answers)
-                if who:
-                    say(
-                        f"  {who}: {question} has {int(answers.sum())} yes in {len(answers)} exams, "
-                        "predicting the prior"
-                    )
-            else:
-                x = table.loc[rows, list(columns[question])].to_numpy(float)
-                models[question] = Logistic.fit(x, answers, penalty=settings.ridge)
-        return cls(models, columns)
 
-    def decisions(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """question -> (e,) logit of yes."""
-        found = {}
-        for question in QUESTIONS:
-            model = self.models[question]
-            if isinstance(model, Logistic):
-                found[question] = model.decision(table.reindex(columns=list(self.columns[question])).to_numpy(float))
-            else:
-                found[question] = np.full(len(table), float(logit(np.array(model))))
-        return found
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        models = {q: m.as_json() if isinstance(m, Logistic) else m for q, m in self.models.items()}
-        return {"models": models, "columns": {q: list(names) for q, names in self.columns.items()}}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "ExamLogistics":
-        """The models that `as_json` wrote."""
-        models = {q: Logistic.from_json(m) if isinstance(m, dict) else m for q, m in value["models"].items()}
-        return cls(models, {q: tuple(names) for q, names in value["columns"].items()})
+def report_prior(candidate: str, target: str, labels: np.ndarray) -> None:
+    """Log that a candidate predicts the prior of a target instead of a model."""
+    title = LABEL_TITLES.get(target, "PE")
+    say(f"  {candidate}: {title}: {int(labels.sum())} positive of {len(labels)} exams, predicting the prior")
 
 
 @dataclasses.dataclass(frozen=True)
-class SliceLogistic:
+class SliceModel:
     """Slice probability from the smoothed mean logit and its exam's level; `q_scale` turns its mean into E[q]."""
 
     model: Logistic
@@ -95,20 +86,19 @@ class SliceLogistic:
     q_scale: float
 
     @classmethod
-    def fit(cls, view: View, settings: EnsembleSettings) -> "SliceLogistic":
-        """Learn from the slices of exams with PE, weighted with q, as the metric counts them."""
-        view = view.take(view.truth["q"].to_numpy() > 0)
-        q = view.truth["q"].to_numpy(float)
-        y, weight = view.slice_truth, q[view.owner]
-        best: tuple[float, Logistic, float] | None = None
+    def fit(cls, view: View, settings: EnsembleSettings) -> "SliceModel":
+        """Learn from the slices of exams with PE, weighted by q, as the metric counts them."""
+        view = view.with_pe()
+        truth, y = view.require_truth()
+        q = truth["q"].to_numpy(float)
+        weight = q[view.owner]
+        fits = []
         for sigma in SMOOTHING_MM:
             x = _slice_columns(view, sigma)
             model = Logistic.fit(x, y, weight=weight, penalty=settings.ridge)
             p = expit(model.decision(x))
-            loss = -np.average(y * np.log(p) + (1 - y) * np.log1p(-p), weights=weight)
-            if best is None or loss < best[0]:
-                best = (loss, model, sigma)
-        _, model, sigma = best
+            fits.append((-np.average(y * np.log(p) + (1 - y) * np.log1p(-p), weights=weight), model, sigma))
+        _, model, sigma = min(fits, key=lambda fit: fit[0])
         p = expit(model.decision(_slice_columns(view, sigma)))
         return cls(model, sigma, q_scale(view.segments, p, q))
 
@@ -117,11 +107,11 @@ class SliceLogistic:
         return self.model.decision(_slice_columns(view, self.sigma_mm))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The model as JSON values."""
         return {"model": self.model.as_json(), "sigma_mm": self.sigma_mm, "q_scale": self.q_scale}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "SliceLogistic":
+    def from_json(cls, value: dict[str, Any]) -> "SliceModel":
         """The model that `as_json` wrote."""
         return cls(Logistic.from_json(value["model"]), value["sigma_mm"], value["q_scale"])
 
@@ -129,13 +119,19 @@ class SliceLogistic:
 def q_scale(segments: Segments, probability: np.ndarray, q: np.ndarray) -> float:
     """Ratio of q to the mean slice probability over exams with PE.
 
-    The slice probability is q-weighted, so its mean overstates q.
+    The slice probability is q-weighted, so its mean overestimates q.
+
+    Args:
+        segments: n slices of e exams.
+        probability: (n,) slice probabilities.
+        q: (e,) share of positive slices.
     """
     mean = segments.mean(probability, np.ones_like(probability))
     return float(q[q > 0].sum() / max(mean[q > 0].sum(), 1e-9))
 
 
 def _slice_columns(view: View, sigma_mm: float) -> np.ndarray:
+    """(n, 3) smoothed logit, mean of the exam's top 50 mm, mean of the exam."""
     values = view.mean_logit()
     smooth = view.segments.smooth(values, sigma_mm)
     level = view.segments.top_mm(values, (50.0,))[:, 0]
@@ -145,41 +141,47 @@ def _slice_columns(view: View, sigma_mm: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Logit mean of a view's networks with a small calibration: `fit`, `predict`, kept as JSON."""
+    """Logit mean of a view's networks with a small calibration: `fit`, `predict`, stored as JSON."""
 
     networks: tuple[str, ...]
-    exams: ExamLogistics
-    slices: SliceLogistic
+    exams: dict[str, ExamModel]
+    slices: SliceModel
 
     @classmethod
-    def fit(cls, view: View, settings: EnsembleSettings, *, who: str = "mean") -> "Blend":
-        """Learn from a view with truth. `who` names the candidate where a prior has to stand in."""
-        table = exam_table(view)
-        return cls(
-            tuple(view.logits),
-            ExamLogistics.fit(table, view.truth, settings, who),
-            SliceLogistic.fit(view, settings),
-        )
+    def fit(cls, view: View, settings: EnsembleSettings, *, name: str = "mean") -> "Blend":
+        """Learn from a view with truth.
+
+        Args:
+            view: the training exams, with the networks to average.
+            settings: the ridge penalty.
+            name: the candidate's name in the log.
+        """
+        truth, _ = view.require_truth()
+        exams = fit_exam_models(exam_table(view), truth, settings, name)
+        return cls(tuple(view.logits), exams, SliceModel.fit(view, settings))
 
     def predict(self, view: View) -> Prediction:
-        """Answers, E[q | PE] and slice probabilities of a view."""
+        """Target probabilities, E[q | PE] and slice probabilities of a view."""
         view = view.of_networks(self.networks)
-        answers = {q: expit(value) for q, value in self.exams.decisions(exam_table(view)).items()}
+        table = exam_table(view)
+        probabilities = {target: expit(model.decision(table)) for target, model in self.exams.items()}
         slices = expit(self.slices.decision(view))
         mean = view.segments.mean(slices, np.ones_like(slices))
-        return Prediction(answers, np.clip(self.slices.q_scale * mean, 1e-3, 1), slices)
+        return Prediction(probabilities, np.clip(self.slices.q_scale * mean, 1e-3, 1), slices)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Plain values; no file is written."""
+        """JSON values; no file is written."""
         return {
-            "networks": list(self.networks), "exams": self.exams.as_json(), "slices": self.slices.as_json()
-        }  # fmt: skip
+            "networks": list(self.networks),
+            "exams": {target: model.as_json() for target, model in self.exams.items()},
+            "slices": self.slices.as_json(),
+        }
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Blend":
         """Read what `save` returned."""
         return cls(
             tuple(value["networks"]),
-            ExamLogistics.from_json(value["exams"]),
-            SliceLogistic.from_json(value["slices"]),
+            {target: ExamModel.from_json(model) for target, model in value["exams"].items()},
+            SliceModel.from_json(value["slices"]),
         )

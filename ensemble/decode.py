@@ -1,11 +1,10 @@
-"""From probabilities to a submission that obeys the rules of `input.rules`, at the least expected cost.
+"""Decoding: probabilities to a submission that obeys the rules of `input.label_rules`, at minimal expected cost.
 
-The metric's expected value under the model is a sum over labels of w * H(p, u), u being what is
-submitted, and over slices of E[q] * w_image * H(s, u), s = E[q*y]/E[q] being the slice probability that
-the stack emits. H(p, .) is convex with its minimum at p, so a label that has to be on (off) costs
-least at the nearer of p and the edge of its half. The labels touch each other only through the rules,
-so the cheapest positive and the cheapest negative version of an exam are found group by group, and the
-cheaper of the two is the exact optimum.
+The metric's expected value under the model is a sum over labels of w * H(p, u), where u is the submitted value, and
+over slices of E[q] * w_image * H(s, u), where s = E[q*y]/E[q] is the slice probability that the stack predicts.
+H(p, .) is convex with its minimum at p, so a label that has to be on (off) costs least at the nearer of p and the edge
+of its half of [0, 1]. Labels interact only through the rules, so the cheapest positive and the cheapest negative
+version of an exam are computed group by group, and the cheaper of the two is the exact optimum.
 """
 
 import numpy as np
@@ -28,9 +27,9 @@ from input.contest import (
 )
 from pipeline.errors import UserError
 
-#: Distance from 0.5 that every submitted value keeps, so that rounding in a CSV cannot flip a rule.
+#: Minimal distance of every submitted value from 0.5, so that rounding in a CSV cannot break a rule.
 MARGIN = 1e-4
-#: The optional column of the exam table: E[q], the expected share of positive slices (0 when negative).
+#: Optional column of the exam table: E[q], the expected share of positive slices (0 when negative).
 EXPECTED_Q = "expected_q"
 _WEIGHTS = np.array([EXAM_WEIGHTS[label] for label in EXAM_LABELS])
 _COLUMN = {label: number for number, label in enumerate(EXAM_LABELS)}
@@ -38,21 +37,20 @@ _TINY = 1e-12
 
 
 def decode(exams: pd.DataFrame, slices: pd.DataFrame, *, margin: float = MARGIN) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Make predictions obey the consistency rules at the least expected metric.
+    """Make predictions obey the label rules at the lowest expected metric.
 
     Args:
-        exams: StudyInstanceUID and the nine labels (probabilities in [0, 1]), one row an exam; an optional
-            column `expected_q` weighs the slices. Without it, E[q] is taken as P(PE) times the mean slice
-            probability.
-        slices: StudyInstanceUID and `label` (probability), further columns are kept. In any order.
-        margin: distance from 0.5 that every value keeps.
+        exams: StudyInstanceUID and the nine labels (probabilities in [0, 1]), one row per exam; an optional column
+            `expected_q` weights the slices. Without it, E[q] is P(PE) times the mean slice probability.
+        slices: StudyInstanceUID and `label` (probability), in any order; further columns are kept.
+        margin: minimal distance of every value from 0.5.
 
     Returns:
         Copies of both tables, same rows and order, with the labels decoded. An exam without slices can only
         be negative or indeterminate.
 
     Raises:
-        UserError: a probability that is NaN or outside [0, 1], a repeated exam, a slice of an unknown exam.
+        UserError: a probability is NaN or outside [0, 1], an exam is repeated, or a slice belongs to an unknown exam.
     """
     probabilities, slice_probabilities, owner = _checked(exams, slices)
     expected_q = _expected_q(exams, probabilities, slice_probabilities, owner)
@@ -81,9 +79,14 @@ def decode(exams: pd.DataFrame, slices: pd.DataFrame, *, margin: float = MARGIN)
 def expected_cost(
     exams: pd.DataFrame, slices: pd.DataFrame, submitted_exams: pd.DataFrame, submitted_slices: pd.DataFrame
 ) -> float:
-    """Expected weighted log loss per unit of weight of a submission, with the model's probabilities as the truth.
+    """Expected weighted log loss per unit of weight of a submission, if the model's probabilities are the truth.
 
-    The tables are the arguments and the result of `decode`, in the same order.
+    Args:
+        exams, slices: the arguments of `decode`.
+        submitted_exams, submitted_slices: its result, rows in the same order.
+
+    Raises:
+        UserError: unusable predictions, as in `decode`.
     """
     probabilities, slice_probabilities, owner = _checked(exams, slices)
     weight = IMAGE_WEIGHT * _expected_q(exams, probabilities, slice_probabilities, owner)
@@ -99,19 +102,19 @@ def _checked(exams: pd.DataFrame, slices: pd.DataFrame) -> tuple[np.ndarray, np.
     slice_probabilities = slices["label"].to_numpy(float)
     faults = []
     for name, values in (("exam", probabilities), ("slice", slice_probabilities)):
-        bad = ~((values >= 0) & (values <= 1))
-        if bad.any():
-            faults.append(f"{int(bad.sum())} {name} probabilities are NaN or outside [0, 1]")
-    if EXPECTED_Q in exams and not exams[EXPECTED_Q].between(0, 1).all():
-        faults.append(
-            f"{int((~exams[EXPECTED_Q].between(0, 1)).sum())} values of {EXPECTED_Q} are NaN or outside [0, 1]"
-        )
+        invalid = ~((values >= 0) & (values <= 1))
+        if invalid.any():
+            faults.append(f"{int(invalid.sum())} {name} probabilities are NaN or outside [0, 1]")
+    if EXPECTED_Q in exams:
+        invalid_q = int((~exams[EXPECTED_Q].between(0, 1)).sum())
+        if invalid_q:
+            faults.append(f"{invalid_q} values of {EXPECTED_Q} are NaN or outside [0, 1]")
     index = pd.Index(exams[STUDY])
     if not index.is_unique:
         raise UserError.listing("Unusable predictions:", [*faults, "an exam has more than one row"])
     owner = index.get_indexer(slices[STUDY])
     if (owner < 0).any():
-        faults.append(f"{int((owner < 0).sum())} slices belong to no exam of the exam table")
+        faults.append(f"{int((owner < 0).sum())} slices belong to exams that are not in the exam table")
     if faults:
         raise UserError.listing("Unusable predictions:", faults)
     return probabilities, slice_probabilities, owner
@@ -129,7 +132,7 @@ def _expected_q(
 
 
 def _choose(probability: np.ndarray, on: np.ndarray, margin: float) -> np.ndarray:
-    """The cheapest value on the demanded side of 0.5."""
+    """The cheapest value on the required side of 0.5."""
     return np.where(on, np.maximum(probability, 0.5 + margin), np.minimum(probability, 0.5 - margin))
 
 
@@ -147,26 +150,32 @@ def _state_cost(states: np.ndarray, extra_on: np.ndarray, extra_off: np.ndarray)
     return np.where(states, extra_on, extra_off).sum(axis=1)
 
 
-def _exactly_one(states: np.ndarray, first: str, second: str, price: np.ndarray) -> None:
-    """Switch on whichever of two labels makes the pair cheaper; `price` is the cost of on over off."""
+def _exactly_one(states: np.ndarray, first: str, second: str, cost: np.ndarray) -> None:
+    """Switch on the cheaper of two labels, in place.
+
+    Args:
+        states: (e, 9) booleans.
+        first, second: the labels.
+        cost: (e, 9) cost of on minus cost of off.
+    """
     a, b = _COLUMN[first], _COLUMN[second]
-    states[:, a] = price[:, a] <= price[:, b]
+    states[:, a] = cost[:, a] <= cost[:, b]
     states[:, b] = ~states[:, a]
 
 
 def _positive_states(extra_on: np.ndarray, extra_off: np.ndarray) -> np.ndarray:
-    """The cheapest on/off pattern (e, 9) of a positive exam."""
-    price = extra_on - extra_off
-    states = price < 0
+    """The cheapest on/off pattern (e, 9) of an exam with PE."""
+    cost = extra_on - extra_off
+    states = cost < 0
     states[:, [_COLUMN[NEGATIVE], _COLUMN[INDETERMINATE]]] = False
-    _exactly_one(states, GTE_1, LT_1, price)
-    sides = [_COLUMN[each] for each in (CENTRAL, LEFT, RIGHT)]
-    nowhere = ~states[:, sides].any(axis=1)
-    cheapest = np.array(sides)[price[:, sides].argmin(axis=1)]
-    states[nowhere, cheapest[nowhere]] = True
+    _exactly_one(states, GTE_1, LT_1, cost)
+    sides = [_COLUMN[label] for label in (CENTRAL, LEFT, RIGHT)]
+    without_side = ~states[:, sides].any(axis=1)
+    cheapest = np.array(sides)[cost[:, sides].argmin(axis=1)]
+    states[without_side, cheapest[without_side]] = True
     chronic, both = _COLUMN[CHRONIC], _COLUMN[ACUTE_AND_CHRONIC]
     clash = states[:, chronic] & states[:, both]
-    states[clash, chronic] = price[clash, chronic] <= price[clash, both]
+    states[clash, chronic] = cost[clash, chronic] <= cost[clash, both]
     states[clash, both] = ~states[clash, chronic]
     return states
 
@@ -181,13 +190,13 @@ def _negative_states(extra_on: np.ndarray, extra_off: np.ndarray) -> np.ndarray:
 def _slice_versions(probability: np.ndarray, owner: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Slices of the positive version (at least one on) and of the negative one (none on), each (n,)."""
     negative = np.minimum(probability, 0.5 - margin)
-    # Lifting the likeliest slice costs least: H(s, 0.5 + margin) - H(s, s) falls with s below 0.5.
+    # Raising the most probable slice costs least: H(s, 0.5 + margin) - H(s, s) decreases with s below 0.5.
     order = np.lexsort((-probability, owner))
     first = order[np.r_[True, np.diff(owner[order]) > 0]] if len(order) else order
     positive = _choose(probability, probability > 0.5, margin)
-    likeliest = np.zeros(len(probability), bool)
-    likeliest[first] = True
-    positive = np.where(likeliest, np.maximum(positive, 0.5 + margin), positive)
+    most_probable = np.zeros(len(probability), bool)
+    most_probable[first] = True
+    positive = np.where(most_probable, np.maximum(positive, 0.5 + margin), positive)
     return positive, negative
 
 

@@ -1,9 +1,10 @@
-"""The exam's questions answered by a mixture of plain models, corrected by LightGBM.
+"""The exam targets predicted by a mixture of linear models, corrected by LightGBM.
 
-Small contests leave fewer than a hundred exams for most questions, so each answer starts from three plain models:
-the prior, the blend's logistic on a few pooled logits, and a wide one that adds the columns of the exam table that
-go along best with the answer. Their logits are mixed with weights of 0, 1/4, ..., 1 that sum to 1 and are chosen by
-cross-validation inside the training exams. Trees learn what the mixture leaves over, on its cross-fitted logits.
+Small contests have fewer than a hundred eligible exams for most targets, so each prediction starts from three base
+models: the prior, the blend's logistic regression on a few pooled logits, and a wide one that adds the columns of the
+exam table that correlate best with the label. Their logits are mixed with weights of 0, 1/4, ..., 1 that sum to 1 and
+are chosen by cross-validation inside the training exams. Trees are fitted on the residual of the mixture, using its
+cross-fitted logits.
 """
 
 import dataclasses
@@ -14,146 +15,114 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ensemble.binary_targets import QUESTIONS, asked, prior, rare
-from ensemble.blend import POOLED
+from ensemble.binary_targets import TARGETS, is_rare, target_labels
+from ensemble.blend import POOLED, report_prior
+from ensemble.exam_model import ExamModel
 from ensemble.exam_table import exam_table
 from ensemble.gradient_boosting import Trees, TreeShape, fit_trees, inner_folds, log_loss, ranks_of, strongest
-from ensemble.logistic import Logistic, expit, logit
-from ensemble.predictions import View
-from pipeline.console import say
+from ensemble.logistic import expit
+from ensemble.view import View
 from pipeline.settings import EnsembleSettings
 
 STEPS = 4
-WEIGHTS = [np.array(each) / STEPS for each in itertools.product(range(STEPS + 1), repeat=3) if sum(each) == STEPS]
+WEIGHTS = [np.array(parts) / STEPS for parts in itertools.product(range(STEPS + 1), repeat=3) if sum(parts) == STEPS]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain:
-    """A constant, or a logistic regression on named columns of the exam table."""
+class TargetModel:
+    """Base models of one target, their weights, and the trees on top."""
 
-    columns: tuple[str, ...]
-    model: Logistic | float
-
-    @classmethod
-    def fit(cls, table: pd.DataFrame, answers: np.ndarray, columns: list[str], penalty: float) -> "Plain":
-        """Fit on the exams that the question is asked of; one answer only, or no column, gives the prior."""
-        if not columns or answers.min() == answers.max():
-            return cls((), float(logit(prior(answers))))
-        model = Logistic.fit(table[columns].to_numpy(float), answers, penalty=penalty)
-        return cls(tuple(columns), model)
-
-    def decision(self, table: pd.DataFrame) -> np.ndarray:
-        """(e,) logits."""
-        if isinstance(self.model, Logistic):
-            return self.model.decision(table.reindex(columns=list(self.columns)).to_numpy(float))
-        return np.full(len(table), self.model)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        model = self.model.as_json() if isinstance(self.model, Logistic) else self.model
-        return {"columns": list(self.columns), "model": model}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Plain":
-        """The model that `as_json` wrote."""
-        model = value["model"]
-        return cls(tuple(value["columns"]), Logistic.from_json(model) if isinstance(model, dict) else model)
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """Plain models, their weights, and the trees on top, of one question."""
-
-    plain: tuple[Plain, ...]
+    base_models: tuple[ExamModel, ...]
     weights: tuple[float, ...]
     trees: Trees
 
     def decision(self, table: pd.DataFrame) -> np.ndarray:
-        """(e,) logit of yes."""
-        mixed = sum(weight * each.decision(table) for weight, each in zip(self.weights, self.plain, strict=True))
+        """(e,) logit of the target."""
+        weighted = zip(self.weights, self.base_models, strict=True)
+        mixed = np.sum([weight * model.decision(table) for weight, model in weighted], axis=0)
         return mixed + self.trees.correction(table)
+
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write the trees to `path`; return the JSON value that `load` needs."""
+        return {
+            "base_models": [model.as_json() for model in self.base_models],
+            "weights": list(self.weights),
+            "trees": self.trees.save(path),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, value: dict[str, Any]) -> "TargetModel":
+        """Read what `save` wrote; the digest is checked first."""
+        base_models = tuple(map(ExamModel.from_json, value["base_models"]))
+        return cls(base_models, tuple(value["weights"]), Trees.load(folder, value["trees"]))
 
 
 @dataclasses.dataclass(frozen=True)
 class ExamStack:
-    """A `Question` for every question."""
+    """A `TargetModel` for every target."""
 
-    questions: dict[str, Question]
+    targets: dict[str, TargetModel]
 
     @classmethod
     def fit(cls, view: View, settings: EnsembleSettings) -> "ExamStack":
-        """Learn every question from the exams it is asked of; a rare answer gets its prior, and that is said."""
+        """Learn every target from the eligible exams; a rare target gets its prior, which is logged."""
+        truth, _ = view.require_truth()
         table = exam_table(view)
         ranks = ranks_of(table)
-        questions = {}
-        for question, (rows, answers) in asked(view.truth).items():
-            if rare(answers):
-                say(f"  stack: {question} has {int(answers.sum())} yes in {len(answers)} exams, predicting the prior")
-                questions[question] = Question((Plain((), float(logit(prior(answers)))),), (1.0,), Trees())
+        targets = {}
+        for target, (eligible, labels) in target_labels(truth).items():
+            if is_rare(labels):
+                report_prior("stack", target, labels)
+                targets[target] = TargetModel((ExamModel.prior(labels),), (1.0,), Trees())
             else:
-                asked_table = table[rows].reset_index(drop=True)
-                questions[question] = _fit_question(question, asked_table, ranks[rows], answers, settings)
-        return cls(questions)
+                eligible_table = table[eligible].reset_index(drop=True)
+                targets[target] = _fit_target(target, eligible_table, ranks[eligible], labels, settings)
+        return cls(targets)
 
-    def answers(self, view: View) -> dict[str, np.ndarray]:
-        """question -> (e,) probability of yes."""
+    def predict(self, view: View) -> dict[str, np.ndarray]:
+        """target -> (e,) probability."""
         table = exam_table(view)
-        return {question: expit(self.questions[question].decision(table)) for question in QUESTIONS}
+        return {target: expit(self.targets[target].decision(table)) for target in TARGETS}
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the trees into `folder`; returns the JSON value that `load` needs."""
-        return {
-            name: {
-                "plain": [each.as_json() for each in question.plain],
-                "weights": list(question.weights),
-                "trees": question.trees.save(folder / f"{name}.txt"),
-            }
-            for name, question in self.questions.items()
-        }
+        """Write the trees into `folder`; return the JSON value that `load` needs."""
+        return {target: model.save(folder / f"{target}.txt") for target, model in self.targets.items()}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "ExamStack":
-        """Read what `save` wrote, digests first."""
-        return cls(
-            {
-                name: Question(
-                    tuple(map(Plain.from_json, each["plain"])),
-                    tuple(each["weights"]),
-                    Trees.load(folder, each["trees"]),
-                )
-                for name, each in value.items()
-            }
-        )
+        """Read what `save` wrote; the digests are checked first."""
+        return cls({target: TargetModel.load(folder, saved) for target, saved in value.items()})
 
 
-def _fit_question(
-    question: str, table: pd.DataFrame, ranks: np.ndarray, answers: np.ndarray, settings: EnsembleSettings
-) -> Question:
-    fold = inner_folds(answers, np.arange(len(answers)), settings.inner_folds, settings.seed)
-    crossed = np.empty((3, len(answers)))
+def _fit_target(
+    target: str, table: pd.DataFrame, ranks: np.ndarray, labels: np.ndarray, settings: EnsembleSettings
+) -> TargetModel:
+    """Choose the weights of the base models by cross-validation, fit the trees, refit the base models on all exams."""
+    fold = inner_folds(labels, np.arange(len(labels)), settings.inner_folds, settings.seed)
+    cross_fitted = np.empty((3, len(labels)))
     for number in range(settings.inner_folds):
-        held = fold == number
-        models = _fit_plain(question, table[~held], ranks[~held], answers[~held], settings)
-        crossed[:, held] = [each.decision(table[held]) for each in models]
-    weights = min(WEIGHTS, key=lambda each: log_loss(answers, each @ crossed, np.ones(len(answers))))
+        held_out = fold == number
+        models = _fit_base_models(target, table[~held_out], ranks[~held_out], labels[~held_out], settings)
+        cross_fitted[:, held_out] = [model.decision(table[held_out]) for model in models]
+    weights = min(WEIGHTS, key=lambda mixture: log_loss(labels, mixture @ cross_fitted, np.ones(len(labels))))
     shape = TreeShape(
         settings.exam_leaves, settings.exam_min_data, settings.exam_rate, settings.exam_rounds,
-        max(settings.features, len(answers) // 10), 0.3, settings.inner_folds, settings.seed, settings.threads,
+        max(settings.features, len(labels) // 10), 0.3, settings.inner_folds, settings.seed, settings.threads,
     )  # fmt: skip
-    trees = fit_trees(table, answers, weights @ crossed, shape, exams=np.arange(len(answers)), ranks=ranks)
-    plain = _fit_plain(question, table, ranks, answers, settings)
-    return Question(plain, tuple(map(float, weights)), trees)
+    trees = fit_trees(table, labels, weights @ cross_fitted, shape, exams=np.arange(len(labels)), ranks=ranks)
+    models = _fit_base_models(target, table, ranks, labels, settings)
+    return TargetModel(models, tuple(map(float, weights)), trees)
 
 
-def _fit_plain(
-    question: str, table: pd.DataFrame, ranks: np.ndarray, answers: np.ndarray, settings: EnsembleSettings
-) -> tuple[Plain, Plain, Plain]:
-    """Prior, pooled logistic, wide logistic."""
-    pooled = [name for name in POOLED[question] if name in table]
-    best = strongest(table.columns, ranks, answers - answers.mean(), np.ones(len(answers)), settings.wide_columns)
+def _fit_base_models(
+    target: str, table: pd.DataFrame, ranks: np.ndarray, labels: np.ndarray, settings: EnsembleSettings
+) -> tuple[ExamModel, ExamModel, ExamModel]:
+    """Prior, pooled logistic regression, wide logistic regression."""
+    pooled = [name for name in POOLED[target] if name in table]
+    best = strongest(table.columns, ranks, labels - labels.mean(), np.ones(len(labels)), settings.wide_columns)
     wide = list(dict.fromkeys([*pooled, *best]))
     return (
-        Plain.fit(table, answers, [], 0.0),
-        Plain.fit(table, answers, pooled, settings.ridge),
-        Plain.fit(table, answers, wide, settings.wide_ridge),
+        ExamModel.prior(labels),
+        ExamModel.fit(table, labels, pooled, settings.ridge),
+        ExamModel.fit(table, labels, wide, settings.wide_ridge),
     )

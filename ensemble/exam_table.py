@@ -1,17 +1,17 @@
-"""What the slices of an exam say about the exam: one row an exam, a column a number.
+"""Features of an exam from its slices: one row per exam, one column per feature.
 
-Every slice stream (each network, and the mean of all) is described by its distribution and its shape
-along z, in mm wherever a count would depend on the slice thickness. Opinions on the exam labels are
-averaged with the slice probability as weight: where the clot seems to be, its side can be read.
+Every slice stream (the logits of each network, and their mean) is described by its distribution and its shape along
+z, in mm wherever a count would depend on the slice thickness. The auxiliary outputs on exam labels are averaged with
+the slice probability as weight: the side of a clot can be read where the clot seems to be.
 """
 
 import numpy as np
 import pandas as pd
 
 from ensemble.logistic import expit
-from ensemble.predictions import View
 from ensemble.segments import Segments
-from features.heart_and_vessels import PLACES
+from ensemble.view import View
+from features.heart_and_vessels import DRAWING_COLUMNS
 from input.contest import CENTRAL, GTE_1, LEFT, RIGHT
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -21,10 +21,10 @@ SMOOTH_MM = 6.0
 
 
 def exam_table(view: View) -> pd.DataFrame:
-    """Numbers of every exam of a view, rows in the order of `view.studies`.
+    """Features of every exam of a view, rows in the order of `view.studies`.
 
-    Columns are `<stream>.<number>` for slice streams, `<label>.<stream>.<number>` for opinions on exam labels,
-    and `measured.<name>`. Missing numbers are NaN. The table is kept in the view's cache.
+    Columns are `<stream>.<feature>` for slice streams, `<label>.<stream>.<feature>` for auxiliary outputs on exam
+    labels, and `measured.<name>`. Missing values are NaN. The table is kept in the view's cache.
     """
     if "exams" not in view.cache:
         view.cache["exams"] = _exam_table(view)
@@ -32,96 +32,105 @@ def exam_table(view: View) -> pd.DataFrame:
 
 
 def _exam_table(view: View) -> pd.DataFrame:
-    streams = {**view.logits, "mean": view.mean_logit()} if len(view.logits) > 1 else {"mean": view.mean_logit()}
+    mean_logit = view.mean_logit()
+    streams = {**view.logits, "mean": mean_logit} if len(view.logits) > 1 else {"mean": mean_logit}
     columns: dict[str, np.ndarray] = {}
-    for name, values in streams.items():
-        columns |= {f"{name}.{key}": value for key, value in stream_numbers(view.segments, values).items()}
-    attention = slice_attention(view.segments, view.mean_logit())
-    for label in view.heads:
-        for name, values in {**view.heads[label], "mean": view.mean_head(label)}.items():
-            if len(view.heads[label]) == 1 and name != "mean":
-                continue
-            numbers = opinion_numbers(view.segments, values, attention)
-            columns |= {f"{label}.{name}.{key}": value for key, value in numbers.items()}
-    columns |= _side_numbers(view, attention)
-    numbers = view.exam_numbers.drop(columns=list(PLACES), errors="ignore")  # where a line lies tells nothing
-    columns |= {f"measured.{name}": numbers[name].to_numpy(float) for name in numbers}
+    for name, logits in streams.items():
+        columns |= {f"{name}.{key}": value for key, value in stream_features(view.segments, logits).items()}
+    attention = slice_attention(view.segments, mean_logit)
+    for label, heads in view.heads.items():
+        mean_head = np.mean(list(heads.values()), axis=0)
+        for name, logits in {**(heads if len(heads) > 1 else {}), "mean": mean_head}.items():
+            features = head_features(view.segments, logits, attention)
+            columns |= {f"{label}.{name}.{key}": value for key, value in features.items()}
+    columns |= _side_features(view, attention)
+    measured = view.exam_numbers.drop(columns=list(DRAWING_COLUMNS), errors="ignore")  # coordinates, not predictive
+    columns |= {f"measured.{name}": measured[name].to_numpy(float) for name in measured}
     for name in view.slice_numbers:
-        columns |= _measured_numbers(view.segments, name, view.slice_numbers[name].to_numpy(float), attention)
+        columns |= _measured_features(view.segments, name, view.slice_numbers[name].to_numpy(float), attention)
     columns["length_mm"] = view.segments.sum(view.segments.thickness)
     columns["slices"] = view.segments.sizes.astype(float)
     return pd.DataFrame(columns)
 
 
-def stream_numbers(segments: Segments, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Distribution and shape along z of one slice stream: name -> (e,)."""
+def stream_features(segments: Segments, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Distribution and shape along z of one slice stream (n,): name -> (e,)."""
     smooth = segments.smooth(logits, SMOOTH_MM)
     probability = expit(logits)
-    numbers = {"max": segments.max(logits), "smooth_max": segments.max(smooth), "mean": segments.mean(logits)}
+    features = {"max": segments.max(logits), "smooth_max": segments.max(smooth), "mean": segments.mean(logits)}
     top = segments.top_mm(logits, TOP_MM)
-    numbers |= {f"top_{length:.0f}mm": top[:, i] for i, length in enumerate(TOP_MM)}
+    features |= {f"top_{length:.0f}mm": top[:, i] for i, length in enumerate(TOP_MM)}
     levels = segments.quantiles(logits, QUANTILES)
-    numbers |= {f"p{level * 100:.0f}": levels[:, i] for i, level in enumerate(QUANTILES)}
-    # A network that calls every slice of an exam suspicious says less than one that singles some out.
-    numbers["contrast"] = numbers["top_20mm"] - levels[:, QUANTILES.index(0.3)]
-    numbers["spread"] = np.sqrt(np.maximum(segments.mean(logits**2) - numbers["mean"] ** 2, 0))
-    numbers["expected_mm"] = segments.sum(probability * segments.thickness)
-    numbers["expected_q"] = segments.mean(probability)
+    features |= {f"p{level * 100:.0f}": levels[:, i] for i, level in enumerate(QUANTILES)}
+    # High logits on every slice of an exam are weaker evidence than high logits on a few slices.
+    features["contrast"] = features["top_20mm"] - levels[:, QUANTILES.index(0.3)]
+    features["spread"] = np.sqrt(np.maximum(segments.mean(logits**2) - features["mean"] ** 2, 0))
+    features["expected_mm"] = segments.sum(probability * segments.thickness)
+    features["expected_q"] = segments.mean(probability)
     for threshold in THRESHOLDS:
         on = probability > threshold
-        numbers[f"mm_above_{threshold}"] = segments.sum(on * segments.thickness)
+        features[f"mm_above_{threshold}"] = segments.sum(on * segments.thickness)
     for threshold in (0.3, 0.5, 0.7):
         on = expit(smooth) > threshold
-        numbers[f"run_mm_{threshold}"] = segments.longest_run(on)
-        numbers[f"extent_mm_{threshold}"] = segments.extent(on)
+        features[f"run_mm_{threshold}"] = segments.longest_run(on)
+        features[f"extent_mm_{threshold}"] = segments.extent(on)
     weight = probability * segments.thickness
     centre = segments.mean(segments.relative_z, weight)
-    numbers["centre_z"] = centre
-    numbers["spread_z"] = np.sqrt(segments.mean((segments.relative_z - centre[segments.owner]) ** 2, weight))
-    return numbers
+    features["centre_z"] = centre
+    features["spread_z"] = np.sqrt(segments.mean((segments.relative_z - centre[segments.owner]) ** 2, weight))
+    return features
 
 
 def slice_attention(segments: Segments, logits: np.ndarray) -> np.ndarray:
-    """Weight of each slice when an exam label is read from slices, (n,): odds of PE, smoothed, relative to the top.
+    """Weight of each slice for the exam labels, (n,): smoothed odds of PE relative to the exam's highest.
 
-    Relative to the exam's own top, so that an exam whose probabilities are all low is still read at its likeliest
-    slices.
+    The weights are relative to the exam's own maximum, so an exam whose probabilities are all low is still read at
+    its most suspicious slices.
     """
     smooth = segments.smooth(logits, SMOOTH_MM)
     return np.exp(smooth - segments.max(smooth)[segments.owner]) * segments.thickness
 
 
-def opinion_numbers(segments: Segments, logits: np.ndarray, attention: np.ndarray) -> dict[str, np.ndarray]:
-    """An exam label's opinions pooled over slices: name -> (e,), in logits."""
-    numbers = {"attended": segments.mean(logits, attention), "mean": segments.mean(logits)}
-    numbers["top_20mm"] = segments.top_mm(logits, (20.0,))[:, 0]
+def head_features(segments: Segments, logits: np.ndarray, attention: np.ndarray) -> dict[str, np.ndarray]:
+    """Auxiliary output on one exam label, pooled over slices.
+
+    Args:
+        segments: n slices of e exams.
+        logits: (n,) the auxiliary output.
+        attention: (n,) from `slice_attention`.
+
+    Returns:
+        name -> (e,), in logits.
+    """
+    features = {"attended": segments.mean(logits, attention), "mean": segments.mean(logits)}
+    features["top_20mm"] = segments.top_mm(logits, (20.0,))[:, 0]
     for name, low, high in (("lower", 0.0, 0.34), ("middle", 0.33, 0.67), ("upper", 0.66, 1.0)):
         inside = (segments.relative_z >= low) & (segments.relative_z <= high)
-        numbers[name] = segments.mean(logits, inside * segments.thickness + 1e-9)
-    return numbers
+        features[name] = segments.mean(logits, inside * segments.thickness + 1e-9)
+    return features
 
 
-def _side_numbers(view: View, attention: np.ndarray) -> dict[str, np.ndarray]:
+def _side_features(view: View, attention: np.ndarray) -> dict[str, np.ndarray]:
     """Expected mm of clot on each side and in the centre, and left against right."""
     present = expit(view.mean_logit()) * view.segments.thickness
-    numbers = {}
+    features = {}
     for label in (LEFT, RIGHT, CENTRAL, GTE_1):
-        opinion = view.mean_head(label)
-        if opinion is not None:
-            numbers[f"{label}.mass_mm"] = view.segments.sum(expit(opinion) * present)
-            numbers[f"{label}.top"] = view.segments.max(np.log(expit(opinion) * present + 1e-6))
+        logits = view.mean_head(label)
+        if logits is not None:
+            features[f"{label}.mass_mm"] = view.segments.sum(expit(logits) * present)
+            features[f"{label}.top"] = view.segments.max(np.log(expit(logits) * present + 1e-6))
     left, right = view.mean_head(LEFT), view.mean_head(RIGHT)
     if left is not None and right is not None:
-        numbers["left_minus_right"] = view.segments.mean(left - right, attention)
-    return numbers
+        features["left_minus_right"] = view.segments.mean(left - right, attention)
+    return features
 
 
-def _measured_numbers(
+def _measured_features(
     segments: Segments, name: str, values: np.ndarray, attention: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """A slice's measured number over its exam: mean, highest 20 mm, and where PE is suspected.
+    """A measured number of slices over the exam: mean, highest 20 mm, and mean where PE is suspected.
 
-    A number that is unknown on every slice of an exam is missing there (NaN), never 0.
+    A number that is unknown on every slice of an exam is missing for the exam (NaN), never 0.
     """
     known = np.isfinite(values)
     mean = segments.mean(np.where(known, values, 0.0), known * segments.thickness + 1e-9)

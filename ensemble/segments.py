@@ -1,7 +1,7 @@
-"""Numbers per exam from numbers per slice, and slice neighbourhoods in mm, without a loop over slices.
+"""Reductions of slice values to exam values, and slice neighbourhoods in mm, vectorised over all exams.
 
-Slices lie sorted by exam, then by z ascending; `starts` (e + 1,) holds the first row of each exam and, last,
-the number of slices. No exam is empty. Everything costs O(n) or O(n log n).
+Slices are sorted by exam, then by z ascending; `starts` (e + 1,) is the first row of each exam followed by the number
+of slices. No exam is empty. Every method is O(n) or O(n log n).
 """
 
 import numpy as np
@@ -12,8 +12,11 @@ class Segments:
 
     Args:
         starts: (e + 1,) row of each exam's first slice; the last entry is n.
-        z_mm: (n,) position of each slice, ascending within an exam; where one slice of an exam has no finite z, all
-            its slices count as 1 mm apart, in their order.
+        z_mm: (n,) position of each slice, ascending within an exam; if one slice of an exam has no finite z, all its
+            slices count as 1 mm apart, in their order.
+
+    Raises:
+        ValueError: an exam without slices.
     """
 
     def __init__(self, starts: np.ndarray, z_mm: np.ndarray) -> None:
@@ -21,22 +24,22 @@ class Segments:
         self.first, self.last = self.starts[:-1], self.starts[1:] - 1
         self.sizes = np.diff(self.starts)
         if len(self.sizes) and self.sizes.min() < 1:
-            raise ValueError("an exam without slices cannot be a segment")
+            raise ValueError(f"Exam {int(self.sizes.argmin())} has no slices. Expected at least one slice per exam.")
         self.owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
         self.z = self._usable_z(np.asarray(z_mm, float))
         self.thickness = self._thickness()
         span = self.z[self.last] - self.z[self.first]
         self.relative_z = (self.z - self.z[self.first][self.owner]) / np.maximum(span, 1e-6)[self.owner]
-        # Exams laid out on one line, far enough apart that no window reaches its neighbour exam.
+        # All exams on one axis, far enough apart that no window reaches the next exam.
         shift = np.concatenate([[0.0], np.cumsum(span + 1e4)[:-1]]) if len(span) else span
         self._line = self.z - self.z[self.first][self.owner] + shift[self.owner]
 
     def _usable_z(self, z: np.ndarray) -> np.ndarray:
-        lost = self.max(~np.isfinite(z)).astype(bool)
-        return np.where(lost[self.owner], np.arange(len(z)) - self.first[self.owner], z).astype(float)
+        is_unknown = self.max(~np.isfinite(z)).astype(bool)
+        return np.where(is_unknown[self.owner], np.arange(len(z)) - self.first[self.owner], z).astype(float)
 
     def _thickness(self) -> np.ndarray:
-        """Half the distance between both neighbours, in mm; ends take their only neighbour's distance."""
+        """Half the distance between the two neighbours, in mm; at the ends, the distance to the only neighbour."""
         z, row = self.z, np.arange(len(self.z))
         before = np.where(row == self.first[self.owner], row, row - 1)
         after = np.where(row == self.last[self.owner], row, row + 1)
@@ -53,28 +56,32 @@ class Segments:
         return np.maximum.reduceat(np.asarray(values), self.first) if len(self.first) else np.zeros(0)
 
     def mean(self, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Weighted mean of each exam, (e,); by thickness in mm without weights."""
+        """Weighted mean of each exam, (e,); `weights` (n,) defaults to the slice thickness."""
         weights = self.thickness if weights is None else weights
         return self.sum(values * weights) / np.maximum(self.sum(weights), 1e-12)
 
     def ascending(self, values: np.ndarray) -> np.ndarray:
-        """Rows by exam, then by value as float32, (n,): one sort of integers, four times as fast as two keys."""
+        """Row order by exam, then by value as float32, (n,): one integer sort, four times as fast as two keys."""
         bits = np.asarray(values, np.float32).view(np.int32).astype(np.int64)
-        bits ^= (bits >> 31) & 0x7FFFFFFF  # as integers, negative floats lie the wrong way round
+        bits ^= (bits >> 31) & 0x7FFFFFFF  # as integers, negative floats sort in reverse
         return np.argsort((self.owner << 32) + bits)
 
     def quantiles(self, values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
         """Linear-interpolated quantiles of each exam, (e, len(levels))."""
         ordered = values[self.ascending(values)]
-        place = self.first[:, None] + np.asarray(levels) * (self.sizes - 1)[:, None]
-        low = np.floor(place).astype(np.int64)
+        position = self.first[:, None] + np.asarray(levels) * (self.sizes - 1)[:, None]
+        low = np.floor(position).astype(np.int64)
         high = np.minimum(low + 1, self.last[:, None])
-        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+        return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
     def top_mm(self, values: np.ndarray, lengths: tuple[float, ...]) -> np.ndarray:
-        """Mean of the highest values that together fill so many mm of each exam, (e, len(lengths)).
+        """Mean of the highest values that together cover a length of each exam, (e, len(lengths)).
 
-        A top-k mean whose k follows the slice thickness; an exam shorter than a length gives its mean.
+        A top-k mean whose k follows the slice thickness. An exam shorter than a length gives its mean.
+
+        Args:
+            values: (n,) slice values.
+            lengths: in mm.
         """
         order = self.ascending(-values)
         ordered, thickness = values[order], self.thickness[order]
@@ -88,7 +95,7 @@ class Segments:
         return np.stack(columns, axis=1)
 
     def longest_run(self, mask: np.ndarray) -> np.ndarray:
-        """Length in mm of the longest unbroken run of marked slices in each exam, (e,)."""
+        """Length in mm of the longest run of consecutive marked slices in each exam, (e,)."""
         change = np.ones(len(mask), bool)
         change[1:] = (mask[1:] != mask[:-1]) | (self.owner[1:] != self.owner[:-1])
         run = np.cumsum(change) - 1
@@ -97,18 +104,18 @@ class Segments:
         return np.maximum.reduceat(lengths, first_run) if len(first_run) else np.zeros(0)
 
     def extent(self, mask: np.ndarray) -> np.ndarray:
-        """Distance in mm from the lowest to the highest marked slice, their own thickness included, (e,)."""
+        """Distance in mm from the lowest to the highest marked slice, thickness included, (e,)."""
         top = self.max(np.where(mask, self.z, -np.inf))
         bottom = -self.max(np.where(mask, -self.z, -np.inf))
-        found = np.isfinite(top)
+        has_mark = np.isfinite(top)
         mean_thickness = self.mean(self.thickness, np.ones_like(self.thickness))
-        return np.where(found, np.where(found, top, 0) - np.where(found, bottom, 0) + mean_thickness, 0.0)
+        return np.where(has_mark, np.where(has_mark, top, 0) - np.where(has_mark, bottom, 0) + mean_thickness, 0.0)
 
     def at_offset(self, values: np.ndarray, offset_mm: float) -> np.ndarray:
-        """Values `offset_mm` above each slice, linear between slices, held at the exam's ends, (n,)."""
-        where = self._line + offset_mm
-        where = np.clip(where, self._line[self.first][self.owner], self._line[self.last][self.owner])
-        return np.interp(where, self._line, values)
+        """Values `offset_mm` above each slice, interpolated linearly, constant beyond the exam's ends, (n,)."""
+        position = self._line + offset_mm
+        position = np.clip(position, self._line[self.first][self.owner], self._line[self.last][self.owner])
+        return np.interp(position, self._line, values)
 
     def window(self, half_mm: float) -> tuple[np.ndarray, np.ndarray]:
         """Rows [low, high) within `half_mm` of each slice in its own exam, each (n,)."""
@@ -124,7 +131,7 @@ class Segments:
         return (total[high] - total[low]) / (weight[high] - weight[low])
 
     def rolling_max(self, values: np.ndarray, half_mm: float) -> np.ndarray:
-        """Largest value within `half_mm`, (n,), by a table of maxima over powers of two."""
+        """Largest value within `half_mm`, (n,), by a sparse table of maxima over powers of two."""
         low, high = self.window(half_mm)
         level = np.floor(np.log2(high - low)).astype(np.int64)
         result = np.empty(len(values))
@@ -138,7 +145,7 @@ class Segments:
     def smooth(self, values: np.ndarray, sigma_mm: float) -> np.ndarray:
         """Values smoothed along z with a Gaussian of `sigma_mm`, (n,), renormalised at the exam's ends.
 
-        Sums over the neighbours within 3 sigma, one neighbour rank at a time; neighbours count by thickness.
+        Sums over the neighbours within 3 sigma, one neighbour offset at a time, weighted by thickness.
         """
         if sigma_mm <= 0:
             return np.asarray(values, float)
@@ -146,7 +153,7 @@ class Segments:
         total, weight = self.thickness * values, self.thickness.copy()
         for step in range(1, int(self.sizes.max(initial=1))):
             distance = self._line[step:] - self._line[:-step]
-            # Exams lie far apart on the line, so no neighbour of another exam is ever within reach.
+            # Exams are far apart on the axis, so no slice of another exam is within 3 sigma.
             kernel = np.exp(-0.5 * (distance / sigma_mm) ** 2) * (distance <= 3 * sigma_mm)
             if not kernel.any():
                 break

@@ -1,4 +1,4 @@
-"""Slice probabilities by LightGBM, on top of the blend's logit: what the slice's neighbourhood and exam add."""
+"""Slice probabilities by LightGBM, on top of the blend's logit, from the slice's neighbourhood and its exam."""
 
 import dataclasses
 from pathlib import Path
@@ -6,52 +6,53 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blend import SliceLogistic, q_scale
+from ensemble.blend import SliceModel, q_scale
 from ensemble.gradient_boosting import Trees, TreeShape, fit_trees
 from ensemble.logistic import expit
-from ensemble.predictions import View
 from ensemble.slice_table import slice_table
+from ensemble.view import View
 from pipeline.settings import EnsembleSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceStack:
-    """The plain slice model, the trees that correct it, and the ratio of q to the mean slice probability."""
+    """The base slice model, the trees that correct it, and the ratio of q to the mean slice probability."""
 
-    plain: SliceLogistic
+    base_model: SliceModel
     trees: Trees
     q_scale: float
 
     @classmethod
     def fit(cls, view: View, settings: EnsembleSettings) -> "SliceStack":
-        """Learn from the slices of exams with PE, weighted with q: exactly what the metric counts."""
-        plain = SliceLogistic.fit(view, settings)
-        with_pe = view.take(view.truth["q"].to_numpy() > 0)
-        base = plain.decision(with_pe)
+        """Learn from the slices of exams with PE, weighted by q: exactly what the metric counts."""
+        base_model = SliceModel.fit(view, settings)
+        with_pe = view.with_pe()
+        truth, slice_truth = with_pe.require_truth()
+        base = base_model.decision(with_pe)
         shape = TreeShape(
             settings.slice_leaves, settings.slice_min_data, settings.slice_rate, settings.slice_rounds,
             0, 0.5, settings.inner_folds, settings.seed, settings.threads,
         )  # fmt: skip
-        q = with_pe.truth["q"].to_numpy(float)
+        q = truth["q"].to_numpy(float)
         table = slice_table(with_pe, base)
-        trees = fit_trees(table, with_pe.slice_truth, base, shape, exams=with_pe.owner, weight=q[with_pe.owner])
+        trees = fit_trees(table, slice_truth, base, shape, exams=with_pe.owner, weight=q[with_pe.owner])
         fitted = expit(base + trees.correction(table))
-        return cls(plain, trees, q_scale(with_pe.segments, fitted, q))
+        return cls(base_model, trees, q_scale(with_pe.segments, fitted, q))
 
     def predict(self, view: View) -> tuple[np.ndarray, np.ndarray]:
         """Slice probabilities (n,) and E[q | PE] (e,)."""
-        base = self.plain.decision(view)
+        base = self.base_model.decision(view)
         slices = expit(base + self.trees.correction(slice_table(view, base))) if self.trees.text else expit(base)
         mean = view.segments.mean(slices, np.ones_like(slices))
         return slices, np.clip(self.q_scale * mean, 1e-3, 1)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the trees into `folder`; returns the JSON value that `load` needs."""
+        """Write the trees into `folder`; return the JSON value that `load` needs."""
         trees = self.trees.save(folder / "slices.txt")
-        return {"plain": self.plain.as_json(), "trees": trees, "q_scale": self.q_scale}
+        return {"base_model": self.base_model.as_json(), "trees": trees, "q_scale": self.q_scale}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "SliceStack":
-        """Read what `save` wrote, digest first."""
-        plain = SliceLogistic.from_json(value["plain"])
-        return cls(plain, Trees.load(folder, value["trees"]), value["q_scale"])
+        """Read what `save` wrote; the digest is checked first."""
+        base_model = SliceModel.from_json(value["base_model"])
+        return cls(base_model, Trees.load(folder, value["trees"]), value["q_scale"])

@@ -1,26 +1,26 @@
-"""What the neighbourhood of a slice says about the slice: one row a slice, a column a number.
+"""Features of a slice from its neighbourhood and its exam: one row per slice, one column per feature.
 
-Neighbours are taken by distance in mm, so the table means the same at any slice thickness.
+Neighbours are taken by distance in mm, so the features mean the same at any slice thickness.
 """
 
 import numpy as np
 import pandas as pd
 
 from ensemble.logistic import expit
-from ensemble.predictions import View
+from ensemble.view import View
 
-#: Offsets of the mean stream's neighbours; each network's own stream gets the nearest ones only.
+#: Offsets of the neighbours on the mean of all networks; each network's own logits get the nearest ones only.
 OFFSETS_MM = (-30.0, -15.0, -7.0, -3.5, 3.5, 7.0, 15.0, 30.0)
 NEAR_MM = (-7.0, 7.0)
 HALF_WINDOWS_MM = (5.0, 10.0, 20.0, 40.0)
 
 
 def slice_table(view: View, base: np.ndarray) -> pd.DataFrame:
-    """Numbers of every slice of a view, float32, rows in the view's order.
+    """Features of every slice of a view, float32, rows in the view's order.
 
     Args:
-        view: the slices.
-        base: (n,) the plain model's logit of each slice.
+        view: n slices.
+        base: (n,) the base model's logit of each slice.
     """
     segments, mean = view.segments, view.mean_logit()
     columns = {
@@ -46,7 +46,7 @@ def slice_table(view: View, base: np.ndarray) -> pd.DataFrame:
 
 
 def _exam_context(view: View, mean: np.ndarray) -> dict[str, np.ndarray]:
-    """The exam's summary, repeated on its slices, and the slice relative to it."""
+    """Summary of the exam, repeated on its slices, and the slice relative to it."""
     segments = view.segments
     top = segments.top_mm(mean, (6.0, 50.0))
     middle = segments.quantiles(mean, (0.5,))[:, 0]

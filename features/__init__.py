@@ -1,6 +1,6 @@
-"""What pixels say without learning.
+"""Pixels and measurements that need no learning.
 
-Takes the slice table and the raw series; makes the pixel store (int16 HU inside a lung box at a
-set spacing, one immutable file an exam) and measured numbers per slice and exam. The networks
-read the store, the stack reads the numbers.
+Input: the slice table of input/prepared and the raw series. Output: the pixel store (int16 HU inside a lung box at a
+fixed in-plane spacing, one immutable file per exam) and tables of measurements per slice and per exam. The networks
+read the store; the stack reads the tables.
 """

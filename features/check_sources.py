@@ -1,4 +1,4 @@
-"""Whether the raw files are still those that the pixel store was made from."""
+"""Check that the raw files are still the ones that the pixel store was built from."""
 
 from pathlib import Path
 
@@ -14,40 +14,41 @@ from pipeline.settings import Settings
 
 
 def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
-    """Read every raw file of the stored exams in full and compare its sha256 with the one taken at ingest.
+    """Read every raw file of the stored exams in full and compare its sha256 with the one recorded at ingest.
 
     Args:
-        settings: those of the store; `input.data` is the tree that it was made from.
-        workers: processes; 0 means one a core.
+        settings: those of the store; `input.data` is the tree that it was built from.
+        workers: processes; 0 means one per core.
 
     Returns:
-        A line a file that is missing or has other bytes; an empty list means that nothing changed.
+        One line per file that is missing or has other bytes; empty when nothing changed.
 
     Raises:
         UserError: there is no finished store of these settings and this tree.
     """
     if reason := store_artifact(settings).stale_reason():
         raise UserError(
-            f"{paths.shown(paths.store())}: {reason}; make it with the same settings: ./run.sh --to features"
+            f"The store cannot be checked: {paths.shown(paths.store())}. Expected a finished store of these settings, "
+            f"got: {reason}. Build it with the same settings: ./run.sh --to features"
         )
-    path_of = load_slices().set_index(SOP)["path"]
+    path_by_sop = load_slices().set_index(SOP)["path"]
     jobs = []
     for study in stored_studies(paths.store()):
         digests = read_json(sidecar_path(paths.store(), study))["source_sha256"]
-        jobs.append(({settings.data_root / path_of[sop]: digest for sop, digest in digests.items()},))
-    found = run_jobs(changed_files, jobs, what="sha256", workers=workers, reads=settings.data_root)
-    return [line for lines in found for line in lines]
+        jobs.append(({settings.data_root / path_by_sop[sop]: digest for sop, digest in digests.items()},))
+    lines_by_exam = run_jobs(changed_files, jobs, desc="sha256", workers=workers, reads=settings.data_root)
+    return [line for lines in lines_by_exam for line in lines]
 
 
 def changed_files(digests: dict[Path, str]) -> list[str]:
-    """A line a file whose sha256 is not the expected one."""
+    """Return one line per file that cannot be read or whose sha256 differs from the expected one."""
     lines = []
     for path, expected in digests.items():
         try:
-            found = sha256(path)
-        except OSError as fault:
-            lines.append(f"{path}: {fault.strerror}")
+            actual = sha256(path)
+        except OSError as error:
+            lines.append(f"{path}: {error.strerror}")
             continue
-        if found != expected:
-            lines.append(f"{path}: expected sha256 {expected[:12]}..., found {found[:12]}...")
+        if actual != expected:
+            lines.append(f"{path}: expected sha256 {expected[:12]}..., got {actual[:12]}...")
     return lines

@@ -1,7 +1,7 @@
-"""The chest on a coarse grid: what the search for heart and vessels works on, a few ms an exam.
+"""A coarse grid of the chest, on which heart and vessels are searched; it costs a few ms per exam.
 
-Means over blocks of stored voxels, about 1.4 mm in-plane and 4 mm along z: noise falls, anatomy of a
-centimetre stays. Where the spacing is unknown, lengths are meant in pixels of the usual size.
+Grid values are means over blocks of stored voxels, about 1.4 mm in-plane and 4 mm along z: noise is averaged while
+anatomy of a centimetre remains. Where the spacing is unknown, pixels are assumed to have the nominal size.
 """
 
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from features.store import StoredExam
 
 GRID_MM = 1.5
 STEP_MM = 4.0
-ZONE = (-0.05, 0.9)  # relative z of the slices looked at: from the heart's tip to the aortic arch
-LUNG_HU = (-970, -500)  # emptier is room air, fuller is tissue
-SPINE_MM, SPINE_DEPTH = 28.0, 0.72  # half width; where it begins, as a share of the lungs' depth
+ZONE = (-0.05, 0.9)  # relative z of the slices used: from the apex of the heart to the aortic arch
+LUNG_HU = (-970, -500)  # below is room air, above is tissue
+SPINE_MM, SPINE_DEPTH = 28.0, 0.72  # half width; front edge as a fraction of the lungs' depth
 
 
 @dataclass(frozen=True)
 class Chest:
-    """One exam's chest; arrays (z, y, x), z from feet to head, +x to the patient's left, +y to the back.
+    """The coarse grid of one exam; arrays (z, y, x), z from feet to head, +x to the patient's left, +y to the back.
 
     Attributes:
-        hu: float32 means over blocks, HU.
+        hu: float32 block means, HU.
         planes: (z,) index of the stored plane in the middle of each block.
-        factor: stored pixels a side of a block.
-        pixel_mm: of the grid.
-        step_mm: median distance of the grid's planes.
+        factor: side of a block, in stored pixels.
+        pixel_mm: in-plane spacing of the grid.
+        step_mm: median distance between planes of the grid.
         relative_z: (z,) 0 at the lowest, 1 at the highest slice with lung.
-        offset_mm: (x,) from the patient's middle, positive to the left.
-        depth: (y,) 0 at the lungs' front, 1 at their back.
-        inside: bool, between the lungs' outer edges, no lung, no spine.
+        offset_mm: (x,) distance from the patient's midline, positive to the left.
+        depth: (y,) 0 at the front of the lungs, 1 at their back.
+        inside: bool mask between the outer edges of the lungs, without lung and spine.
     """
 
     hu: np.ndarray
@@ -45,18 +45,18 @@ class Chest:
     depth: np.ndarray
     inside: np.ndarray
 
-    def stored(self, index: np.ndarray | float) -> np.ndarray | float:
-        """Place along a row or column of the grid -> the same place in stored pixels (centres at whole numbers)."""
+    def stored(self, index: np.ndarray) -> np.ndarray:
+        """Convert positions along a row or column of the grid to stored pixels (centres at integers)."""
         return (np.asarray(index) + 0.5) * self.factor - 0.5
 
 
 def coarse_chest(exam: StoredExam, hu: np.ndarray, relative_z: np.ndarray) -> Chest | None:
-    """The chest of a stored exam; None where no lungs were found or too few slices show them.
+    """Build the coarse grid of a stored exam; None where no lungs were found or too few slices show them.
 
     Args:
         exam: the stored exam.
         hu: its planes, int16 (z, y, x).
-        relative_z: (z,) from `measure.measure_slices`.
+        relative_z: (z,) from `slice_measurements.measure_slices`.
     """
     first, last = np.searchsorted(relative_z, ZONE)
     if not exam.box.found or last - first < 4:
@@ -80,7 +80,7 @@ def coarse_chest(exam: StoredExam, hu: np.ndarray, relative_z: np.ndarray) -> Ch
 
 
 def _block_means(hu: np.ndarray, group: int, factor: int) -> np.ndarray:
-    """Means over blocks of (group, factor, factor) voxels, float32; pixels that fill no block are left out."""
+    """Means over blocks of (group, factor, factor) voxels, float32; incomplete blocks are left out."""
     rows, columns = (size // factor for size in hu.shape[1:])
     if factor == 1 and group == 1:
         return hu.astype(np.float32)
@@ -93,14 +93,14 @@ def _block_means(hu: np.ndarray, group: int, factor: int) -> np.ndarray:
 
 
 def _depth(lung: np.ndarray) -> np.ndarray:
-    """Where each row lies between the lungs' front (0) and back (1)."""
+    """Relative depth of each row: 0 at the front of the lungs, 1 at their back."""
     rows = np.flatnonzero(lung.sum(axis=(0, 2)) > 0.02 * max(lung.sum(axis=(0, 2)).max(), 1))
     front, back = (rows[0], rows[-1]) if len(rows) > 1 else (0, lung.shape[1] - 1)
     return (np.arange(lung.shape[1]) - front) / max(back - front, 1)
 
 
 def _inside(lung: np.ndarray, offset_mm: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    outer = grow(shrink(lung, 1), 1)  # without the skin's blurred edge, which is as dark as lung
+    outer = grow(shrink(lung, 1), 1)  # removes the skin's blurred edge, which is as dark as lung
     inside = between_first_and_last(outer) & ~outer
     inside[:, (depth > SPINE_DEPTH)[:, None] & (np.abs(offset_mm) < SPINE_MM)] = False
     return inside

@@ -1,11 +1,11 @@
-"""Numbers of one exam, gathered from the numbers of its slices."""
+"""Measurements of one exam, summarised from the measurements of its slices."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from features.slice_measurements import lengths
+from features.slice_measurements import length_columns
 from features.store import StoredExam
 
 VESSEL_ZONE = (0.35, 0.75)  # relative z of the large pulmonary arteries
@@ -13,14 +13,14 @@ HEART_ZONE = (0.25, 0.5)
 
 
 def summarise_exam(exam: StoredExam, slices: pd.DataFrame) -> dict[str, Any]:
-    """One row for the exam table.
+    """Compute the exam's row of the exam table.
 
     Args:
         exam: the stored exam.
-        slices: its rows of `measure.measure_slices`.
+        slices: its rows of `slice_measurements.measure_slices`.
 
     Returns:
-        column -> number; NaN where the exam shows too little to tell, or a length without a known spacing.
+        column -> number; NaN where the exam shows too little, and for lengths where the spacing is unknown.
     """
     zone = slices[slices["relative_z"].between(*VESSEL_ZONE)]
     lungs = slices[slices["relative_z"].between(0.0, 1.0) & (slices["lung_share"] > 0.1)]
@@ -50,11 +50,11 @@ def summarise_exam(exam: StoredExam, slices: pd.DataFrame) -> dict[str, Any]:
         "motion_edge_flicker_p90": _percentile(lungs["edge_flicker"], 90),
         "motion_edge_jump_mm": _percentile(lungs["edge_jump_mm"], 50),
     }
-    return numbers if exam.has_spacing else numbers | dict.fromkeys(lengths(numbers), np.nan)
+    return numbers if exam.has_spacing else numbers | dict.fromkeys(length_columns(numbers), np.nan)
 
 
 def slice_depth_mm(z_mm: np.ndarray) -> np.ndarray:
-    """Depth that each slice stands for: half the way to either neighbour; NaN for a single slice."""
+    """Depth in mm that each slice represents: half the distance to either neighbour; NaN for a single slice."""
     if len(z_mm) < 2:
         return np.full(len(z_mm), np.nan)
     steps = np.diff(z_mm)
@@ -63,7 +63,7 @@ def slice_depth_mm(z_mm: np.ndarray) -> np.ndarray:
 
 
 def _volumes(slices: pd.DataFrame, depth_mm: np.ndarray) -> dict[str, float]:
-    """Areas (cm2) times depth: ml. Volumes above the heart leave out the septum's dark stripe."""
+    """Volumes in ml from areas (cm2) and depths; those above the heart exclude the dark stripe of the septum."""
     areas = {
         "lung_right_ml": slices["lung_area_right_cm2"],
         "lung_left_ml": slices["lung_area_left_cm2"],

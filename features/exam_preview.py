@@ -1,4 +1,4 @@
-"""A page of pictures of one exam: the lung box on whole slices, and three windows of what the store holds."""
+"""Preview page of one exam: whole slices with the lung box, and the stored pixels in three windows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +10,27 @@ from features.lung_box import Box, find_lung_box
 from features.resample import resample_box
 from features.windows import WINDOWS, apply_window
 from input.contest import STUDY
-from input.decoding import read_series_safely
+from input.safe_decoding import read_series_safely
 from input.tables import load_slices
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.settings import Settings
 
-TILE = 200  # pixels a side
+TILE = 200  # side of a tile, in pixels
 GAP, HEADER = 4, 34
-WIDE = (0.0, 2000.0)  # level, width: body, lungs and bone at a glance
+WIDE = (0.0, 2000.0)  # level and width in HU; shows body, lungs and bone together
 
 
 @dataclass(frozen=True)
-class PageExam:
-    """What a page shows: planes and where they lie.
+class PreviewExam:
+    """The planes of an exam and their geometry.
 
-    hu (z, y, x) int16 as read from DICOM; z_mm (z,); spacing_mm (y, x); title in one line.
+    Attributes:
+        title: one line.
+        hu: (z, y, x) int16 as read from DICOM.
+        z_mm: (z,) positions.
+        spacing_mm: (y, x) pixel spacing.
     """
 
     title: str
@@ -35,59 +39,65 @@ class PageExam:
     spacing_mm: tuple[float, float]
 
 
-def draw_exam(exam: str, out: Path, settings: Settings, *, columns: int = 8) -> str:
-    """Read an exam's raw series, find its lung box, and draw its page.
+def write_preview(exam: str, out: Path, settings: Settings, *, columns: int = 8) -> str:
+    """Read an exam's raw series, find its lung box and write the preview page.
 
     Args:
         exam: a folder or zip archive with DICOM files, or a StudyInstanceUID of input/prepared.
-        out: the PNG to write.
+        out: the PNG to write; its suffix is replaced by .png.
+        settings: resolved settings; [features] gives margin, box size and spacing.
+        columns: slices shown.
 
     Returns:
-        One line that says what was drawn.
+        One line that describes the page.
 
     Raises:
         UserError: neither a readable series nor a known exam, or fewer than one column.
     """
     if columns < 1:
-        raise UserError(f"--columns: expected at least 1, found {columns}")
-    series = read_series_safely(_folder_of(exam, settings))
-    chosen = settings.features
-    box = find_lung_box(series.hu, series.spacing_mm, margin_mm=chosen.margin_mm, max_box_mm=chosen.max_box_mm)
-    shown = PageExam(Path(exam).name, series.hu, series.z_mm, series.spacing_mm)
-    page = draw_page(shown, box, stored_mm=chosen.spacing_mm, columns=columns)
-    with atomic_path(out.with_suffix(".png")) as temporary:
+        raise UserError(f"--columns: expected at least 1, got {columns}")
+    series = read_series_safely(_source_of(exam, settings))
+    features = settings.features
+    box = find_lung_box(series.hu, series.spacing_mm, margin_mm=features.margin_mm, max_box_mm=features.max_box_mm)
+    preview = PreviewExam(Path(exam).name, series.hu, series.z_mm, series.spacing_mm)
+    page = draw_preview(preview, box, stored_mm=features.spacing_mm, columns=columns)
+    png = out.with_suffix(".png")
+    with atomic_path(png) as temporary:
         page.save(temporary)
-    faults = f", {len(series.quarantined)} files not used" if series.quarantined else ""
-    return f"{paths.shown(out.with_suffix('.png'))}: {_headline(shown, box, chosen.spacing_mm)}{faults}"
+    skipped = f", {len(series.quarantined)} files not used" if series.quarantined else ""
+    return f"{paths.shown(png)}: {_headline(preview, box, features.spacing_mm)}{skipped}"
 
 
-def _folder_of(exam: str, settings: Settings) -> Path:
+def _source_of(exam: str, settings: Settings) -> Path:
     if Path(exam).expanduser().exists():
         return Path(exam).expanduser()
     slices = load_slices()
     files = slices.loc[slices[STUDY] == exam, "path"]
     if files.empty:
-        raise UserError(f"{exam}: neither a folder, nor an archive, nor a StudyInstanceUID of input/prepared")
+        raise UserError(
+            f"Exam not found: {exam}. Expected a folder, a zip archive or a StudyInstanceUID of input/prepared, got "
+            "neither a folder nor an archive nor a known UID"
+        )
     return (settings.data_root / files.iat[0]).parent
 
 
-def draw_page(exam: PageExam, box: Box, *, stored_mm: float, columns: int = 8) -> Image.Image:
-    """Draw evenly spaced slices, feet to head from left to right: row 1 whole with the box, then the windows.
+def draw_preview(exam: PreviewExam, box: Box, *, stored_mm: float, columns: int = 8) -> Image.Image:
+    """Draw evenly spaced slices, feet to head from left to right: the whole slices with the box, then the windows.
 
     Args:
         exam: the planes.
         box: the lung box in pixels of `exam`.
         stored_mm: the store's in-plane spacing; the window rows show exactly that resolution.
-        columns: slices shown, at most.
+        columns: largest number of slices shown.
     """
     columns = min(columns, len(exam.hu))
-    chosen = np.linspace(0, len(exam.hu) - 1, columns).round().astype(int)
+    indices = np.linspace(0, len(exam.hu) - 1, columns).round().astype(int)
     rows = ["box", *WINDOWS]
     page = Image.new("RGB", (GAP + columns * (TILE + GAP), HEADER + len(rows) * (TILE + GAP)), "black")
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 3), _headline(exam, box, stored_mm), fill="white")
-    cropped = resample_box(exam.hu[chosen], (box.y0, box.y1, box.x0, box.x1), exam.spacing_mm, stored_mm)
-    for column, index in enumerate(chosen):
+    cropped = resample_box(exam.hu[indices], (box.y0, box.y1, box.x0, box.x1), exam.spacing_mm, stored_mm)
+    for column, index in enumerate(indices):
         left = GAP + column * (TILE + GAP)
         in_lungs = "" if box.z0 <= index < box.z1 else "  (no lung)"
         pen.text((left, 18), f"{index}: z {exam.z_mm[index]:.1f} mm{in_lungs}", fill="white")
@@ -100,7 +110,7 @@ def draw_page(exam: PageExam, box: Box, *, stored_mm: float, columns: int = 8) -
     return page
 
 
-def _headline(exam: PageExam, box: Box, stored_mm: float) -> str:
+def _headline(exam: PreviewExam, box: Box, stored_mm: float) -> str:
     height, width = (box.y1 - box.y0) * exam.spacing_mm[0], (box.x1 - box.x0) * exam.spacing_mm[1]
     state = "lung box" if box.found else "NO LUNGS FOUND, body box"
     return (
@@ -124,9 +134,9 @@ def _with_box(plane: np.ndarray, box: Box) -> Image.Image:
 
 
 def _fit(picture: Image.Image) -> Image.Image:
-    """Scale into a square tile, keeping proportions."""
+    """Scale a picture into a square tile, keeping its proportions."""
     scale = TILE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
     tile = Image.new("RGB", (TILE, TILE), "black")
-    tile.paste(picture.resize(size, Image.Resampling.BILINEAR), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    tile.paste(picture.resize((width, height), Image.Resampling.BILINEAR), ((TILE - width) // 2, (TILE - height) // 2))
     return tile

@@ -1,15 +1,16 @@
-"""Measured heart and great vessels of one exam, as columns of the store's exam table.
+"""Measurements of heart and great vessels of one exam, as columns of the store's exam table.
 
     rv_mm, lv_mm                              widest short-axis diameters of the ventricles in axial slices
-    rv_lv_ratio_measured, rv_lv_confidence    their ratio, and 0-1: how far to trust it
+    rv_lv_ratio_measured, rv_lv_confidence    their ratio, and its reliability from 0 to 1
     pulmonary_trunk_mm, ascending_aorta_mm    short axes
     trunk_aorta_ratio
-    pulmonary_artery_hu, left_atrium_hu, aorta_hu    median HU of the blood: phase and adequacy of contrast
-    heart_first_plane, heart_last_plane              stored planes in which both ventricles are seen
-    {rv,lv,trunk,aorta}_{plane,y0,x0,y1,x1}   each diameter's line in stored voxels (pixel centres at whole
-                                              numbers; plane is the index along z), for drawing
+    pulmonary_artery_hu, left_atrium_hu, aorta_hu    median HU of the blood: contrast phase and adequacy
+    heart_first_plane, heart_last_plane              stored planes that show both ventricles
+    {rv,lv,trunk,aorta}_{plane,y0,x0,y1,x1}   each diameter's line in stored voxels (pixel centres at
+                                              integers; plane is the index along z), for drawing
 
-NaN where the anatomy was not found; lengths also where the spacing is unknown, while ratios, HU and lines stay.
+NaN where the anatomy was not found. Where the spacing is unknown, lengths are NaN too, while ratios, HU and lines are
+still given.
 """
 
 import numpy as np
@@ -24,24 +25,24 @@ from features.ventricles import blood_threshold, find_ventricles
 
 BLOOD_ZONE = (0.2, 0.75)  # relative z of slices that show heart or great vessels; above them bone misleads
 LENGTHS = ("rv_mm", "lv_mm", "pulmonary_trunk_mm", "ascending_aorta_mm")
-NUMBERS = (
+MEASUREMENTS = (
     "rv_mm", "lv_mm", "rv_lv_ratio_measured", "rv_lv_confidence", "pulmonary_trunk_mm", "ascending_aorta_mm",
     "trunk_aorta_ratio", "pulmonary_artery_hu", "left_atrium_hu", "aorta_hu",
 )  # fmt: skip
 LINES = ("rv", "lv", "trunk", "aorta")
-#: For drawing and reading only: where a line lies says nothing about the patient.
-PLACES = ("heart_first_plane", "heart_last_plane", *(f"{line}_{field}" for line in LINES for field in FIELDS))
+#: Positions, for drawing only: they say nothing about the patient and are not inputs of the stack.
+DRAWING_COLUMNS = ("heart_first_plane", "heart_last_plane", *(f"{line}_{field}" for line in LINES for field in FIELDS))
 
 
 def measure_anatomy(exam: StoredExam, slices: pd.DataFrame, hu: np.ndarray | None = None) -> dict[str, float]:
-    """The columns above, each of them always there.
+    """Measure heart and great vessels; every column of the module's docstring is present.
 
     Args:
         exam: the stored exam.
-        slices: its rows of `measure.measure_slices`.
-        hu: its planes, int16 (z, y, x), when they are in memory already.
+        slices: its rows of `slice_measurements.measure_slices`.
+        hu: its planes, int16 (z, y, x), when they are already in memory.
     """
-    numbers = dict.fromkeys((*NUMBERS, *PLACES), np.nan)
+    numbers = dict.fromkeys((*MEASUREMENTS, *DRAWING_COLUMNS), np.nan)
     blood_hu = vessel_level(slices.loc[slices["relative_z"].between(*BLOOD_ZONE), "vessel_hu"].to_numpy(float))
     chest = coarse_chest(exam, exam.hu[:] if hu is None else hu, slices["relative_z"].to_numpy())
     if chest is None or not np.isfinite(blood_hu):

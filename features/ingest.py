@@ -1,6 +1,6 @@
-"""One exam from its raw files into the store, and its numbers: each file is read once, in full.
+"""Ingest one exam: from raw files to the pixel store and its measurements. Each file is read once, in full.
 
-bytes -> sha256 and HU -> lung box on the whole planes -> crop and in-plane spacing -> b2nd -> numbers
+bytes -> sha256 and HU -> lung box on the whole planes -> crop and in-plane spacing -> b2nd -> measurements
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from features.lung_box import find_lung_box, known_spacing
 from features.resample import resample_box
 from features.slice_measurements import measure_slices
 from features.store import StoredExam, is_stored, open_exam, write_exam
-from input.decoding import ExamJob
 from input.dicom import Series
-from input.slice_faults import DicomFault
+from input.safe_decoding import ExamJob
+from input.slice_errors import DicomError
 from input.slice_file import SlicePlane, read_plane
 from pipeline.settings import FeaturesSettings
 
 
 @dataclass(frozen=True)
-class IngestOrder:
-    """The payload of a job: where the exam goes, and the UIDs of its files, feet to head."""
+class IngestTask:
+    """Payload of an exam's job: the destination, and the UIDs of its files, feet to head."""
 
     series: str
     sop_uids: tuple[str, ...]
@@ -35,11 +35,15 @@ class IngestOrder:
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """What an ingest tells: the numbers, and what did not enter the store.
+class IngestedExam:
+    """Result of an ingest.
 
-    `slices` has a row a stored plane, in its order, beside `sop_uids`; these and `numbers` are empty
-    when no plane could be stored. `quarantine`: SOP -> reason.
+    Attributes:
+        study: StudyInstanceUID.
+        sop_uids: SOPInstanceUID of every stored plane, in order; empty when no plane could be stored.
+        slices: one row per stored plane, in the same order; empty when no plane could be stored.
+        numbers: measurements of the exam; empty when no plane could be stored.
+        quarantine: SOPInstanceUID -> reason for every plane that was not stored.
     """
 
     study: str
@@ -49,37 +53,43 @@ class Ingested:
     quarantine: dict[str, str]
 
 
-def ingest_exam(job: ExamJob, bad_files: dict[Path, str]) -> Ingested:
-    """Store one exam and measure it; an exam that is stored already is only measured.
+def ingest_exam(job: ExamJob, bad_files: dict[Path, str]) -> IngestedExam:
+    """Store one exam and measure it; an exam that is already stored is only measured.
 
     Args:
-        job: named by its study; `payload` is an IngestOrder, `files` are aligned with its UIDs.
-        bad_files: files that kill or hang their decoder, with the reason; they are not touched.
+        job: named by its study; `payload` is an IngestTask, `files` are aligned with its UIDs.
+        bad_files: files that kill or hang their decoder, with the reason; they are not read.
     """
-    order: IngestOrder = job.payload
-    _one_thread()
-    if is_stored(order.directory, job.name):
-        exam = open_exam(order.directory, job.name)
+    task: IngestTask = job.payload
+    _use_one_thread()
+    if is_stored(task.directory, job.name):
+        exam = open_exam(task.directory, job.name)
         return _measured(exam, exam.hu[:])
-    hu, kept, quarantine = _read_planes(job, bad_files)
-    if not kept:
-        return Ingested(job.name, (), pd.DataFrame(), {}, quarantine)
+    hu, planes, quarantine = _read_planes(job, bad_files)
+    if not planes:
+        return IngestedExam(job.name, (), pd.DataFrame(), {}, quarantine)
     return store_planes(
-        order.directory,
-        order.settings,
+        task.directory,
+        task.settings,
         study=job.name,
-        series=order.series,
+        series=task.series,
         hu=hu,
-        z_mm=np.array([plane.z_mm for plane in kept.values()]),
-        spacing_mm=next(iter(kept.values())).spacing_mm,
-        sop_uids=tuple(kept),
+        z_mm=np.array([plane.z_mm for plane in planes.values()]),
+        spacing_mm=next(iter(planes.values())).spacing_mm,
+        sop_uids=tuple(planes),
         quarantine=quarantine,
-        source_sha256={sop: plane.sha256 for sop, plane in kept.items()},
+        source_sha256={sop: plane.sha256 for sop, plane in planes.items()},
     )
 
 
-def ingest_series(series: Series, directory: Path, settings: FeaturesSettings) -> Ingested:
-    """Store and measure a series that was read already, such as one to predict on."""
+def ingest_series(series: Series, directory: Path, settings: FeaturesSettings) -> IngestedExam:
+    """Store and measure a series that is already in memory, for example one to predict.
+
+    Args:
+        series: as read by `input.dicom`.
+        directory: the store to write to.
+        settings: lung box margin, largest box and in-plane spacing.
+    """
     return store_planes(
         directory,
         settings,
@@ -105,16 +115,23 @@ def store_planes(
     sop_uids: tuple[str, ...],
     quarantine: dict[str, str],
     **facts: Any,
-) -> Ingested:
-    """Crop whole planes to the lung box, resample, write, measure.
+) -> IngestedExam:
+    """Crop whole planes to the lung box, resample, write and measure.
 
     Args:
-        hu: int16 (z, y, x) as read, z ascending; z_mm and sop_uids are aligned with it.
-        spacing_mm: (y, x) of `hu`; NaN where it is unknown: then the pixels are stored as they are.
+        directory: the store to write to.
+        settings: lung box margin, largest box and in-plane spacing.
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID.
+        hu: int16 (z, y, x) as read, z ascending.
+        z_mm: (z,) positions of the planes.
+        spacing_mm: (y, x) of `hu`; NaN where unknown: pixels are then stored without resampling.
+        sop_uids: SOPInstanceUID of every plane, in the order of `hu`.
+        quarantine: SOPInstanceUID -> reason for planes that are not in `hu`.
         facts: further JSON values for the sidecar.
     """
     box = find_lung_box(hu, spacing_mm, margin_mm=settings.margin_mm, max_box_mm=settings.max_box_mm)
-    known = bool(np.isfinite(spacing_mm).all())
+    is_known = bool(np.isfinite(spacing_mm).all())
     from_mm = known_spacing(spacing_mm, settings.spacing_mm)
     stored = resample_box(hu, (box.y0, box.y1, box.x0, box.x1), from_mm, settings.spacing_mm)
     write_exam(
@@ -123,7 +140,7 @@ def store_planes(
         series,
         stored,
         z_mm=z_mm,
-        spacing_mm=(settings.spacing_mm, settings.spacing_mm) if known else (np.nan, np.nan),
+        spacing_mm=(settings.spacing_mm, settings.spacing_mm) if is_known else (np.nan, np.nan),
         raw_spacing_mm=spacing_mm,
         sop_uids=sop_uids,
         box=box,
@@ -135,9 +152,9 @@ def store_planes(
 
 
 def _read_planes(job: ExamJob, bad_files: dict[Path, str]) -> tuple[np.ndarray, dict[str, SlicePlane], dict[str, str]]:
-    """Read every file once: HU (z, y, x), SOP -> what is known of each plane, SOP -> reason of the others."""
+    """Read every file once: HU (z, y, x), SOP -> plane of the readable files, SOP -> reason of the others."""
     hu = np.empty((0, 0, 0), np.int16)
-    kept: dict[str, SlicePlane] = {}
+    planes: dict[str, SlicePlane] = {}
     quarantine: dict[str, str] = {}
     for sop, file in zip(job.payload.sop_uids, job.files, strict=True):
         if file in bad_files:
@@ -145,28 +162,28 @@ def _read_planes(job: ExamJob, bad_files: dict[Path, str]) -> tuple[np.ndarray, 
             continue
         try:
             plane = read_plane(file)
-        except DicomFault as fault:
-            quarantine[sop] = fault.reason
+        except DicomError as error:
+            quarantine[sop] = error.reason
             continue
         shape = plane.hu.shape
-        if not kept:
+        if not planes:
             hu = np.empty((len(job.files), *shape), np.int16)
         elif shape != hu.shape[1:]:
             quarantine[sop] = f"{shape[0]} x {shape[1]} pixels in a series of {hu.shape[1]} x {hu.shape[2]}"
             continue
-        hu[len(kept)] = plane.hu
-        kept[sop] = dataclasses.replace(plane, hu=hu[len(kept)])  # not a second copy of the pixels
-    return hu[: len(kept)], kept, quarantine
+        hu[len(planes)] = plane.hu
+        planes[sop] = dataclasses.replace(plane, hu=hu[len(planes)])  # not a second copy of the pixels
+    return hu[: len(planes)], planes, quarantine
 
 
-def _measured(exam: StoredExam, hu: np.ndarray) -> Ingested:
+def _measured(exam: StoredExam, hu: np.ndarray) -> IngestedExam:
     slices = measure_slices(exam, hu)
     numbers = summarise_exam(exam, slices) | measure_anatomy(exam, slices, hu)
-    return Ingested(exam.study, exam.sop_uids, slices.astype(np.float32), numbers, dict(exam.sidecar["quarantine"]))
+    return IngestedExam(exam.study, exam.sop_uids, slices.astype(np.float32), numbers, dict(exam.sidecar["quarantine"]))
 
 
-def _one_thread() -> None:
-    """Exams are spread over the cores; the matrix products inside one must not fight for them.
+def _use_one_thread() -> None:
+    """Limit this process to one thread: exams are distributed over the cores already.
 
     One thread also makes the rounding of a resampled pixel independent of the machine's core count.
     """

@@ -1,9 +1,8 @@
-"""The lung box: where the lungs are, found from HU without learning, on a coarse grid in a few ms.
+"""The lung box: the extent of the lungs, found from HU without learning, on a coarse grid in a few ms.
 
-Lungs are the largest air-like parts inside the body. Air around the patient touches the image's
-border or is too empty (about -1000 HU); bowel gas and trachea are small or empty. A side that is
-consolidated is completed by symmetry about the body. Where no lungs are found, the box is the
-body's and says so.
+Lungs are the largest air-like regions inside the body. Air around the patient touches the image's border or is too
+empty (about -1000 HU); bowel gas and trachea are small or empty. A consolidated side is completed by symmetry about
+the body's midline. Where no lungs are found, the box is the body's, and its `found` is False.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,22 +14,27 @@ from features.masks import grow, shrink
 
 AIR_HU = -400  # below: air or lung
 EMPTY_HU = -980  # below: air without tissue
-MIN_LUNG_AREA_MM2 = 2500.0  # both lungs together, in the slice that shows most of them
-MIN_SHARE_OF_LARGEST = 0.08  # a smaller part is gas elsewhere, or a crumb
-MIN_DEPTH_OF_WIDTH = 0.55  # lungs less deep than this have lost their dependent part to consolidation
-MIN_SIDE_OF_OTHER = 0.75  # a side narrower than this share of the other is completed by symmetry
+MIN_LUNG_AREA_MM2 = 2500.0  # both lungs together, in the slice that shows most lung
+MIN_SHARE_OF_LARGEST = 0.08  # smaller regions are gas elsewhere or fragments
+MIN_DEPTH_OF_WIDTH = 0.55  # shallower lungs have lost their dependent part to consolidation
+MIN_SIDE_OF_OTHER = 0.75  # a side narrower than this fraction of the other is completed by symmetry
 MAX_COARSE_SLICES = 48
-#: Where the spacing is unknown (the 256-pixel derivative): a field of 360 mm, the usual one of a CTPA.
+#: Assumed where the spacing is unknown (the 256-pixel derivative): a field of view of 360 mm, usual for CTPA.
 NOMINAL_PIXEL_MM = 1.4
-THIN_RADIUS = 2  # coarse pixels: what is thinner than five of them is no body
+THIN_RADIUS = 2  # coarse pixels: structures thinner than five of them are not body
+
+Extent = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box in pixels of the series, half open; z0:z1 are the slices that show lung.
+    """A half-open box in pixels of the series.
 
-    `middle_x` is the pixel column between the patient's halves (right of it: the patient's left).
-    `found` is False when no lungs were seen and the box is the body's.
+    Attributes:
+        y0, y1, x0, x1: in-plane bounds.
+        z0, z1: the slices that show lung.
+        middle_x: pixel column of the patient's midline (larger columns: the patient's left).
+        found: False when no lungs were found and the box is the body's.
     """
 
     y0: int
@@ -58,41 +62,42 @@ def find_lung_box(
     """Find the in-plane box of the lungs and the slices that show them.
 
     Args:
-        hu_zyx: HU (z, y, x), +x to the patient's left, +y to the back; any number of slices from one.
-        spacing_mm: (y, x) pixel spacing; where it is NaN, all lengths are meant in pixels of `NOMINAL_PIXEL_MM`.
+        hu_zyx: HU (z, y, x), +x to the patient's left, +y to the back; one slice or more.
+        spacing_mm: (y, x) pixel spacing; where NaN, pixels are assumed to measure `NOMINAL_PIXEL_MM`.
         margin_mm: added on every side, then clipped to the image.
         max_box_mm: a longer side is clipped about its centre.
-        grid_mm: the coarse grid; finer costs time and gains little.
+        grid_mm: spacing of the coarse grid; a finer one costs time and gains little.
     """
     spacing_mm = known_spacing(spacing_mm, NOMINAL_PIXEL_MM)
     z_step = -(-len(hu_zyx) // MAX_COARSE_SLICES)
     y_step, x_step = (max(1, round(grid_mm / spacing)) for spacing in spacing_mm)
-    # Samples, not means: lung and body lie hundreds of HU apart, noise does not bridge that.
+    # Samples, not means: lung and body differ by hundreds of HU, which noise does not bridge.
     coarse = hu_zyx[::z_step, y_step // 2 :: y_step, x_step // 2 :: x_step]
     steps = (z_step, y_step, x_step)
     pixel_mm2 = spacing_mm[0] * y_step * spacing_mm[1] * x_step
     body = _extent(_body(coarse), 0.5)
     lungs = _lungs(coarse)
-    found = lungs is not None and lungs.sum(axis=(1, 2)).max() * pixel_mm2 >= MIN_LUNG_AREA_MM2
-    extent = _extent(lungs, 0.1) if found else body
+    if lungs is not None and lungs.sum(axis=(1, 2)).max() * pixel_mm2 < MIN_LUNG_AREA_MM2:
+        lungs = None
     middle = (body[2][0] + body[2][1]) / 2
-    if found:
-        extent = _complete(extent, middle, y_step * spacing_mm[0], x_step * spacing_mm[1])
+    extent = body
+    if lungs is not None:
+        extent = _complete(_extent(lungs, 0.1), middle, y_step * spacing_mm[0], x_step * spacing_mm[1])
     (y0, y1), (x0, x1) = (
         _in_pixels(extent[axis], steps[axis], hu_zyx.shape[axis], spacing_mm[axis - 1], margin_mm, max_box_mm)
         for axis in (1, 2)
     )
     z0, z1 = int(extent[0][0]) * z_step, min(len(hu_zyx), int(extent[0][1]) * z_step)
-    return Box(y0, y1, x0, x1, z0, max(z1, z0 + 1), float(middle * x_step), bool(found))
+    return Box(y0, y1, x0, x1, z0, max(z1, z0 + 1), float(middle * x_step), lungs is not None)
 
 
-def known_spacing(spacing_mm: tuple[float, float], instead: float) -> tuple[float, float]:
-    """The spacing, or `instead` on both axes where it is unknown (NaN)."""
-    return spacing_mm if np.isfinite(spacing_mm).all() else (instead, instead)
+def known_spacing(spacing_mm: tuple[float, float], default_mm: float) -> tuple[float, float]:
+    """Return the spacing, or `default_mm` on both axes where it is unknown (NaN)."""
+    return spacing_mm if np.isfinite(spacing_mm).all() else (default_mm, default_mm)
 
 
 def _lungs(coarse: np.ndarray) -> np.ndarray | None:
-    """Mask of the lungs on the coarse grid; None when nothing looks like lung."""
+    """Mask of the lungs on the coarse grid; None when no region looks like lung."""
     air = coarse < AIR_HU
     labels, count = ndimage.label(air)
     if count == 0:
@@ -103,7 +108,7 @@ def _lungs(coarse: np.ndarray) -> np.ndarray | None:
     rims = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
     at_rim = np.bincount(np.concatenate([rim.ravel() for rim in rims]), minlength=count + 1)
     rim_share = at_rim / sum(rim.size for rim in rims)
-    # A field of view cut close lets lungs touch the border a little; the room's air fills the border.
+    # In a narrow field of view the lungs touch the border a little; room air fills the border.
     usable = (rim_share < 0.05) & (lung_like > 0.6)
     usable[0] = False
     if not usable.any():
@@ -113,7 +118,7 @@ def _lungs(coarse: np.ndarray) -> np.ndarray | None:
 
 
 def _body(coarse: np.ndarray) -> np.ndarray:
-    """Mask of the largest part that is not air, without the table and thin things around the patient."""
+    """Mask of the largest region that is not air, without the table and thin objects around the patient."""
     solid = coarse >= AIR_HU
     labels, count = ndimage.label(grow(shrink(solid, THIN_RADIUS), THIN_RADIUS))
     if count == 0:
@@ -123,9 +128,9 @@ def _body(coarse: np.ndarray) -> np.ndarray:
     return labels == sizes.argmax()
 
 
-def _extent(mask: np.ndarray, percent: float) -> list[tuple[float, float]]:
-    """Along each axis, where the mask begins and ends, leaving out `percent` of it at either end."""
-    extents = []
+def _extent(mask: np.ndarray, percent: float) -> Extent:
+    """First and last index (half open) of the mask along each axis, excluding `percent` of it at either end."""
+    extents: Extent = []
     for axis in range(3):
         profile = mask.sum(axis=tuple(other for other in range(3) if other != axis))
         cumulated = np.cumsum(profile) / profile.sum()
@@ -135,8 +140,8 @@ def _extent(mask: np.ndarray, percent: float) -> list[tuple[float, float]]:
     return extents
 
 
-def _complete(extent: list[tuple[float, float]], middle: float, y_mm: float, x_mm: float) -> list[tuple[float, float]]:
-    """Give back what consolidation hides: a narrow side by symmetry, a shallow box towards the back."""
+def _complete(extent: Extent, middle: float, y_mm: float, x_mm: float) -> Extent:
+    """Restore what consolidation hides: widen a narrow side by symmetry, deepen a shallow box to the back."""
     z, (y0, y1), (x0, x1) = extent
     right, left = middle - x0, x1 - middle
     wider = max(right, left)
@@ -149,7 +154,7 @@ def _complete(extent: list[tuple[float, float]], middle: float, y_mm: float, x_m
 def _in_pixels(
     extent: tuple[float, float], step: int, size: int, pixel_mm: float, margin_mm: float, max_mm: float
 ) -> tuple[int, int]:
-    """Coarse extent -> pixels with margin, within the image and not longer than `max_mm`."""
+    """Convert a coarse extent to pixels with margin, within the image and not longer than `max_mm`."""
     low, high = extent[0] * step - margin_mm / pixel_mm, extent[1] * step + margin_mm / pixel_mm
     low, high = max(0.0, low), min(float(size), high)
     excess = (high - low) - max_mm / pixel_mm

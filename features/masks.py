@@ -1,4 +1,4 @@
-"""Growing and shrinking masks in-plane, with OpenCV: five times as fast as shifted copies of the whole stack."""
+"""In-plane morphology of masks with OpenCV, five times as fast as shifted copies of the whole stack."""
 
 import cv2
 import numpy as np
@@ -16,17 +16,17 @@ def grow(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def shrink(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Erode every plane by the same square; outside the picture counts as inside the mask."""
+    """Erode every plane by the same square; pixels outside the image count as inside the mask."""
     return ~grow(~mask, radius)
 
 
 def close_gaps(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Fill gaps and holes narrower than 2 * radius + 1 pixels."""
+    """Close gaps and holes narrower than 2 * radius + 1 pixels."""
     return shrink(grow(mask, radius), radius)
 
 
 def between_first_and_last(mask: np.ndarray) -> np.ndarray:
-    """In every row of every plane, the pixels from the first to the last that the mask holds."""
+    """Fill every row of every plane from the first to the last pixel of the mask."""
     any_x = mask.any(axis=2)
     first = np.where(any_x, mask.argmax(axis=2), mask.shape[2])
     last = np.where(any_x, mask.shape[2] - 1 - mask[:, :, ::-1].argmax(axis=2), -1)

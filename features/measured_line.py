@@ -1,11 +1,11 @@
-"""A measured line in one stored plane, and the columns that carry it."""
+"""A measured line in one stored plane, and its table columns."""
 
 from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
 class Line:
-    """Ends of a line in the stored volume: plane along z, then (y, x) of both ends, in stored pixels."""
+    """Ends of a line in the stored volume: index of the plane along z, then (y, x) of both ends, in stored pixels."""
 
     plane: float
     y0: float

@@ -1,12 +1,12 @@
-"""The pixel store: one immutable file of HU an exam, lossless, a chunk a plane, with a sidecar.
+"""The pixel store: one immutable, lossless HU file per exam, one chunk per plane, with a JSON sidecar.
 
-`<Study>.b2nd` is a blosc2 array, int16 (z, y, x), z ascending (feet to head), +x the patient's
-left, +y the back: HU inside the lung box at the store's in-plane spacing. `<Study>.json` is
-written last: where it exists, the exam is whole.
+`<Study>.b2nd` is a blosc2 array, int16 (z, y, x), z ascending (feet to head), +x to the patient's left, +y to the
+back: HU inside the lung box at the store's in-plane spacing. `<Study>.json` is written last: where it exists, the
+exam is complete.
 
-Zstandard level 1 over bytes shuffled and then differenced: on real CT half of the raw size, and
-a plane decodes in under 0.1 ms, so a network never waits for pixels (measured against LZ4,
-bitshuffle and delta: these were larger by 2-25 % or slower to decode).
+Compression is Zstandard level 1 over byte-shuffled and then differenced bytes: on real CT half of the raw size, and a
+plane decodes in under 0.1 ms, so a network never waits for pixels (measured against LZ4, bitshuffle and delta, which
+were larger by 2-25 % or slower to decode).
 """
 
 from dataclasses import dataclass
@@ -24,24 +24,24 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, read_table, write_bytes, write_json
 
 _FILTERS = [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA]
-_FILTER_ARGUMENTS = [0, 2]  # BYTEDELTA is told the size of an int16
+_FILTER_ARGUMENTS = [0, 2]  # BYTEDELTA takes the item size: 2 bytes of an int16
 
 
 @dataclass(frozen=True)
 class StoredExam:
     """One exam of the store, opened for reading; pixels are decoded when sliced.
 
+    Open it in the process that reads it: the handle does not survive a fork.
+
     Attributes:
         study, series: UIDs.
         hu: blosc2 array int16 (z, y, x); `hu[i]` or `hu[i:j]` gives numpy.
         z_mm: (z,) ascending positions, mm.
-        spacing_mm: (y, x) of the stored planes, mm; NaN (null in the file) where the source has lost it.
+        spacing_mm: (y, x) of the stored planes, mm; NaN (null in the file) where the source has no spacing.
         sop_uids: SOPInstanceUID of every plane, in order.
         box: the lung box in pixels of the raw series.
         raw_spacing_mm: (y, x) of the raw series, mm, or NaN.
-        sidecar: everything else that was recorded (sources with sha256, quarantine, flags).
-
-    Open it in the process that reads it: the handle does not survive a fork.
+        sidecar: all recorded facts (sources with sha256, quarantine, flags).
     """
 
     study: str
@@ -59,7 +59,7 @@ class StoredExam:
 
     @property
     def middle_column(self) -> float:
-        """The stored column between the patient's halves; larger columns are the patient's left."""
+        """The stored column of the patient's midline; larger columns are the patient's left."""
         centre = (self.box.x0 + self.box.x1) / 2
         offset = self.box.middle_x - centre
         if self.has_spacing:  # without spacing the raw pixels were stored
@@ -68,7 +68,7 @@ class StoredExam:
 
     @property
     def has_spacing(self) -> bool:
-        """Whether lengths are known; without it no number in mm, cm2 or ml may be told."""
+        """Whether the spacing is known; without it no number in mm, cm2 or ml may be reported."""
         return bool(np.isfinite(self.spacing_mm).all())
 
 
@@ -78,7 +78,7 @@ def array_path(directory: Path, study: str) -> Path:
 
 
 def sidecar_path(directory: Path, study: str) -> Path:
-    """The file with an exam's facts; its presence says that the exam is whole."""
+    """The file with an exam's facts; its presence means that the exam is complete."""
     return directory / f"{study}.json"
 
 
@@ -103,16 +103,24 @@ def write_exam(
     """Write one exam atomically, the sidecar last.
 
     Args:
+        directory: the store.
+        study: StudyInstanceUID, which names the files.
+        series: SeriesInstanceUID.
         hu: int16 (z, y, x) inside the box, at `spacing_mm`, z ascending.
+        z_mm: (z,) positions, mm.
+        spacing_mm: (y, x) of `hu`, mm, or NaN.
+        raw_spacing_mm: (y, x) of the raw series, mm, or NaN.
+        sop_uids: SOPInstanceUID of every plane.
+        box: the lung box in pixels of the raw series.
         facts: further JSON values for the sidecar (sources, quarantine, flags).
 
     Raises:
         ValueError: planes, positions and UIDs do not agree.
-        UserError: the disk is full, or cannot be written.
+        UserError: the disk is full or not writable.
     """
     if hu.dtype != np.int16 or hu.ndim != 3 or not len(hu) == len(z_mm) == len(sop_uids) > 0:
         raise ValueError(
-            f"exam {study}: expected int16 (z, y, x) with a position and a UID a plane, received {hu.dtype} "
+            f"exam {study}: expected int16 (z, y, x) with one position and one UID per plane, got {hu.dtype} "
             f"{hu.shape}, {len(z_mm)} positions, {len(sop_uids)} UIDs"
         )
     plane = (1, *hu.shape[1:])
@@ -125,18 +133,18 @@ def write_exam(
     )  # fmt: skip
     sidecar = {
         "study": study, "series": series, "shape": list(hu.shape), "sop_uids": list(sop_uids),
-        "z_mm": [float(z) for z in z_mm], "spacing_mm": _as_json(spacing_mm),
-        "raw_spacing_mm": _as_json(raw_spacing_mm), "box": box.as_dict(), **facts,
+        "z_mm": [float(z) for z in z_mm], "spacing_mm": _to_json(spacing_mm),
+        "raw_spacing_mm": _to_json(raw_spacing_mm), "box": box.as_dict(), **facts,
     }  # fmt: skip
     try:
         sidecar_path(directory, study).unlink(missing_ok=True)
         write_bytes(array_path(directory, study), packed.to_cframe())
         write_json(sidecar_path(directory, study), sidecar)
-    except OSError as fault:  # the disk's, not the exam's: nothing that follows could be stored either
+    except OSError as error:  # a fault of the disk, not of the exam: later exams could not be stored either
         raise UserError(
-            f"{directory}: exam {study} cannot be written: {fault.strerror or fault}; make room there, or set PE_ROOT "
-            "to another disk; the same command goes on"
-        ) from fault
+            f"Exam {study} cannot be written: {directory}: {error.strerror or error}. Free disk space there, or set "
+            "PE_ROOT to another disk. Rerun the same command to resume."
+        ) from error
 
 
 def open_exam(directory: Path, study: str) -> StoredExam:
@@ -147,15 +155,16 @@ def open_exam(directory: Path, study: str) -> StoredExam:
     """
     if not is_stored(directory, study):
         raise UserError(
-            f"{paths.shown(directory)}: exam {study} is not in the store; ./run.sh --from features makes it "
-            "(an exam without one readable slice is never stored)"
+            f"Exam {study} is not in the store: {paths.shown(directory)}. Expected {study}.b2nd and {study}.json (an "
+            "exam without a readable slice is never stored). Build the store: ./run.sh --from features"
         )
     sidecar = read_json(sidecar_path(directory, study))
     hu = blosc2.open(str(array_path(directory, study)), mode="r", dparams=blosc2.DParams(nthreads=1))
     if list(hu.shape) != sidecar["shape"]:
         raise UserError(
-            f"{paths.shown(array_path(directory, study))}: expected shape {sidecar['shape']} as its sidecar says, "
-            f"found {list(hu.shape)}; rebuild it: ./run.sh --from features --force"
+            f"Array and sidecar disagree: {paths.shown(array_path(directory, study))}. Expected shape "
+            f"{sidecar['shape']} as in the sidecar, got {list(hu.shape)}. Rebuild the store: "
+            "./run.sh --from features --force"
         )
     return StoredExam(
         study=study,
@@ -170,19 +179,25 @@ def open_exam(directory: Path, study: str) -> StoredExam:
     )
 
 
-def _as_json(pair: tuple[float, float]) -> list[float | None]:
-    return [float(each) if np.isfinite(each) else None for each in pair]
+def _to_json(spacing_mm: tuple[float, float]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in spacing_mm]
 
 
-def _from_json(pair: list[float | None]) -> tuple[float, float]:
-    return tuple(np.nan if each is None else each for each in pair)
+def _from_json(spacing_mm: list[float | None]) -> tuple[float, float]:
+    y, x = (np.nan if value is None else value for value in spacing_mm)
+    return y, x
 
 
 def store_table(directory: Path, name: str, columns: list[str] | None = None) -> pd.DataFrame | None:
-    """The table `slices` or `exams` of a store (see features.build_store); None where the store has no tables.
+    """Read a table of a store (see features.build_store); None where the store has no tables.
 
-    The store of a run has a manifest, with which the table is compared before it is parsed. What `predict` stores for
-    its own use has none.
+    The store of a run has a manifest, against which the table is verified before it is parsed. The temporary store of
+    `./run.sh predict` has none.
+
+    Args:
+        directory: the store.
+        name: `slices` or `exams`.
+        columns: the columns to read; None: all.
 
     Raises:
         UserError: the table does not match the manifest.
@@ -196,5 +211,5 @@ def store_table(directory: Path, name: str, columns: list[str] | None = None) ->
 
 
 def stored_studies(directory: Path) -> list[str]:
-    """UIDs of every whole exam in the store, sorted."""
+    """UIDs of all complete exams in the store, sorted."""
     return sorted(path.stem for path in directory.glob("*.b2nd") if path.with_suffix(".json").is_file())

@@ -1,7 +1,6 @@
-"""Windows: the part of the HU scale that a picture or a network sees, with fixed bounds.
+"""HU windows with fixed bounds: the range of HU that a picture or a network sees.
 
-A window never depends on the slice's own minimum or maximum: the same tissue is the same grey in
-every exam.
+A window never depends on a slice's own minimum or maximum: the same tissue has the same grey level in every exam.
 """
 
 import numpy as np
@@ -24,12 +23,12 @@ def apply_window(hu: np.ndarray, level: float, width: float) -> np.ndarray:
         ValueError: the width is not positive.
     """
     if not width > 0:
-        raise ValueError(f"window width: expected more than 0 HU, received {width}")
+        raise ValueError(f"window width: expected more than 0 HU, got {width}")
     scaled = np.asarray(hu, dtype=np.float32) - np.float32(level - width / 2)
     scaled *= np.float32(1 / width)
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
 def window_channels(hu: np.ndarray, windows: tuple[tuple[float, float], ...] = tuple(WINDOWS.values())) -> np.ndarray:
-    """One window a channel: (..., y, x) HU -> (..., y, x, len(windows)) float32 in [0, 1]."""
+    """Stack one window per channel: (..., y, x) HU -> (..., y, x, len(windows)) float32 in [0, 1]."""
     return np.stack([apply_window(hu, level, width) for level, width in windows], axis=-1)

@@ -1,5 +1,6 @@
-"""New exams: labels, findings, and the evidence behind them.
+"""Predictions for new exams, and the evidence behind them.
 
-Takes unlabelled series, or the test exams of a finished run, and the finished ensemble; makes labels and findings per
-study, `evidence` an HTML report, `pacs` DICOM objects for an archive. The rightmost stage: nothing imports it.
+Input: unlabelled series, or the test exams of a finished run, and the finished ensemble. Output: exam labels, slice
+probabilities and findings per study; `evidence` writes an HTML report, `pacs` writes DICOM objects for an archive.
+This is the rightmost stage: no other stage imports it.
 """

@@ -1,90 +1,108 @@
-"""Commands of the inference stage: report, predict, evidence, export-dicom."""
+"""Commands of the inference stage: report, predict, predict-contest, evidence, export-dicom."""
 
 import argparse
 from pathlib import Path
 
-from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline import paths
+from pipeline.cli import add_experiment_arguments, add_settings_arguments, run, settings_from
+from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
+
+_SERIES_HELP = "a series, a folder of studies, or a zip archive"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m inference",
-        description="Predictions for new exams, and the evidence behind them.",
-        epilog="example: python -m inference predict my_scans --out slices.csv",
+def parser() -> argparse.ArgumentParser:
+    """Build the command line of `./run.sh inference`."""
+    top = argparse.ArgumentParser(
+        prog="./run.sh inference",
+        description="Predict new exams and show the evidence behind the predictions.",
+        epilog="example: ./run.sh inference predict my_scans --out slices.csv",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add(
-        verbs, "report", "write the evidence report of the finished run's test exams",
-        "python -m inference report --settings settings/phantom.toml",
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    report = _add_verb(
+        verbs, "report", "write the evidence report on the finished run's test exams",
+        "./run.sh inference report --settings settings/phantom.toml", keeps_artifact=True,
     )  # fmt: skip
-    _add_series_verbs(verbs)
-    _add_evidence_verb(verbs)
+    add_dry_run_arguments(report)
+    _add_predict(verbs)
+    _add_predict_contest(verbs)
+    _add_evidence(verbs)
+    _add_export_dicom(verbs)
+    return top
+
+
+def _add_predict(verbs: argparse._SubParsersAction) -> None:
+    parser = _add_verb(
+        verbs, "predict", "predict the nine exam labels and the findings of unlabelled DICOM series",
+        "./run.sh inference predict my_scans --out slices.csv",
+    )  # fmt: skip
+    parser.add_argument("dicom_dir", metavar="DICOM_DIR", type=Path, help=_SERIES_HELP)
+    parser.add_argument(
+        "--out", metavar="CSV", type=Path, default=Path("predicted_slices.csv"),
+        help="slice probabilities (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evidence", metavar="HTML", type=Path, default=Path("predicted_evidence.html"),
+        help="the evidence report, one self-contained HTML file (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--no-evidence", action="store_true", help="write the CSV only, no evidence report")
+
+
+def _add_predict_contest(verbs: argparse._SubParsersAction) -> None:
+    parser = _add_verb(
+        verbs, "predict-contest", "write a complete submission for the test exams of a contest tree",
+        "./run.sh inference predict-contest ~/rsna --out submission.csv", keeps_artifact=True,
+    )  # fmt: skip
+    parser.add_argument("tree", metavar="TREE", type=Path, help="a contest tree with test.csv and test/")
+    parser.add_argument("--out", metavar="CSV", type=Path, required=True, help="the submission")
+    parser.add_argument(
+        "--hours", metavar="H", type=float, default=0.0,
+        help="time limit; exams that would exceed it get the prior (default: no limit)",
+    )  # fmt: skip
+
+
+def _add_evidence(verbs: argparse._SubParsersAction) -> None:
+    parser = _add_verb(
+        verbs, "evidence", "write an evidence report on exams of the finished run, one self-contained HTML file",
+        "./run.sh inference evidence --exams 0a1b2c3d4e5f --out one_exam.html",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exams", metavar="UID", nargs="+", default=[],
+        help="StudyInstanceUIDs of test exams, or of training exams (shown with their out-of-fold predictions); "
+        "default: the test exams with the highest risk and a random sample of the others, see [inference.evidence]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (default: %(default)s)"
+    )
+
+
+def _add_export_dicom(verbs: argparse._SubParsersAction) -> None:
+    parser = _add_verb(
+        verbs, "export-dicom", "predict series and write a summary image and a structured report for a PACS",
+        "./run.sh inference export-dicom --series my_scans --out for_pacs",
+    )  # fmt: skip
+    parser.add_argument("--series", metavar="DIR", type=Path, required=True, help=_SERIES_HELP)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the DICOM files")
+
+
+def _add_verb(
+    verbs: argparse._SubParsersAction, name: str, summary: str, example: str, *, keeps_artifact: bool = False
+) -> argparse.ArgumentParser:
+    """Add a verb; only verbs that keep an artifact have --force."""
+    description = summary[0].upper() + summary[1:] + "."
+    parser = verbs.add_parser(name, help=summary, description=description, epilog=f"example: {example}")
+    if keeps_artifact:
+        add_settings_arguments(parser)
+    else:
+        add_experiment_arguments(parser)
     return parser
 
 
-def _add_evidence_verb(verbs: argparse._SubParsersAction) -> None:
-    evidence = _add(
-        verbs, "evidence", "write the evidence report of the finished run: one HTML file for a browser",
-        "python -m inference evidence --exams 0a1b2c3d4e5f --out one_exam.html",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--exams", metavar="UID", nargs="+", default=[],
-        help="StudyInstanceUIDs of test exams, or of training exams, which are shown as predicted out of fold; without "
-        "it the riskiest test exams and some drawn from the rest, as [inference.evidence] says",
-    )  # fmt: skip
-    evidence.add_argument(
-        "--out", metavar="HTML", type=Path, default=Path("evidence.html"), help="the report (%(default)s)"
-    )
-
-
-def _add_series_verbs(verbs: argparse._SubParsersAction) -> None:
-    predict = _add(
-        verbs, "predict", "nine labels of unlabelled DICOM series, and where they show PE",
-        "python -m inference predict my_scans --out slices.csv",
-    )  # fmt: skip
-    predict.add_argument(
-        "dicom_dir", metavar="DICOM_DIR", type=Path, help="a series, a folder of studies, or a zip archive"
-    )
-    predict.add_argument(
-        "--out",
-        metavar="CSV",
-        type=Path,
-        default=Path("predicted_slices.csv"),
-        help="slice probabilities (%(default)s)",
-    )
-    predict.add_argument(
-        "--submission", metavar="CSV", type=Path,
-        help="DICOM_DIR is a contest tree (test.csv, test/): write the whole submission for its test exams instead",
-    )  # fmt: skip
-    predict.add_argument(
-        "--hours", metavar="H", type=float, default=0.0,
-        help="with --submission: when H hours would be exceeded, the exams left get the stated prior (no limit)",
-    )  # fmt: skip
-    predict.add_argument(
-        "--evidence",
-        metavar="HTML",
-        type=Path,
-        default=Path("predicted_evidence.html"),
-        help="the evidence report, one file for a browser (%(default)s)",
-    )
-    predict.add_argument("--no-evidence", action="store_true", help="labels and CSV only")
-    export = _add(
-        verbs, "export-dicom", "predict series and write a summary picture and a structured report for a PACS",
-        "python -m inference export-dicom --series my_scans --out for_pacs",
-    )  # fmt: skip
-    export.add_argument(
-        "--series", metavar="DIR", type=Path, required=True, help="a series, a folder of studies, or a zip archive"
-    )
-    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the DICOM files go")
-
-
-def _add(verbs: argparse._SubParsersAction, name: str, what: str, example: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example: {example}")
-    add_settings_arguments(verb)
-    return verb
-
-
 def _report(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        settings_from(arguments)
+        artifacts = artifact_states([paths.inference() / "evidence"])
+        print_plan(StagePlan("inference", artifacts), as_json=arguments.json)
+        return 0
     from inference.evidence.evidence_report import write_run_report
 
     write_run_report(settings_from(arguments), force=arguments.force)
@@ -92,24 +110,27 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    settings = settings_from(arguments)
-    if arguments.submission:
-        from inference.predict_contest import predict_contest
-
-        tree, limits = arguments.dicom_dir.expanduser(), {"hours": arguments.hours, "force": arguments.force}
-        predict_contest(settings, tree, arguments.submission, **limits)
-        return 0
     from inference.predict_series import predict_folder
 
     evidence = None if arguments.no_evidence else arguments.evidence
-    predict_folder(settings, arguments.dicom_dir, arguments.out, evidence)
+    predict_folder(settings_from(arguments), arguments.dicom_dir, arguments.out, evidence)
+    return 0
+
+
+def _predict_contest(arguments: argparse.Namespace) -> int:
+    from inference.predict_contest import predict_contest
+
+    predict_contest(
+        settings_from(arguments), arguments.tree.expanduser(), arguments.out,
+        hours=arguments.hours, force=arguments.force,
+    )  # fmt: skip
     return 0
 
 
 def _evidence(arguments: argparse.Namespace) -> int:
-    from inference.evidence.evidence_report import write_evidence_command
+    from inference.evidence.evidence_report import write_exam_report
 
-    write_evidence_command(settings_from(arguments), arguments.exams, arguments.out)
+    write_exam_report(settings_from(arguments), arguments.exams, arguments.out)
     return 0
 
 
@@ -120,11 +141,19 @@ def _export_dicom(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_COMMANDS = {
+    "report": _report,
+    "predict": _predict,
+    "predict-contest": _predict_contest,
+    "evidence": _evidence,
+    "export-dicom": _export_dicom,
+}
+
+
 def main() -> int:
-    """Parse the command line and call the one function behind its verb."""
-    arguments = _parser().parse_args()
-    verbs = {"report": _report, "predict": _predict, "evidence": _evidence, "export-dicom": _export_dicom}
-    return verbs[arguments.verb](arguments)
+    """Parse the command line and run the chosen verb."""
+    arguments = parser().parse_args()
+    return _COMMANDS[arguments.verb](arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The finished ensemble on a contest tree without labels: a whole submission, a few exams at a time.
+"""The `predict-contest` command: a complete submission for a contest tree without labels, one group of exams at a time.
 
     inference/results/predicted/
         exams<first>.parquet     the nine labels of a group of exams, decoded
-        slices<first>.parquet    their slices, with the reason where the stated prior stands in; written last
-        .store/                  pixels of the group at work; it goes when the group is done
+        slices<first>.parquet    their slices, with the reason where the prior replaces a prediction; written last
+        .store/                  pixels of the current group, removed after the group
 
-Memory and disk hold one group of exams, however many there are. A killed run goes on after the last group that was
-written whole, as long as the ensemble and test.csv are the same.
+Memory and disk use are bounded by one group, whatever the number of exams. A killed run resumes after the last
+complete group if the ensemble and test.csv are unchanged.
 """
 
 import fcntl
@@ -24,11 +24,12 @@ from ensemble.decode import decode
 from ensemble.predictions import read_measured
 from features.build_store import store_exams
 from features.store import stored_studies
-from inference.predicted_studies import WARNING
+from inference.predicted_studies import SYNTHETIC_WARNING
 from input.contest import SERIES, SOP, STUDY
 from input.contest_tree import is_jpeg_tree, read_test_table
 from input.unlabelled_exams import slice_rows
 from models.apply_networks import predict_exams
+from models.network_names import network_names
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
@@ -40,156 +41,176 @@ from submissions.finished_run import require_finished, trained_on_phantoms
 from submissions.kaggle_csv import Layout, read_layout, write_submission
 
 VERSION = 1
-#: Exams that are read and predicted together: opening the networks costs seconds, so they see several at once.
-EXAMS_AT_ONCE = 32
-#: The reason in the list of rows with a prior where the time was up.
-NO_TIME = "not read: the time was up"
+#: Exams that are read and predicted together: opening the networks takes seconds, so each opening serves several.
+GROUP_SIZE = 32
+#: Reason listed for slices that were not read because of --hours.
+TIME_LIMIT_REACHED = "not read: time limit reached"
 _STORE = ".store"
+#: Exams and slices.
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def predict_contest(
-    settings: Settings, data: Path, out: Path, *, hours: float = 0.0, at_once: int = EXAMS_AT_ONCE, force: bool = False
+    settings: Settings,
+    tree: Path,
+    out: Path,
+    *,
+    hours: float = 0.0,
+    group_size: int = GROUP_SIZE,
+    force: bool = False,
 ) -> None:
-    """Write a full, valid submission for the test exams of a contest tree.
+    """Write a complete, valid submission for the test exams of a contest tree.
 
-    A slice that cannot be read, and an exam without a readable slice, get the ensemble's stated prior.
+    A slice that cannot be read, and an exam without a readable slice, get the ensemble's prior.
 
     Args:
         settings: those of the finished run.
-        data: the tree: test.csv and test/ (or test-jpegs/); neither train.csv nor labels are read.
+        tree: the contest tree: test.csv and test/ (or test-jpegs/); neither train.csv nor labels are read.
         out: the submission.
-        hours: when this time would be exceeded, the exams that are left get the prior too; 0: no limit.
-        at_once: exams in a group.
-        force: predict again what an earlier run has predicted, such as after files were added to the same tree.
+        hours: time limit; the exams of groups that would exceed it get the prior too; 0: no limit.
+        group_size: exams per group.
+        force: discard the predictions of earlier runs, for example after files were added to the same tree.
 
     Raises:
-        UserError: no finished run with these settings, no usable test.csv, or another such run at work.
+        UserError: no finished run with these settings, no usable test.csv, or another such run is active.
     """
-    end = time.monotonic() + hours * 3600 if hours else float("inf")
+    deadline = time.monotonic() + hours * 3600 if hours else float("inf")
     require_finished(settings)
-    layout, rows = read_layout(data), read_test_table(data)
-    product = _product(data, at_once)
-    left = pd.DataFrame(columns=rows.columns)
-    with _alone(product.directory):
-        if product.is_current(force=force):
-            again = shlex.join(["./run.sh", "predict", str(data), "--submission", str(out), "--force"])
-            verify(product.directory, mend=f"Predict it again, with the same settings: {again}")
+    layout, rows = read_layout(tree), read_test_table(tree)
+    artifact = _artifact(tree, group_size)
+    unpredicted = rows.iloc[:0]
+    with _exclusive(artifact.directory):
+        if artifact.is_current(force=force):
+            command = shlex.join(["./run.sh", "predict-contest", str(tree), "--out", str(out), "--force"])
+            verify(artifact.directory, next_step=f"Predict again, with the same settings: {command}")
         else:
-            with product.building(fresh=force) as directory:
-                left = _predict_groups(settings, data, rows, directory, at_once, end)
-                if left.empty:
-                    product.finish(rows={"exams": rows[STUDY].nunique(), "slices": len(rows)})
-        exams, slices = _read_groups(product.directory)
-    if len(left):
-        exams, slices = _with_prior(settings, left, exams, slices)
+            with artifact.building(fresh=force) as directory:
+                unpredicted = _predict_groups(settings, tree, rows, directory, group_size, deadline)
+                if unpredicted.empty:
+                    artifact.finish(rows={"exams": rows[STUDY].nunique(), "slices": len(rows)})
+        exams, slices = _read_groups(artifact.directory)
+    if len(unpredicted):
+        exams, slices = _with_prior(settings, unpredicted, exams, slices)
     write_submission(out, exams, slices, layout)
     require_valid(out, layout)
-    _tell(out, layout, slices)
+    _report(out, layout, slices)
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep other runs off the groups and the store; however this one ends, the system lifts the lock.
+def _exclusive(directory: Path) -> Iterator[None]:
+    """Keep other runs off the groups and the store; the system releases the lock however this process ends.
 
-    The locked file lies with the logs, like that of run.sh: the directory itself is emptied by --force.
+    The lock file is in the log folder, because --force empties the directory itself.
     """
-    place = paths.logs() / ".predicting"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
+    lock = paths.logs() / ".predicting"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
+        except BlockingIOError as error:
             raise UserError(
-                f"{paths.shown(directory)}: another predict --submission works there; run this again when it has "
-                "ended, or give this one a PE_ROOT with a copy of the finished run"
-            ) from fault
+                f"another predict-contest run is active: {paths.shown(directory)}. Wait for it to end, or set PE_ROOT "
+                "to a copy of the finished run."
+            ) from error
         yield
 
 
-def _product(data: Path, at_once: int) -> Artifact:
-    inputs = {"ensemble": read_manifest(paths.ensemble_run())["identity"], "test.csv": sha256(data / "test.csv")}
-    chosen = {"at_once": at_once, "layout": "jpeg256" if is_jpeg_tree(data) else "dicom"}
-    folder = paths.inference() / "predicted"
-    return Artifact(folder, "inference/predicted", version=VERSION, settings=chosen, inputs=inputs)
+def _artifact(tree: Path, group_size: int) -> Artifact:
+    return Artifact(
+        paths.inference() / "predicted",
+        "inference/predicted",
+        version=VERSION,
+        settings={"at_once": group_size, "layout": "jpeg256" if is_jpeg_tree(tree) else "dicom"},
+        inputs={"ensemble": read_manifest(paths.ensemble_run())["identity"], "test.csv": sha256(tree / "test.csv")},
+    )
 
 
 def _predict_groups(
-    settings: Settings, data: Path, rows: pd.DataFrame, directory: Path, at_once: int, end: float
+    settings: Settings, tree: Path, rows: pd.DataFrame, directory: Path, group_size: int, deadline: float
 ) -> pd.DataFrame:
-    """Predict every group that is not there yet; the rows that time did not allow for."""
+    """Predict every group that is not there yet; returns the rows of the exams that the deadline excludes."""
     studies = rows[STUDY].unique()
-    longest = 0.0
-    for first in range(0, len(studies), at_once):
+    slowest_s = 0.0
+    for first in range(0, len(studies), group_size):
         if _slices_path(directory, first).is_file():
             continue
         started = time.monotonic()
-        if started + longest > end:
+        if started + slowest_s > deadline:
             return rows[rows[STUDY].isin(studies[first:])]
-        group = rows[rows[STUDY].isin(studies[first : first + at_once])]
-        exams, slices = _predict_group(settings, data, group, directory / _STORE)
-        write_table(directory / f"exams{first:06d}.parquet", exams)
+        group = rows[rows[STUDY].isin(studies[first : first + group_size])]
+        exams, slices = _predict_group(settings, tree, group, directory / _STORE)
+        write_table(_exams_path(directory, first), exams)
         write_table(_slices_path(directory, first), slices)
         seconds = time.monotonic() - started
-        longest = max(longest, seconds)
-        done = min(first + at_once, len(studies))
-        say(f"predicted {done} of {len(studies)} exams ({len(group) / seconds:.0f} slices/s)")
+        slowest_s = max(slowest_s, seconds)
+        count = min(first + group_size, len(studies))
+        say(f"predicted {count} of {len(studies)} exams ({len(group) / seconds:.0f} slices/s)")
     return rows.iloc[:0]
+
+
+def _exams_path(directory: Path, first: int) -> Path:
+    return directory / f"exams{first:06d}.parquet"
 
 
 def _slices_path(directory: Path, first: int) -> Path:
     return directory / f"slices{first:06d}.parquet"
 
 
-def _predict_group(settings: Settings, data: Path, group: pd.DataFrame, store: Path) -> Tables:
-    """Decoded predictions of a few exams; their pixels lie in `store` meanwhile."""
+def _predict_group(settings: Settings, tree: Path, group: pd.DataFrame, store: Path) -> Tables:
+    """Decoded predictions for one group; its pixels are in `store` meanwhile."""
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
     try:
-        slices = slice_rows(data, group)
-        store_exams(slices, data, store, settings.features)
-        networks = predict_exams(settings, store) if stored_studies(store) else _silent(settings)
-        exams, found = decode(*apply(networks, slices, measured=read_measured(store)))
+        rows = slice_rows(tree, group)
+        store_exams(rows, tree, store, settings.features)
+        networks = predict_exams(settings, store) if stored_studies(store) else _no_predictions(settings)
+        exams, slices = decode(*apply(networks, rows, measured=read_measured(store)))
         reasons = read_table(store / "slices.parquet").set_index(SOP)["quarantine"]
     finally:
         shutil.rmtree(store, ignore_errors=True)
-    return exams, found.assign(quarantine=reasons.reindex(found[SOP]).to_numpy())
+    return exams, slices.assign(quarantine=reasons.reindex(slices[SOP]).to_numpy())
 
 
-def _silent(settings: Settings) -> dict[int, dict[str, pd.DataFrame]]:
-    """What the networks say of no slice at all."""
-    nothing = pd.DataFrame({STUDY: [], SOP: [], "pe": []}).astype({STUDY: str, SOP: str, "pe": float})
-    return {fold: dict.fromkeys(settings.models.networks, nothing) for fold in range(settings.input.folds)}
+def _no_predictions(settings: Settings) -> dict[int, dict[str, pd.DataFrame]]:
+    """The networks' predictions for no slice: fold -> network -> an empty table."""
+    empty = pd.DataFrame({STUDY: [], SOP: [], "pe": []}).astype({STUDY: str, SOP: str, "pe": float})
+    return {fold: dict.fromkeys(network_names(settings.models), empty) for fold in range(settings.input.folds)}
 
 
-def _with_prior(settings: Settings, left: pd.DataFrame, exams: pd.DataFrame, slices: pd.DataFrame) -> Tables:
-    unread = left[[STUDY, SERIES, SOP]].assign(z_mm=0.0)
-    more_exams, more_slices = decode(*apply(_silent(settings), unread))
+def _with_prior(settings: Settings, unpredicted: pd.DataFrame, exams: pd.DataFrame, slices: pd.DataFrame) -> Tables:
+    """The tables with the prior for exams that were not predicted."""
+    rows = unpredicted[[STUDY, SERIES, SOP]].assign(z_mm=0.0)
+    prior_exams, prior_slices = decode(*apply(_no_predictions(settings), rows))
     return (
-        pd.concat([exams, more_exams], ignore_index=True),
-        pd.concat([slices, more_slices.assign(quarantine=NO_TIME)], ignore_index=True),
+        pd.concat([exams, prior_exams], ignore_index=True),
+        pd.concat([slices, prior_slices.assign(quarantine=TIME_LIMIT_REACHED)], ignore_index=True),
     )
 
 
 def _read_groups(directory: Path) -> Tables:
-    columns = {"exams": [STUDY], "slices": [STUDY, SOP, "label", "quarantine"]}
-    tables = []
-    for name, empty in columns.items():
-        parts = [
-            read_table(directory / path.name.replace("slices", name)) for path in sorted(directory.glob("slices*"))
-        ]
-        tables.append(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=empty))
-    return tuple(tables)
+    """The tables of all complete groups; a group is complete when its slices are written."""
+    complete = sorted(directory.glob("slices*"))
+    return (
+        _concat([directory / path.name.replace("slices", "exams") for path in complete], [STUDY]),
+        _concat(complete, [STUDY, SOP, "label", "quarantine"]),
+    )
 
 
-def _tell(out: Path, layout: Layout, slices: pd.DataFrame) -> None:
+def _concat(tables: list[Path], columns_if_empty: list[str]) -> pd.DataFrame:
+    if not tables:
+        return pd.DataFrame(columns=columns_if_empty)
+    return pd.concat(map(read_table, tables), ignore_index=True)
+
+
+def _report(out: Path, layout: Layout, slices: pd.DataFrame) -> None:
+    """Print what was written, and list the slices with the prior beside the submission."""
     unread = slices[slices["quarantine"] != ""]
     say(f"{paths.shown(out)}: valid ({len(layout.ids)} rows, {len(layout.studies)} exams, {len(layout.slices)} slices)")
     listing = out.with_name(f"{out.stem}_unread.csv")
     listing.unlink(missing_ok=True)
     if len(unread):
         write_table(listing, unread[[STUDY, SOP, "quarantine"]])
-        first = unread["quarantine"].value_counts().index[0]
-        say(f"{len(unread)} slices have the stated prior (e.g. {first}): {paths.shown(listing)}")
+        most_frequent = unread["quarantine"].value_counts().index[0]
+        say(f"{len(unread)} slices have the prior (most often: {most_frequent}): {paths.shown(listing)}")
     if trained_on_phantoms():
-        say(WARNING)
+        say(SYNTHETIC_WARNING)

@@ -1,4 +1,4 @@
-"""The finished ensemble on DICOM series that nobody labelled."""
+"""The `predict` command: labels, findings, slice probabilities and an evidence report for unlabelled DICOM series."""
 
 import tempfile
 import time
@@ -6,26 +6,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from inference.evidence.evidence_report import Written, write_evidence
-from inference.evidence.exam_cases import cases_of_studies
+from inference.evidence.evidence_report import WrittenReport, write_report
 from inference.evidence.model_facts import describe_model
-from inference.findings import Location, describe_locations, locate_exams, with_points
-from inference.key_slice_maps import Maps
-from inference.predicted_studies import WARNING, Predicted, predict_into
+from inference.evidence.study_cases import cases_of_studies
+from inference.finding_text import describe_findings
+from inference.findings import Finding, locate_findings
+from inference.key_points import add_key_points
+from inference.key_slice_maps import KeySliceMaps
+from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_into_store
 from inference.series_reader import Study, slice_table
-from inference.side_calibration import fit_sides, opinions
-from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY
+from inference.side_calibration import fit_side_calibration, side_logits
+from inference.study_text import describe_other_series, describe_unused_files, flag_words
+from input.contest import EXAM_LABELS, LABEL_TITLES, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.settings import Settings
 from submissions.finished_run import read_candidates, trained_on_phantoms
-from submissions.leaderboard import aligned
+from submissions.text_table import text_table
+
+#: Unused files of a study that are printed one by one.
+PRINTED_FILES = 10
 
 
 def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path | None = None) -> None:
-    """Print the nine exam labels of every study below a folder, and write its slice probabilities and the evidence.
+    """Print the labels and findings of every study below a folder; write slice probabilities and evidence.
 
     Args:
         settings: those of the finished run.
@@ -37,64 +43,89 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         UserError: no finished run with these settings, or no usable series.
     """
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
-        found = predict_into(settings, source, Path(folder))
+        store = Path(folder)
+        predicted = predict_into_store(settings, source, store)
         started = time.monotonic()
-        places, maps = places_of(settings, found, Path(folder))
-        found.seconds["places"] = time.monotonic() - started
-        for study in found.studies:
-            say("\n".join(["", describe(study, found.labels(study)), *describe_locations(places[study.name])]))
-        write_table(out, output_table(found.studies, found.slices))
+        findings, maps = study_findings(settings, predicted, store)
+        predicted.seconds["findings"] = time.monotonic() - started
+        for study in predicted.studies:
+            lines = ["", describe_study(study, predicted.labels(study)), *describe_findings(findings[study.name])]
+            say("\n".join(lines))
+        write_table(out, output_table(predicted.studies, predicted.slices))
         say(f"\nslice probabilities: {paths.shown(out)}")
         if evidence:
-            written = _write_evidence(settings, found, places, maps, Path(folder), evidence)
-            found.seconds["report"] = written.seconds
-            say(f"evidence: {written}")
-    say(f"time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found.seconds.items())}")
+            report = _write_evidence(settings, predicted, findings, maps, store, evidence)
+            predicted.seconds["report"] = report.seconds
+            say(f"evidence: {report}")
+    say(f"time: {', '.join(f'{step} {seconds:.1f} s' for step, seconds in predicted.seconds.items())}")
     if trained_on_phantoms():
-        say(WARNING)
+        say(SYNTHETIC_WARNING)
 
 
-def places_of(settings: Settings, found: Predicted, store: Path) -> tuple[dict[str, list[Location]], Maps]:
-    """Where each study shows PE, by the study's name, and the activation maps there: see `inference.findings`."""
-    tables = (table for networks in found.networks.values() for table in networks.values())
-    slices = found.slices.merge(slice_table(found.studies)[[SOP, "z_mm"]], on=SOP)
+def study_findings(
+    settings: Settings, predicted: PredictedStudies, store: Path
+) -> tuple[dict[str, list[Finding]], KeySliceMaps]:
+    """Locate the findings of predicted studies, with key points.
+
+    Args:
+        settings: those of the finished run.
+        predicted: the studies and their predictions.
+        store: their pixel store.
+
+    Returns:
+        study name -> findings, likeliest first; and the activation maps of their key slices.
+    """
+    tables = (table for networks in predicted.networks.values() for table in networks.values())
+    slices = predicted.slices.merge(slice_table(predicted.studies)[[SOP, "z_mm"]], on=SOP)
     try:
-        fitted = fit_sides(settings)
-    except UserError as fault:
-        say(f"the sides are told as the networks say them, without calibration: {fault}")
-        fitted = {}
-    places = locate_exams(found.exams, slices, opinions(tables), fitted, found.measured.slices)
-    return with_points(settings, store, places, dict.fromkeys(places, tuple(found.networks)))
+        calibration = fit_side_calibration(settings)
+    except UserError as error:  # a packed run may come without the out-of-fold tables
+        say(f"sides are not calibrated; the networks' own probabilities are shown: {error}")
+        calibration = {}
+    findings = locate_findings(predicted.exams, slices, side_logits(tables), calibration, predicted.measured.slices)
+    return add_key_points(settings, store, findings, dict.fromkeys(findings, tuple(predicted.networks)))
 
 
 def _write_evidence(
-    settings: Settings, found: Predicted, places: dict[str, list[Location]], maps: Maps, store: Path, path: Path
-) -> Written:
+    settings: Settings,
+    predicted: PredictedStudies,
+    findings: dict[str, list[Finding]],
+    maps: KeySliceMaps,
+    store: Path,
+    html: Path,
+) -> WrittenReport:
     started = time.monotonic()
     candidates = read_candidates(paths.ensemble_run())
-    cases = cases_of_studies(found, places, candidates.promoted)
+    cases = cases_of_studies(predicted, findings, candidates.promoted)
     model = describe_model(settings, candidates)
-    return write_evidence(path, store, cases, model, settings, maps=maps, started=started)
+    return write_report(html, store, cases, model, settings, maps=maps, started=started)
 
 
-def describe(study: Study, labels: pd.Series) -> str:
-    """A study's labels as text; the probabilities obey the contest's rules, above 0.5 means yes."""
-    lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.why})"]
-    lines += [
-        f"other series {each.series_uid} ({each.description or 'no description'}, {each.slices} slices): {each.reason}"
-        for each in study.others
+def describe_study(study: Study, labels: pd.Series) -> str:
+    """Describe a study as text: its series, its warnings, and a table of its labels.
+
+    Args:
+        study: the study.
+        labels: the nine decoded probabilities, which obey the contest's rules; above 0.5 means yes.
+    """
+    lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.selection_reason})"]
+    lines += describe_other_series(study)
+    lines += [f"warnings: {', '.join(map(flag_words, study.flags))}"] if study.flags else []
+    lines += describe_unused_files(study, PRINTED_FILES)
+    rows = [
+        [LABEL_TITLES[label], f"{labels[label]:.3f}", "yes" if labels[label] > 0.5 else ""] for label in EXAM_LABELS
     ]
-    lines += [f"odd about it: {', '.join(study.flags)}"] if study.flags else []
-    lines += [f"not used: {path}: {reason}" for path, reason in study.quarantined[:10]]
-    if len(study.quarantined) > 10:
-        lines.append(f"not used: {len(study.quarantined) - 10} further files")
-    cells = [[label, f"{labels[label]:.3f}", "yes" if labels[label] > 0.5 else ""] for label in EXAM_LABELS]
-    return "\n".join([*lines, aligned(["label", "probability", ""], cells)])
+    return "\n".join([*lines, text_table(["label", "probability", ""], rows)])
 
 
 def output_table(studies: list[Study], slices: pd.DataFrame) -> pd.DataFrame:
-    """Slice probabilities with the UIDs of the files, each study feet to head."""
-    found = slices.set_index(SOP)["label"]
+    """Build the CSV of slice probabilities with the UIDs of the files, each study feet to head.
+
+    Args:
+        studies: the studies.
+        slices: SOP and `label`, the probability of PE on the slice.
+    """
+    probability = slices.set_index(SOP)["label"]
     parts = [
         pd.DataFrame(
             {
@@ -102,7 +133,7 @@ def output_table(studies: list[Study], slices: pd.DataFrame) -> pd.DataFrame:
                 SERIES: study.series_uid,
                 SOP: study.slices[SOP],
                 "z_mm": study.slices["z_mm"],
-                SLICE_LABEL: found.reindex(study.slices[SOP]).to_numpy(),
+                SLICE_LABEL: probability.reindex(study.slices[SOP]).to_numpy(),
             }
         )
         for study in studies

@@ -1,4 +1,4 @@
-"""Apply the finished ensemble to studies that nobody labelled: read, store, run the networks, combine, decode."""
+"""Apply the finished ensemble to unlabelled studies: read, store, run the networks, combine, decode."""
 
 import dataclasses
 import tempfile
@@ -17,20 +17,21 @@ from pipeline.console import say
 from pipeline.settings import Settings
 from submissions.finished_run import require_finished
 
-WARNING = "trained on phantoms, not for clinical use"
+#: Printed and exported with every prediction of networks that were trained on the synthetic contest.
+SYNTHETIC_WARNING = "trained on synthetic exams (phantoms), not for clinical use"
 
 
 @dataclasses.dataclass(frozen=True)
-class Predicted:
-    """What the finished ensemble says of some studies.
+class PredictedStudies:
+    """Studies and the finished ensemble's predictions for them.
 
     Attributes:
         studies: as they were read; `name` is the key of the tables.
         exams: STUDY (a study's name) and the nine labels, decoded: above 0.5 means yes.
         slices: STUDY, SOP and `label`, the probability of PE on the slice.
         measured: the numbers measured on the pixels.
-        networks: fold -> network -> what it says of every slice.
-        seconds: what took how long.
+        networks: fold -> network -> its predictions for every slice.
+        seconds: step -> its wall time.
     """
 
     studies: list[Study]
@@ -45,18 +46,23 @@ class Predicted:
         return self.exams[self.exams[STUDY] == study.name].iloc[0]
 
 
-def predict_studies(settings: Settings, source: Path) -> Predicted:
+def predict_studies(settings: Settings, source: Path) -> PredictedStudies:
     """Read every study below a folder, or in a zip archive, and apply the finished ensemble; nothing is kept on disk.
 
     Raises:
         UserError: no finished run with these settings, or no usable series.
     """
-    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
-        return predict_into(settings, source, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="predict-") as store:
+        return predict_into_store(settings, source, Path(store))
 
 
-def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
-    """The same, into an empty folder that becomes the studies' pixel store.
+def predict_into_store(settings: Settings, source: Path, store: Path) -> PredictedStudies:
+    """Read every study below a folder, or in a zip archive, and apply the finished ensemble.
+
+    Args:
+        settings: those of the finished run.
+        source: one series, a folder of studies, or a zip archive of either.
+        store: an empty folder, which becomes the studies' pixel store.
 
     Raises:
         UserError: no finished run with these settings, or no usable series.
@@ -64,13 +70,13 @@ def predict_into(settings: Settings, source: Path, store: Path) -> Predicted:
     require_finished(settings)
     times = [time.monotonic()]
     studies = read_studies(source, store, settings.features)
-    say(f"{len(studies)} studies, {sum(len(each.slices) for each in studies)} slices read; running the networks")
+    say(f"{len(studies)} studies, {sum(len(study.slices) for study in studies)} slices read; running the networks")
     times.append(time.monotonic())
     networks = predict_exams(settings, store)
     times.append(time.monotonic())
     measured = read_measured(store)
     exams, slices = decode(*apply(networks, slice_table(studies), measured=measured))
     times.append(time.monotonic())
-    parts = ("reading and storing", "networks", "ensemble")
-    seconds = {name: end - start for name, start, end in zip(parts, times, times[1:], strict=False)}
-    return Predicted(studies, exams, slices, measured, networks, seconds)
+    steps = ("reading and storing", "networks", "ensemble")
+    seconds = {step: end - start for step, start, end in zip(steps, times, times[1:], strict=False)}
+    return PredictedStudies(studies, exams, slices, measured, networks, seconds)

@@ -1,6 +1,6 @@
-"""What the contest gives us, made trustworthy.
+"""Contest data: validation, DICOM reading, exam and slice tables, folds.
 
-Takes a contest tree (raw DICOM or JPEG plus CSVs; the phantom draws one) and makes the exam and
-slice tables with order, geometry, flags and folds. Also home of the contest's facts, its metric
-and the DICOM series reader. Every stage to the right reads these.
+Input is a contest tree: DICOM or JPEG files and CSVs (`input.phantom` generates a synthetic one). Output is
+`input/prepared`: the exam and slice tables with slice order, geometry, flags and folds. The package also holds
+the contest's facts, its metric and the DICOM series reader. All later stages import from it.
 """

@@ -1,9 +1,9 @@
-"""The files of a source: a folder with all below it, and zip archives, which are read in place.
+"""List and open the files of a source: a folder with its sub-folders and zip archives, which are read in place.
 
-A member of an archive is a path below it (`scans.zip/patient/1.dcm`) and its bytes go to whoever opens
-that path; nothing is unpacked to disk, so no name of a member can write anywhere. Of a stored or deflated
-member Python's reader unpacks no more bytes than the archive's directory claims, so claims can be judged before
-reading; other methods unpack whole blocks first and are refused.
+A member of an archive is addressed as a path below the archive (`scans.zip/patient/1.dcm`). Nothing is unpacked to
+disk, so a member's name cannot make the program write anywhere. For stored and deflated members, Python's reader
+never unpacks more bytes than the archive's directory claims, so claims are checked before reading. Other
+compression methods unpack whole blocks first and are refused.
 """
 
 import zipfile
@@ -15,27 +15,28 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from input.header_limits import MAX_FILE_BYTES
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 from pipeline.errors import UserError
 
-#: An archive may claim to unpack to this many times its size; CT packs to a half or a third of it.
+#: Largest accepted ratio of claimed unpacked size to archive size; CT compresses to a half or a third.
 MAX_EXPANSION = 100
-_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_SUPPORTED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1  # bit of a member's flags (APPNOTE.TXT 4.4.4)
-#: What Python's reader raises over members that are damaged, or packed by a method that it lacks.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
+#: What Python's reader raises for damaged members and unsupported compression methods.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
 
+#: Path and reason of every file that cannot be read.
 Faults = list[tuple[Path, str]]
 
 
 def source_files(source: Path) -> tuple[list[Path], Faults]:
-    """List the files of a source, sorted; hidden files are left out, archives inside archives stay closed.
+    """List the files of a source, sorted. Hidden files are omitted; archives inside archives are not opened.
 
     Args:
-        source: a folder, whose `.zip` files are read like folders, or a zip archive.
+        source: a zip archive, or a folder, whose `.zip` files are searched like sub-folders.
 
     Returns:
-        Paths for `open_file`, and what cannot be read, with the reason.
+        Paths for `open_file`; and path and reason of everything that cannot be read.
 
     Raises:
         UserError: neither a folder nor a zip archive.
@@ -43,31 +44,34 @@ def source_files(source: Path) -> tuple[list[Path], Faults]:
     if source.is_file():
         files, faults = _members(source)
         if not files and faults and faults[0][0] == source:
-            raise UserError(f"{source}: {faults[0][1]}; expected a zip archive, or a folder with DICOM files")
+            raise UserError(f"{source}: {faults[0][1]}. Expected a zip archive or a folder with DICOM files.")
         return files, faults
     if not source.is_dir():
         raise UserError(f"{source}: no such folder or zip archive")
     files, faults = [], []
-    for path in sorted(each for each in source.rglob("*") if each.is_file() and not each.name.startswith(".")):
-        found, odd = _members(path) if path.suffix.lower() == ".zip" else ([path], [])
-        files += found
-        faults += odd
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        members, member_faults = _members(path) if path.suffix.lower() == ".zip" else ([path], [])
+        files += members
+        faults += member_faults
     return files, faults
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file, or a member of an archive, for reading bytes; yields it with its size.
+    """Open a file, or a member of an archive, for reading in binary mode.
+
+    Yields:
+        The open file and its size in bytes.
 
     Raises:
-        DicomFault: a member that is encrypted, damaged or too large.
-        OSError: a file that cannot be read.
+        DicomError: an archive member is encrypted, damaged, missing or too large.
+        OSError: the file cannot be read.
     """
     try:
         file = path.open("rb")
-    except NotADirectoryError:  # one of its parents is a file: the archive
-        with _open_member(path) as opened:
-            yield opened
+    except NotADirectoryError:  # a parent of the path is a file: the archive
+        with _open_member(path) as member:
+            yield member
         return
     with file:
         yield file, path.stat().st_size
@@ -75,48 +79,54 @@ def open_file(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 @contextmanager
 def _open_member(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    archive = next((parent for parent in path.parents if parent.is_file()), path.parent)
+    archive_path = next((parent for parent in path.parents if parent.is_file()), path.parent)
     try:
-        opened, infos = _opened(archive, archive.stat().st_mtime_ns)
-        info = infos.get(path)
+        archive, members = _open_archive(archive_path, archive_path.stat().st_mtime_ns)
+        info = members.get(path)
         if info is None:
-            raise DicomFault("file missing")
+            raise DicomError("file missing")
         if info.flag_bits & _ENCRYPTED:
-            raise DicomFault("encrypted zip member")
-        if info.compress_type not in _PACKED:
-            raise DicomFault(f"zip member packed by method {info.compress_type}; stored and deflated ones are read")
+            raise DicomError("encrypted zip member")
+        if info.compress_type not in _SUPPORTED_METHODS:
+            raise DicomError(f"zip member with compression method {info.compress_type}, expected stored or deflated")
         if info.file_size > MAX_FILE_BYTES:
-            raise DicomFault(f"zip member of {info.file_size} bytes, more than {MAX_FILE_BYTES}")
-        with opened.open(info) as file:
+            raise DicomError(f"zip member of {info.file_size} bytes, more than {MAX_FILE_BYTES}")
+        with archive.open(info) as file:
             yield file, info.file_size
-    except _DAMAGED as fault:
-        raise DicomFault(f"unreadable zip member: {' '.join(str(fault).split())[:160]}") from fault
+    except _ZIP_ERRORS as fault:
+        raise DicomError(f"unreadable zip member: {' '.join(str(fault).split())[:160]}") from fault
 
 
 @lru_cache(maxsize=8)
-def _opened(archive: Path, changed_ns: int) -> tuple[zipfile.ZipFile, dict[Path, zipfile.ZipInfo]]:
-    """An archive, held open because reading its directory for each of a thousand members takes a minute."""
-    opened = zipfile.ZipFile(archive)
-    return opened, {archive / each.filename: each for each in opened.infolist() if not _name_fault(each.filename)}
+def _open_archive(path: Path, modified_ns: int) -> tuple[zipfile.ZipFile, dict[Path, zipfile.ZipInfo]]:
+    """Open an archive and index its members by path.
+
+    It stays open in the cache: reading the directory again for each of a thousand members takes a minute.
+    `modified_ns` is part of the cache's key, so that an archive that has changed is opened again.
+    """
+    archive = zipfile.ZipFile(path)
+    return archive, {path / info.filename: info for info in archive.infolist() if not _name_fault(info.filename)}
 
 
-def _members(archive: Path) -> tuple[list[Path], Faults]:
-    """The members of one archive as paths below it, and what is refused."""
+def _members(archive_path: Path) -> tuple[list[Path], Faults]:
+    """List the members of one archive as paths below it, and the refused ones with the reason."""
     try:
-        with zipfile.ZipFile(archive) as opened:
-            infos = [each for each in opened.infolist() if not each.is_dir()]
-    except _DAMAGED as fault:
-        return [], [(archive, f"unreadable zip archive: {fault}")]
-    claimed, most = sum(each.file_size for each in infos), MAX_EXPANSION * archive.stat().st_size + MAX_FILE_BYTES
-    if claimed > most:
-        return [], [(archive, f"zip archive that claims to unpack to {claimed} bytes, more than {most}")]
+        with zipfile.ZipFile(archive_path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+    except _ZIP_ERRORS as fault:
+        return [], [(archive_path, f"unreadable zip archive: {fault}")]
+    claimed_bytes = sum(info.file_size for info in infos)
+    max_bytes = MAX_EXPANSION * archive_path.stat().st_size + MAX_FILE_BYTES
+    if claimed_bytes > max_bytes:
+        reason = f"zip archive that claims to unpack to {claimed_bytes} bytes, more than {max_bytes}"
+        return [], [(archive_path, reason)]
     files: set[Path] = set()
     faults = []
     for info in infos:
-        path = archive / info.filename
-        reason = _name_fault(info.filename) or ("a second member of this name" if path in files else "")
-        if reason:  # as text beside the archive: joined, such a name could lead elsewhere
-            faults.append((Path(f"{archive}: {ascii(info.filename)}"), reason))
+        path = archive_path / info.filename
+        reason = _name_fault(info.filename) or ("duplicate zip member name" if path in files else "")
+        if reason:  # reported as text after the archive's path: joined to it, such a name could point elsewhere
+            faults.append((Path(f"{archive_path}: {ascii(info.filename)}"), reason))
         elif not path.name.startswith("."):
             files.add(path)
     return sorted(files), faults
@@ -125,5 +135,5 @@ def _members(archive: Path) -> tuple[list[Path], Faults]:
 def _name_fault(name: str) -> str:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
-        return "a zip member whose name is no path inside the archive"
+        return "zip member whose name is not a path inside the archive"
     return ""

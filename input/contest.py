@@ -1,4 +1,4 @@
-"""Facts of the RSNA-STR Pulmonary Embolism Detection contest (Kaggle 2020): columns, weights, order.
+"""Facts of the RSNA-STR Pulmonary Embolism Detection contest (Kaggle 2020): columns, weights, label order.
 
 Source: the contest's data and evaluation pages; data set: Colak et al. 2021, RSPECT,
 doi 10.1148/ryai.2021200254.
@@ -33,7 +33,7 @@ EXAM_WEIGHTS = {
 }
 #: The nine predicted exam labels, in the submission's order.
 EXAM_LABELS = tuple(EXAM_WEIGHTS)
-#: Labels that only an exam with PE can carry.
+#: Labels that only exams with PE can have.
 POSITIVE_LABELS = (GTE_1, LT_1, LEFT, CHRONIC, RIGHT, ACUTE_AND_CHRONIC, CENTRAL)
 #: Weight of a slice in the metric, before it is multiplied by q of its exam.
 IMAGE_WEIGHT = 0.07361963
@@ -42,10 +42,10 @@ QA_MOTION = "qa_motion"
 QA_CONTRAST = "qa_contrast"
 FLOW_ARTIFACT = "flow_artifact"
 FILLING_DEFECT_NOT_PE = "true_filling_defect_not_pe"
-#: Given for training exams only and not predicted; motion or contrast make an exam indeterminate.
+#: Given for training exams only, not predicted. Motion or poor contrast makes an exam indeterminate.
 QA_LABELS = (QA_MOTION, QA_CONTRAST, FLOW_ARTIFACT, FILLING_DEFECT_NOT_PE)
 
-#: Labels as people read them; files and code keep the contest's column names.
+#: Label titles for people; files and code use the contest's column names.
 LABEL_TITLES = {
     NEGATIVE: "Negative for PE",
     GTE_1: "RV/LV ratio >= 1",

@@ -1,11 +1,11 @@
 """The DICOM reader: headers, pixels in Hounsfield units, and whole series in anatomical order.
 
-    header = read_header(path)              # gates only, no pixels
+    header = read_header(path)              # checked header, no pixels
     hu = read_pixels(path)                  # int16 (y, x), x to the patient's left, y to the back
     series = read_series(folder)            # int16 (z, y, x), z from the feet to the head
 
-Any fault of a file is a DicomFault with one line of reason. Decoders of hostile files may also kill
-or hang their process: `input.decoding` runs them where that does no harm.
+A file that cannot be used raises a DicomError with a one-line reason. Malicious files may also crash or hang their
+decoder: `input.safe_decoding` runs decoders in processes of their own.
 """
 
 from collections.abc import Collection, Iterable
@@ -17,20 +17,20 @@ import numpy as np
 from input.archive import source_files
 from input.header import SliceHeader
 from input.series_selection import OtherSeries, choose_series
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 from input.slice_file import SlicePlane, read_header, read_pixels, read_plane, read_slice
-from input.slice_order import agreeing_geometry, order_series, slice_step_mm
+from input.slice_order import order_series, slice_step_mm, split_by_geometry
 from pipeline.errors import UserError
 
 __all__ = [
-    "DicomFault", "Series", "SliceHeader", "SlicePlane", "agreeing_geometry", "order_series", "read_files",
+    "DicomError", "Series", "SliceHeader", "SlicePlane", "split_by_geometry", "order_series", "read_files",
     "read_header", "read_pixels", "read_plane", "read_series", "read_slice", "slice_step_mm",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series in anatomical order."""
+    """One CT series in anatomical order."""
 
     hu: np.ndarray  # int16 (z, y, x), [-1024, 3071]; z to the head, y to the back, x to the patient's left
     z_mm: np.ndarray  # float64 (z,), ascending
@@ -40,21 +40,21 @@ class Series:
     series_uid: str
     flags: tuple[str, ...]
     quarantined: list[tuple[Path, str]]  # files that were not used, with the reason
-    why: str  # why this series was chosen
-    others: tuple[OtherSeries, ...]  # the series that were not
+    selection_reason: str  # why this series was chosen
+    other_series: tuple[OtherSeries, ...]  # the series that were not chosen
 
 
 def read_series(source: Path, *, without: Collection[Path] = ()) -> Series:
-    """Read the one series that suits PE detection from a folder or a zip archive, nested or not.
+    """Read the series best suited for PE detection from a folder or a zip archive.
 
-    Among several series the thin axial angiographic one is chosen; see `input.series_selection`.
+    Among several series, the thin axial angiographic one is chosen; see `input.series_selection`.
 
     Args:
-        source: a folder, searched with all below it and in its archives, or a zip archive, read in place.
-        without: files to leave out, which another reading found to kill or hang their decoder.
+        source: a zip archive, read in place, or a folder, searched with its sub-folders and archives.
+        without: files to skip because they crash or hang their decoder; they are quarantined.
 
     Raises:
-        UserError: no file is there, or none is a usable axial CT slice.
+        UserError: there is no file, or no file is a usable axial CT slice.
     """
     files, faults = source_files(source)
     return read_files(source, files, without=without, faults=faults)
@@ -63,35 +63,35 @@ def read_series(source: Path, *, without: Collection[Path] = ()) -> Series:
 def read_files(
     source: Path, files: Iterable[Path], *, without: Collection[Path] = (), faults: Iterable[tuple[Path, str]] = ()
 ) -> Series:
-    """Read the one series that suits PE detection from files, as `read_series` does.
+    """Read the series best suited for PE detection from a list of files; see `read_series`.
 
     Args:
-        source: where they lie; only named in errors.
-        files: paths of files and of archives' members.
-        without: as in `read_series`.
-        faults: what is known to be unreadable; it joins the quarantine.
+        source: folder or archive of the files; used in error messages only.
+        files: paths of files and of archive members.
+        without: files to skip because they crash or hang their decoder; they are quarantined.
+        faults: path and reason of files known to be unreadable; they are added to the quarantine.
 
     Raises:
-        UserError: none is a usable axial CT slice.
+        UserError: no file is a usable axial CT slice.
     """
     faults, headers = list(faults), []
     for path in files:
         if path in without:
-            faults.append((path, "kills or hangs its decoder"))
+            faults.append((path, "crashes or hangs its decoder"))
             continue
         try:
             headers.append(read_header(path))
-        except DicomFault as fault:
+        except DicomError as fault:
             faults.append((path, fault.reason))
     if not headers:
         reasons = [f"{path}: {reason}" for path, reason in faults] or ["no files"]
         raise UserError.listing(f"{source}: no usable axial CT slice:", reasons)
-    chosen, why, others = choose_series(headers)
-    kept, odd = agreeing_geometry(chosen)
-    faults += [(header.path, reason) for header, reason in odd]
+    chosen, selection_reason, other_series = choose_series(headers)
+    kept, rejected = split_by_geometry(chosen)
+    faults += [(header.path, reason) for header, reason in rejected]
     decoded = _decode(kept, faults)
     if not decoded:
-        raise UserError.listing(f"{source}: no slice decodes:", [f"{path}: {reason}" for path, reason in faults])
+        raise UserError.listing(f"{source}: no slice can be decoded:", [f"{path}: {reason}" for path, reason in faults])
     ordered, flags = order_series(list(decoded))
     return Series(
         hu=np.stack([decoded[header] for header in ordered]),
@@ -102,17 +102,17 @@ def read_files(
         series_uid=ordered[0].series_uid,
         flags=flags,
         quarantined=faults,
-        why=why,
-        others=others,
+        selection_reason=selection_reason,
+        other_series=other_series,
     )
 
 
 def _decode(headers: list[SliceHeader], faults: list[tuple[Path, str]]) -> dict[SliceHeader, np.ndarray]:
-    """HU of every slice that decodes; the others join the faults."""
+    """Decode every slice to HU; those that fail are added to `faults`."""
     decoded = {}
     for header in headers:
         try:
             decoded[header] = read_pixels(header)
-        except DicomFault as fault:
+        except DicomError as fault:
             faults.append((header.path, fault.reason))
     return decoded

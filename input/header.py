@@ -1,8 +1,8 @@
-"""The header of one CT slice, read without trust: every gate is passed before anything is allocated.
+"""Parse and check the header of one untrusted CT slice before anything is allocated for its pixels.
 
-Only the first bytes of a file are parsed (the pixels follow the header), from memory, so a length
-field that lies cannot make a reader allocate what the file does not hold. Deflated files are
-refused by their transfer syntax alone: inflating one is an allocation that its author chose.
+Only the first bytes of a file are parsed, from memory (the pixels follow the header), so a wrong length field cannot
+make the parser allocate more than the file contains. Deflated files are refused by their transfer syntax: the size
+of an inflated file is under its author's control.
 """
 
 import logging
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -21,9 +22,9 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from input.header_limits import DECODERS, contradictions, gate_image, gate_length
+from input.header_limits import DECODERS, check_image, check_length, contradiction_flags
 from input.orientation import display_order, patient_axes
-from input.slice_faults import DicomFault, UnfinishedHeader
+from input.slice_errors import DicomError, IncompleteHeaderError
 
 PREAMBLE = 128
 HEAD_BYTES = 1 << 14  # headers of the contest take 2 to 4 KiB; two million reads of 64 KiB would be 120 GB
@@ -48,10 +49,10 @@ _REQUIRED = (
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """What the pipeline needs of one axial CT slice's header.
+    """The header fields of one axial CT slice that the pipeline uses.
 
-    Positions and directions are in mm in the patient's axes of DICOM PS3.3 C.7.6.2.1.1:
-    x to the patient's left, y to the back, z to the head.
+    Positions (mm) and directions (unit vectors) use the patient's axes of DICOM PS3.3 C.7.6.2.1.1: x to the
+    patient's left, y to the back, z to the head.
     """
 
     path: Path
@@ -60,12 +61,12 @@ class SliceHeader:
     sop_uid: str
     instance_number: int  # -1 when absent
     position_mm: tuple[float, float, float]  # centre of the first transmitted pixel
-    row_direction: tuple[float, float, float]  # where the column index grows
-    column_direction: tuple[float, float, float]  # where the row index grows
+    row_direction: tuple[float, float, float]  # of increasing column index
+    column_direction: tuple[float, float, float]  # of increasing row index
     rows: int
     columns: int
-    shape: tuple[int, int]  # (y, x) on the display; rows and columns swapped when the slice is transposed
-    spacing_mm: tuple[float, float]  # (y, x) on the display
+    shape: tuple[int, int]  # (y, x) in display orientation; rows and columns are swapped for a transposed slice
+    spacing_mm: tuple[float, float]  # (y, x) in display orientation
     slope: float
     intercept: float
     transfer_syntax: str
@@ -77,44 +78,45 @@ class SliceHeader:
     bits_stored: int
     is_signed: bool
     padding_value: int | None
-    pixel_offset: int  # of the pixel data's value in the file
+    pixel_offset: int  # of the pixel data's value in the file, bytes
     pixel_length: int  # UNDEFINED_LENGTH when encapsulated
     flags: tuple[str, ...]
-    z_mm: float  # position along the slice normal, which points to the head
+    z_mm: float  # position along the slice normal, increasing to the head
 
 
 def parse_header(data: bytes, path: Path, file_bytes: int) -> SliceHeader:
-    """Parse and gate the header at the start of a file.
+    """Parse and check the header at the start of a file.
 
     Args:
-        data: the file's first bytes; the whole header must lie in them.
-        path: only named in the result.
-        file_bytes: the size of the whole file, which the pixel data's length is held against.
+        data: the file's first bytes, including the whole header.
+        path: stored in the result; the file is not opened.
+        file_bytes: size of the whole file, compared with the length of the pixel data.
 
     Raises:
-        DicomFault: not DICOM, refused, incomplete, contradictory, or not an axial CT slice.
+        IncompleteHeaderError: `data` ends before the header does, or cannot be parsed.
+        DicomError: not DICOM, refused, contradictory, or not an axial CT slice.
     """
     try:
-        with quiet_contest_uids():
+        with ignore_contest_uid_warnings():
             dataset, syntax, pixel_element, flags = _read_elements(data)
             if pixel_element is None:
-                raise UnfinishedHeader("no pixel data: the file ends inside its header")
+                raise IncompleteHeaderError("no pixel data: the file ends inside its header")
             return _header(dataset, syntax, pixel_element, flags, path, file_bytes)
-    except DicomFault:
+    except DicomError:
         raise
-    except Exception as fault:  # a hostile header makes a parser raise nearly anything
-        raise UnfinishedHeader(f"unreadable header: {type(fault).__name__}: {_one_line(fault)}") from fault
+    except Exception as fault:  # for a malicious header the parser can raise almost anything
+        raise IncompleteHeaderError(f"unreadable header: {type(fault).__name__}: {_one_line(fault)}") from fault
 
 
 @contextmanager
-def quiet_contest_uids() -> Iterator[None]:
-    """Silence pydicom's warning about the contest's 12-digit hexadecimal UIDs, and nothing else."""
+def ignore_contest_uid_warnings() -> Iterator[None]:
+    """Silence pydicom's warning about the contest's 12-digit hexadecimal UIDs and no other warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _CONTEST_UID_WARNING, UserWarning)
         yield
 
 
-# pydicom logs what it warns about, so the same message is kept out of its log.
+# pydicom also logs its warnings, so the same message is filtered from its log.
 logging.getLogger("pydicom").addFilter(lambda record: not re.match(_CONTEST_UID_WARNING, record.getMessage()))
 
 
@@ -123,17 +125,21 @@ def _one_line(fault: BaseException) -> str:
 
 
 def _read_elements(data: bytes) -> tuple[Dataset, str, tuple[str | None, int, int] | None, list[str]]:
-    """The wanted elements, the transfer syntax, (VR, length, offset) of the pixel data, and flags."""
+    """Read the needed elements.
+
+    Returns:
+        The elements, the transfer syntax, (VR, length, offset) of the pixel data or None, and flags.
+    """
     if data[PREAMBLE : PREAMBLE + 4] != b"DICM":
-        raise DicomFault("not a DICOM file: no DICM marker at byte 128")
+        raise DicomError("not a DICOM file: no DICM marker at byte 128")
     stream = BytesIO(data)
     stream.seek(PREAMBLE + 4)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
-        raise DicomFault("transfer syntax Deflated is refused")
+        raise DicomError("transfer syntax Deflated is refused")
     if syntax not in DECODERS:
-        raise DicomFault(f"transfer syntax {UID(syntax).name or 'missing'} is not supported")
+        raise DicomError(f"transfer syntax {UID(syntax).name or 'missing'} is not supported")
     little = syntax != ExplicitVRBigEndian
     implicit = syntax == ImplicitVRLittleEndian
     flags = []
@@ -141,19 +147,20 @@ def _read_elements(data: bytes) -> tuple[Dataset, str, tuple[str | None, int, in
     if (vr_bytes.isalpha() and vr_bytes.isupper()) == implicit:
         implicit = not implicit
         flags.append("vr_contradicts_syntax")
-    found: list[tuple[str | None, int]] = []
+    pixel_data: list[tuple[str | None, int]] = []
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        number = int(tag)  # pydicom's own comparison of tags takes a tenth of the whole reading
+        number = int(tag)  # comparing pydicom's tags takes a tenth of the whole reading time
         if number == PIXEL_TAG:
-            found.append((vr, length))
+            pixel_data.append((vr, length))
         return number >= PIXEL_TAG
 
     dataset = read_dataset(stream, implicit, little, stop_when=at_pixels, specific_tags=list(_TAGS))
-    if not found:
+    if not pixel_data:
         return dataset, syntax, None, flags
-    vr, length = found[0]
-    # pydicom leaves the stream at the element that stopped it: tag (4), then VR and length (8 for OB/OW) or length (4).
+    vr, length = pixel_data[0]
+    # pydicom leaves the stream at the element that stopped it: tag (4 bytes), then VR and length (8 for OB/OW) or
+    # length (4).
     offset = stream.tell() + (8 if implicit else 12)
     return dataset, syntax, (vr, length, offset), flags
 
@@ -168,19 +175,20 @@ def _header(
 ) -> SliceHeader:
     missing = [keyword for keyword in _REQUIRED if dataset.get(keyword) in (None, "")]
     if missing:
-        raise DicomFault(f"header lacks {', '.join(missing)}")
+        raise DicomError(f"missing from the header: {', '.join(missing)}")
     _, length, offset = pixel_element
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    gate_image(dataset, rows, columns)
-    gate_length(syntax, rows, columns, length, offset, file_bytes)
-    position = _numbers(dataset, "ImagePositionPatient", 3)
+    check_image(dataset, rows, columns)
+    check_length(syntax, rows, columns, length, offset, file_bytes)
+    x, y, z = _numbers(dataset, "ImagePositionPatient", 3)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
-    spacing = _numbers(dataset, "PixelSpacing", 2)
+    row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2)
+    spacing = (row_spacing, column_spacing)
     (slope,), (intercept,) = _numbers(dataset, "RescaleSlope", 1), _numbers(dataset, "RescaleIntercept", 1)
-    if not all(0.05 <= each <= 10 for each in spacing):
-        raise DicomFault(f"PixelSpacing {spacing} mm is impossible for a CT slice")
+    if not all(0.05 <= distance <= 10 for distance in spacing):
+        raise DicomError(f"PixelSpacing {spacing} mm is impossible for a CT slice")
     if slope == 0:
-        raise DicomFault("RescaleSlope is 0")
+        raise DicomError("RescaleSlope is 0")
     row_direction, column_direction, normal = patient_axes(orientation)
     bits_stored = int(dataset.BitsStored)
     padding = dataset.get("PixelPaddingValue")
@@ -190,7 +198,7 @@ def _header(
         series_uid=str(dataset.SeriesInstanceUID),
         sop_uid=str(dataset.SOPInstanceUID),
         instance_number=_integer(dataset.get("InstanceNumber")),
-        position_mm=position,
+        position_mm=(x, y, z),
         row_direction=row_direction,
         column_direction=column_direction,
         rows=rows,
@@ -201,7 +209,7 @@ def _header(
         intercept=intercept,
         transfer_syntax=syntax,
         modality=str(dataset.Modality),
-        image_type=tuple(str(each) for each in _values(dataset.get("ImageType"))),
+        image_type=tuple(str(value) for value in _values(dataset.get("ImageType"))),
         series_description=str(dataset.get("SeriesDescription") or ""),
         slice_thickness_mm=_number(dataset.get("SliceThickness")),
         contrast_agent=str(dataset.get("ContrastBolusAgent") or ""),
@@ -210,8 +218,8 @@ def _header(
         padding_value=padding if isinstance(padding, int) else None,
         pixel_offset=offset,
         pixel_length=length,
-        flags=(*flags, *contradictions(dataset, bits_stored, slope), *_position_flags(dataset, orientation)),
-        z_mm=float(np.dot(position, normal)),
+        flags=(*flags, *contradiction_flags(dataset, bits_stored, slope), *_position_flags(dataset, orientation)),
+        z_mm=float(np.dot((x, y, z), normal)),
     )
 
 
@@ -225,26 +233,26 @@ def _position_flags(dataset: Dataset, orientation: tuple[float, ...]) -> Iterato
         yield "not_display_orientation"
 
 
-def _values(value: object) -> list:
+def _values(value: Any) -> list:
     if value is None:
         return []
     return [value] if isinstance(value, str | int | float) else list(value)
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    numbers = tuple(float(each) for each in _values(dataset.get(keyword)))
-    if len(numbers) != count or not all(math.isfinite(each) and abs(each) < 1e6 for each in numbers):
-        raise DicomFault(f"{keyword} is {list(numbers)}, expected {count} finite number(s)")
+    numbers = tuple(float(value) for value in _values(dataset.get(keyword)))
+    if len(numbers) != count or not all(math.isfinite(number) and abs(number) < 1e6 for number in numbers):
+        raise DicomError(f"{keyword} is {list(numbers)}, expected {count} finite number(s)")
     return numbers
 
 
-def _number(value: object) -> float:
+def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _integer(value: object) -> int:
+def _integer(value: Any) -> int:
     number = _number(value)
     return int(number) if math.isfinite(number) else -1

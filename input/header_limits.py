@@ -1,14 +1,14 @@
-"""The gates of one slice's header: what is refused before any pixel is allocated."""
+"""Limits of a slice's header: supported transfer syntaxes, and what is refused before pixels are allocated."""
 
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
 
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 
 MAX_FILE_BYTES = 64 << 20
 MIN_SIDE, MAX_SIDE = 64, 2048
-#: Compressed data may exceed twice the image by this much: fragment tables, comments, trailing elements.
+#: Compressed data may be this much longer than twice the image: fragment tables, comments, trailing elements.
 SPARE_BYTES = 1 << 16
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
@@ -31,8 +31,17 @@ DECODERS = {
 }
 
 
-def gate_image(dataset: Dataset, rows: int, columns: int) -> None:
-    """Hold the image's description against a CT slice's; every deviation is told at once."""
+def check_image(dataset: Dataset, rows: int, columns: int) -> None:
+    """Check that the header describes a single-frame 16-bit CT slice.
+
+    Args:
+        dataset: the header's elements.
+        rows: height of the image, pixels.
+        columns: width of the image, pixels.
+
+    Raises:
+        DicomError: it does not; all deviations are in the reason.
+    """
     faults = []
     if dataset.Modality != "CT":
         faults.append(f"Modality is {dataset.Modality}, not CT")
@@ -49,27 +58,39 @@ def gate_image(dataset: Dataset, rows: int, columns: int) -> None:
     if not (MIN_SIDE <= rows <= MAX_SIDE and MIN_SIDE <= columns <= MAX_SIDE):
         faults.append(f"{rows} x {columns} pixels, expected {MIN_SIDE} to {MAX_SIDE} a side")
     if faults:
-        raise DicomFault("; ".join(faults))
+        raise DicomError("; ".join(faults))
 
 
-def gate_length(syntax: str, rows: int, columns: int, length: int, offset: int, file_bytes: int) -> None:
-    """Hold the pixel data's length against the image's size and the file's."""
+def check_length(syntax: str, rows: int, columns: int, length: int, offset: int, file_bytes: int) -> None:
+    """Check the length of the pixel data against the size of the image and of the file.
+
+    Args:
+        syntax: transfer syntax UID, a key of `DECODERS`.
+        rows: height of the image, pixels.
+        columns: width of the image, pixels.
+        length: of the pixel data, bytes; `UNDEFINED_LENGTH` when encapsulated.
+        offset: of the pixel data in the file, bytes.
+        file_bytes: size of the file.
+
+    Raises:
+        DicomError: the sizes contradict each other, or the file is too large or truncated.
+    """
     if file_bytes > MAX_FILE_BYTES:
-        raise DicomFault(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
+        raise DicomError(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
     native = rows * columns * 2
     if DECODERS[syntax]:
         if length != UNDEFINED_LENGTH:
-            raise DicomFault("compressed pixel data is not encapsulated")
+            raise DicomError("compressed pixel data is not encapsulated")
         if file_bytes - offset > 2 * native + SPARE_BYTES:
-            raise DicomFault(f"{file_bytes - offset} compressed bytes for an image of {native}")
+            raise DicomError(f"{file_bytes - offset} compressed bytes for an image of {native}")
     elif length != native:
-        raise DicomFault(f"pixel data of {length} bytes, but {rows} x {columns} pixels need {native}")
+        raise DicomError(f"pixel data of {length} bytes, but {rows} x {columns} pixels need {native}")
     elif offset + length > file_bytes:
-        raise DicomFault(f"truncated: pixel data ends at byte {offset + length}, the file at {file_bytes}")
+        raise DicomError(f"truncated: pixel data ends at byte {offset + length}, the file at {file_bytes}")
 
 
-def contradictions(dataset: Dataset, bits_stored: int, slope: float) -> Iterator[str]:
-    """Flags for tags that contradict each other without making the pixels unusable."""
+def contradiction_flags(dataset: Dataset, bits_stored: int, slope: float) -> Iterator[str]:
+    """Yield flags for tags that contradict each other or are unusual, while the pixels stay usable."""
     if dataset.get("HighBit") not in (None, bits_stored - 1):
         yield "high_bit_contradicts_bits_stored"
     if dataset.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":

@@ -1,4 +1,4 @@
-"""A series of the JPEG-256 derivative from its files' names and folders: there are no headers."""
+"""Read a series of the JPEG-256 derivative; its order and UIDs come from file and folder names."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -6,33 +6,33 @@ from pathlib import Path
 import numpy as np
 
 from input.dicom import Series
-from input.jpeg256 import FLAG, read_jpeg, split_name
-from input.slice_faults import DicomFault
+from input.jpeg256 import FLAG, parse_jpeg_name, read_jpeg
+from input.slice_errors import DicomError
 from pipeline.errors import UserError
 
 
 def read_jpegs(source: Path, files: Iterable[Path], *, without: Collection[Path] = ()) -> Series:
-    """Read `<Study>/<Series>/<iiii>_<SOP>.jpg`, in the order of the ranks, which stand in for z.
+    """Read the files `<Study>/<Series>/<iiii>_<SOP>.jpg` of one series, ordered by rank; z is the rank.
 
     Args:
-        source: where they lie; only named in errors.
-        files: slices of one series, in a folder or an archive.
-        without: files to leave out, which another reading found to kill or hang their decoder.
+        source: folder or archive of the files; used in error messages only.
+        files: slices of one series, in a folder or an archive; files with other names are ignored.
+        without: files to skip because they crash or hang their decoder; they are quarantined.
 
     Raises:
-        UserError: no slice decodes.
+        UserError: no slice can be decoded.
     """
+    slices = [(*rank_and_sop, path) for path in files if (rank_and_sop := parse_jpeg_name(path.name))]
     planes, faults = [], []
-    for path in sorted(files, key=lambda each: split_name(each.name)):
-        rank, sop = split_name(path.name)
+    for rank, sop, path in sorted(slices, key=lambda entry: entry[:2]):
         try:
             if path in without:
-                raise DicomFault("kills or hangs its decoder")
+                raise DicomError("crashes or hangs its decoder")
             planes.append((read_jpeg(path)[0], rank, sop, path))
-        except DicomFault as fault:
+        except DicomError as fault:
             faults.append((path, fault.reason))
     if not planes:
-        raise UserError.listing(f"{source}: no slice decodes:", [f"{path}: {reason}" for path, reason in faults])
+        raise UserError.listing(f"{source}: no slice can be decoded:", [f"{path}: {reason}" for path, reason in faults])
     hu, ranks, sops, paths = zip(*planes, strict=True)
     return Series(
         hu=np.stack(hu),
@@ -43,6 +43,6 @@ def read_jpegs(source: Path, files: Iterable[Path], *, without: Collection[Path]
         series_uid=paths[0].parent.name,
         flags=(FLAG,),
         quarantined=faults,
-        why=f"{len(sops)} slices of the JPEG-256 derivative; spacing and slice distance are lost",
-        others=(),
+        selection_reason=f"{len(sops)} slices of the JPEG-256 derivative; spacing and slice distance are lost",
+        other_series=(),
     )

@@ -1,8 +1,8 @@
-"""The contest's label-consistency rules, a prize condition ("on" means a probability above 0.5).
+"""The contest's label consistency rules, a prize condition. A label is "on" when its probability exceeds 0.5.
 
-An exam is positive when any of its slices is on. Then exactly one RV/LV label is on, at least one of
-left, right and central, not both chronic labels, and neither negative nor indeterminate. Any other
-exam has exactly one of negative and indeterminate on, and nothing else.
+An exam is positive when any of its slices is on. A positive exam has exactly one RV/LV label on, at least one of
+left, right and central, not both chronic labels, and neither negative nor indeterminate. Any other exam has
+exactly one of negative and indeterminate on, and no other label.
 Source: the contest's evaluation page, "label consistency requirements".
 """
 
@@ -25,43 +25,45 @@ from input.contest import (
 
 THRESHOLD = 0.5
 
-#: Rule name -> what it demands, for messages.
+_PE, _NO_PE = "an exam with a positive slice has", "an exam without a positive slice has"
+#: Rule name -> its requirement, for messages.
 RULES = {
-    "one_rv_lv": "an exam with a positive slice has exactly one of rv_lv_ratio_gte_1 and rv_lv_ratio_lt_1 on",
-    "a_side": "an exam with a positive slice has at least one of leftsided, rightsided and central PE on",
-    "one_chronicity": "an exam with a positive slice has chronic_pe and acute_and_chronic_pe not both on",
-    "positive_excludes": "an exam with a positive slice has negative_exam_for_pe and indeterminate off",
-    "one_of_no_pe": "an exam without a positive slice has exactly one of negative_exam_for_pe and indeterminate on",
-    "no_pe_excludes": "an exam without a positive slice has no label of PE on",
+    "exactly_one_rv_lv": f"{_PE} exactly one of {GTE_1} and {LT_1} on",
+    "at_least_one_location": f"{_PE} at least one of {LEFT}, {RIGHT} and {CENTRAL} on",
+    "not_both_chronic": f"{_PE} at most one of {CHRONIC} and {ACUTE_AND_CHRONIC} on",
+    "pe_excludes_negative": f"{_PE} {NEGATIVE} and {INDETERMINATE} off",
+    "negative_or_indeterminate": f"{_NO_PE} exactly one of {NEGATIVE} and {INDETERMINATE} on",
+    "no_pe_excludes_pe_labels": f"{_NO_PE} no PE label on",
 }
 
 
 def violations(exams: pd.DataFrame, max_slice_probability: pd.Series | np.ndarray) -> pd.DataFrame:
-    """Tell which rules each exam breaks.
+    """Check every exam against every rule.
 
     Args:
-        exams: a row an exam, with the nine label columns (probabilities or 0/1 labels).
-        max_slice_probability: the highest slice probability of each exam; a Series is joined by
-            index, an array is taken in the rows' order. NaN counts as no positive slice.
+        exams: one row per exam, with the nine label columns (probabilities or 0/1 labels).
+        max_slice_probability: highest slice probability of each exam. A Series is joined by index, an array
+            is in row order. NaN means no positive slice.
 
     Returns:
-        Booleans, a row an exam (the index of `exams`), a column a rule of `RULES`.
+        Boolean table, True where the rule is broken: one row per exam (the index of `exams`), one column per
+        rule in `RULES`.
     """
     if isinstance(max_slice_probability, pd.Series):
         max_slice_probability = max_slice_probability.reindex(exams.index)
     positive = np.asarray(max_slice_probability, dtype=float) > THRESHOLD
     on = {label: exams[label].to_numpy(dtype=float) > THRESHOLD for label in EXAM_LABELS}
     broken = {
-        "one_rv_lv": positive & (on[GTE_1] == on[LT_1]),
-        "a_side": positive & ~(on[LEFT] | on[RIGHT] | on[CENTRAL]),
-        "one_chronicity": positive & on[CHRONIC] & on[ACUTE_AND_CHRONIC],
-        "positive_excludes": positive & (on[NEGATIVE] | on[INDETERMINATE]),
-        "one_of_no_pe": ~positive & (on[NEGATIVE] == on[INDETERMINATE]),
-        "no_pe_excludes": ~positive & np.any([on[label] for label in POSITIVE_LABELS], axis=0),
+        "exactly_one_rv_lv": positive & (on[GTE_1] == on[LT_1]),
+        "at_least_one_location": positive & ~(on[LEFT] | on[RIGHT] | on[CENTRAL]),
+        "not_both_chronic": positive & on[CHRONIC] & on[ACUTE_AND_CHRONIC],
+        "pe_excludes_negative": positive & (on[NEGATIVE] | on[INDETERMINATE]),
+        "negative_or_indeterminate": ~positive & (on[NEGATIVE] == on[INDETERMINATE]),
+        "no_pe_excludes_pe_labels": ~positive & np.any([on[label] for label in POSITIVE_LABELS], axis=0),
     }
     return pd.DataFrame(broken, index=exams.index)
 
 
 def count_violations(exams: pd.DataFrame, max_slice_probability: pd.Series | np.ndarray) -> int:
-    """The number of exams that break at least one rule."""
+    """Count the exams that break at least one rule."""
     return int(violations(exams, max_slice_probability).any(axis=1).sum())

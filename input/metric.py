@@ -1,10 +1,10 @@
-"""The contest's metric, a weighted log loss (lower is better), with its parts and cheap resampling.
+"""The contest's metric, a weighted log loss (lower is better), with its components and fast bootstrapping.
 
-    numerator     over exams: the label losses times EXAM_WEIGHTS, plus IMAGE_WEIGHT * q * its slices' losses
-    denominator   over exams: the sum of EXAM_WEIGHTS, plus IMAGE_WEIGHT * its number of positive slices
+    numerator     sum over exams: EXAM_WEIGHTS * label losses + IMAGE_WEIGHT * q * sum of the slice losses
+    denominator   sum over exams: sum of EXAM_WEIGHTS + IMAGE_WEIGHT * number of positive slices
 
-q is an exam's share of positive slices, so the slices of exams without PE weigh nothing, and the
-denominator is what the weights sum up to. Source: the contest's evaluation page.
+q is an exam's proportion of positive slices, so slices of exams without PE have weight 0. The denominator is the sum
+of all weights. Source: the contest's evaluation page.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,20 @@ from pyarrow import compute as arrow
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, SLICE_LABEL, SOP, STUDY
 from pipeline.errors import UserError
 
-#: Probabilities are clipped this far from 0 and 1, so that a sure error stays finite.
+#: Probabilities are clipped to [CLIP, 1 - CLIP], so that the loss stays finite.
 CLIP = 1e-15
 
 
 @dataclass(frozen=True)
 class Score:
-    """One score and its breakdown; total = image_share * image + (1 - image_share) * exam.
+    """A score and its components: total = image_share * image + (1 - image_share) * exam.
 
-    `image` and `exam` are the weighted means of their own terms; `labels` the plain mean log loss of
-    every exam label.
+    Attributes:
+        total: the contest's metric.
+        image: weighted mean log loss of the slices; NaN without positive slices.
+        exam: weighted mean log loss of the exam labels.
+        image_share: the slices' share of all weights, 0 to 1.
+        labels: exam label -> unweighted mean log loss.
     """
 
     total: float
@@ -37,7 +41,7 @@ class Score:
 
 
 def log_loss(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Binary cross-entropy, elementwise, of 0/1 truth and probabilities in [0, 1]."""
+    """Compute the elementwise binary cross-entropy of 0/1 truth and probabilities in [0, 1]."""
     probability = np.clip(np.asarray(probability, dtype=float), CLIP, 1 - CLIP)
     return -np.log(np.where(np.asarray(truth) > 0.5, probability, 1 - probability))
 
@@ -45,37 +49,38 @@ def log_loss(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
 def contest_score(
     truth_exams: pd.DataFrame, truth_slices: pd.DataFrame, exams: pd.DataFrame, slices: pd.DataFrame
 ) -> Score:
-    """Score predictions against the truth; the arguments are those of `contributions`."""
+    """Score predictions against the truth; see `contributions` for the arguments and errors."""
     return score_of(contributions(truth_exams, truth_slices, exams, slices))
 
 
 def contributions(
     truth_exams: pd.DataFrame, truth_slices: pd.DataFrame, exams: pd.DataFrame, slices: pd.DataFrame
 ) -> pd.DataFrame:
-    """Each exam's share of the metric's sums, so that resampling exams is a matter of adding rows.
+    """Compute each exam's contribution to the sums of the metric, so that exams can be resampled by summing rows.
 
     Args:
-        truth_exams: StudyInstanceUID and the nine labels, a row an exam.
-        truth_slices: StudyInstanceUID, SOPInstanceUID and pe_present_on_image, every slice of these exams.
-        exams: StudyInstanceUID and nine probabilities; further exams are ignored.
-        slices: SOPInstanceUID and `label`, the probability; further slices are ignored.
+        truth_exams: StudyInstanceUID and the nine labels, one row per exam.
+        truth_slices: StudyInstanceUID, SOPInstanceUID and pe_present_on_image of every slice of these exams.
+        exams: StudyInstanceUID and the nine probabilities; other exams are ignored.
+        slices: SOPInstanceUID and `label`, the probability; other slices are ignored.
 
     Returns:
-        Index StudyInstanceUID (order of `truth_exams`); columns `exam_loss`, `exam_weight`, `image_loss`,
-        `image_weight` (numerators and denominators of the two parts) and each label's log loss.
+        One row per exam, indexed by StudyInstanceUID in the order of `truth_exams`. Columns: `exam_loss`,
+        `exam_weight`, `image_loss`, `image_weight` (numerators and denominators of the two parts) and the log loss
+        of each label.
 
     Raises:
-        UserError: missing or repeated keys, NaN, or a probability outside [0, 1]; all at once.
+        UserError: missing or duplicate keys, NaN, or probabilities outside [0, 1]; all faults are listed.
     """
     faults: list[str] = []
     rows = _rows_of(exams, truth_exams, STUDY, list(EXAM_LABELS), "exam", faults)
     slice_rows = _rows_of(slices, truth_slices, SOP, ["label"], "slice", faults)
-    found = arrow.index_in(_keys(truth_slices[STUDY]), value_set=_keys(truth_exams[STUDY]))
-    exam_of_slice = found.fill_null(-1).to_numpy(zero_copy_only=False)
+    exam_rows = arrow.index_in(_keys(truth_slices[STUDY]), value_set=_keys(truth_exams[STUDY]))
+    exam_of_slice = exam_rows.fill_null(-1).to_numpy(zero_copy_only=False)
     if (exam_of_slice < 0).any():
-        faults.append(f"{(exam_of_slice < 0).sum()} slices of the truth belong to no exam of the truth")
+        faults.append(f"{(exam_of_slice < 0).sum()} slices of the ground truth belong to none of its exams")
     if faults:
-        raise UserError.listing("These predictions cannot be scored:", faults)
+        raise UserError.listing("The predictions cannot be scored:", faults)
     return _contributions(truth_exams, truth_slices, exams, slices, rows, slice_rows, exam_of_slice)
 
 
@@ -110,7 +115,7 @@ def _contributions(
 
 
 def score_of(parts: pd.DataFrame) -> Score:
-    """Add the contributions of any exams, drawn once or repeatedly, into a score."""
+    """Sum the contributions of exams, with or without repetition, to a score."""
     exam_weight, image_weight = parts["exam_weight"].sum(), parts["image_weight"].sum()
     exam_loss, image_loss = parts["exam_loss"].sum(), parts["image_loss"].sum()
     weight = exam_weight + image_weight
@@ -124,43 +129,63 @@ def score_of(parts: pd.DataFrame) -> Score:
 
 
 def bootstrap_totals(parts: pd.DataFrame, resamples: int, seed: int) -> np.ndarray:
-    """Totals of `resamples` draws of exams with replacement, (resamples,).
+    """Compute the total score of bootstrap resamples of the exams.
 
-    The same seed and number of exams draw the same exams, so two candidates compare pairwise.
+    The same seed and number of exams give the same resamples, so two candidates can be compared pairwise.
+
+    Args:
+        parts: the table of `contributions`.
+        resamples: number of resamples.
+        seed: of the random generator.
+
+    Returns:
+        (resamples,) total scores.
     """
     generator = np.random.default_rng(seed)
     loss = (parts["exam_loss"] + parts["image_loss"]).to_numpy()
     weight = (parts["exam_weight"] + parts["image_weight"]).to_numpy()
-    drawn = generator.integers(0, len(parts), (resamples, len(parts)))
-    return loss[drawn].sum(axis=1) / weight[drawn].sum(axis=1)
+    rows = generator.integers(0, len(parts), (resamples, len(parts)))
+    return loss[rows].sum(axis=1) / weight[rows].sum(axis=1)
 
 
 def _rows_of(
-    predicted: pd.DataFrame, truth: pd.DataFrame, key: str, columns: list[str], what: str, faults: list[str]
+    predicted: pd.DataFrame, truth: pd.DataFrame, key: str, columns: list[str], kind: str, faults: list[str]
 ) -> np.ndarray:
-    """For every row of the truth, the row of the prediction with its key; faults are collected."""
+    """Look up the row of the predictions for every row of the truth.
+
+    Args:
+        predicted: the predictions.
+        truth: the ground truth.
+        key: the column that identifies a row in both tables.
+        columns: of the predictions, checked to be probabilities.
+        kind: "exam" or "slice", for messages.
+        faults: receives the faults of the tables.
+
+    Returns:
+        (rows of the truth,) row numbers, -1 without a prediction; empty when the predictions miss a column.
+    """
     missing = [column for column in (key, *columns) if column not in predicted.columns]
     if missing:
-        faults.append(f"the {what} predictions lack the columns {', '.join(missing)}")
+        faults.append(f"the {kind} predictions are missing the columns {', '.join(missing)}")
         return np.empty(0, dtype=int)
-    given, wanted = _keys(predicted[key]), _keys(truth[key])
-    for name, table, keys in (("predictions", predicted, given), ("truth", truth, wanted)):
-        if repeated := len(keys) - len(keys.unique()):
+    predicted_keys, truth_keys = _keys(predicted[key]), _keys(truth[key])
+    for name, table, keys in (("predictions", predicted, predicted_keys), ("ground truth", truth, truth_keys)):
+        if duplicates := len(keys) - len(keys.unique()):
             example = table[key][table[key].duplicated()].iloc[0]
-            faults.append(f"{repeated} repeated {what} keys in the {name}, e.g. {example}")
-    rows = arrow.index_in(wanted, value_set=given).fill_null(-1).to_numpy(zero_copy_only=False)
+            faults.append(f"{duplicates} duplicate {kind} keys in the {name}, e.g. {example}")
+    rows = arrow.index_in(truth_keys, value_set=predicted_keys).fill_null(-1).to_numpy(zero_copy_only=False)
     if (rows < 0).any():
-        faults.append(f"{(rows < 0).sum()} {what}s have no prediction, e.g. {truth[key].to_numpy()[rows < 0][0]}")
+        faults.append(f"{(rows < 0).sum()} {kind}s have no prediction, e.g. {truth[key].to_numpy()[rows < 0][0]}")
     for column in columns:
         values = predicted[column].to_numpy(dtype=float)[rows[rows >= 0]]
-        bad = ~((values >= 0) & (values <= 1))
-        if bad.any():
-            faults.append(f"{bad.sum()} {what} values of {column} are not in [0, 1], e.g. {values[bad][0]}")
+        invalid = ~((values >= 0) & (values <= 1))
+        if invalid.any():
+            faults.append(f"{invalid.sum()} {kind} values of {column} are not in [0, 1], e.g. {values[invalid][0]}")
     return rows
 
 
 def _keys(column: pd.Series) -> pa.Array:
-    """UIDs as an Arrow array: its hash join takes a fraction of the time of a pandas index."""
+    """Convert UIDs to an Arrow array, whose hash join is several times faster than a pandas index."""
     keys = pa.array(column.astype("str"))
     keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     return keys.cast(pa.large_string())

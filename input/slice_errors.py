@@ -1,14 +1,14 @@
-"""The faults of one DICOM file."""
+"""Errors of one slice file, DICOM or JPEG."""
 
 
-class DicomFault(Exception):
-    """Why a DICOM file is not used; `reason` is one line for the quarantine list."""
+class DicomError(Exception):
+    """A slice file that cannot be used; `reason` is one line for the quarantine list."""
 
     @property
     def reason(self) -> str:
-        """The reason, in words."""
+        """The message."""
         return str(self)
 
 
-class UnfinishedHeader(DicomFault):
-    """The bytes at hand end before the header does, or make no sense; more of the file may help."""
+class IncompleteHeaderError(DicomError):
+    """The given bytes end before the header does, or cannot be parsed; reading more of the file may help."""

@@ -1,4 +1,4 @@
-"""Slices in anatomical order, and what is odd about a series."""
+"""Sort slices in anatomical order and check the geometry of a series."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ import numpy as np
 
 from input.header import SliceHeader
 
-#: Positions nearer than this are one position; header texts round to a thousandth.
+#: Positions closer than this are the same position; header values are rounded to 0.001 mm.
 SAME_POSITION_MM = 0.01
-#: A step above this many median steps is a gap.
+#: A step of more than this many median steps is a gap.
 GAP_STEPS = 1.5
 
 
 def order_series(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], tuple[str, ...]]:
-    """Sort slices from the feet to the head and tell what is odd about the series.
+    """Sort slices from the feet to the head and flag irregularities of the series.
 
-    Position along the slice normal decides. InstanceNumber, which scanners and exports number as they
-    like, and SOPInstanceUID only break ties, as where a region was scanned twice; nothing is dropped.
+    Slices are sorted by position along the slice normal. InstanceNumber, which is not reliable, and SOPInstanceUID
+    only break ties, e.g. where a region was scanned twice. No slice is dropped.
 
     Returns:
-        The sorted headers, and flags: those of the slices, `single_slice`, `duplicate_positions`,
-        `gaps`, `two_orientations`, `instance_order_differs`.
+        The sorted headers, and flags: those of the slices, and `single_slice`, `duplicate_positions`, `gaps`,
+        `two_orientations`, `instance_order_differs`.
     """
-    ordered = sorted(headers, key=lambda each: (round(each.z_mm, 3), each.instance_number, each.sop_uid))
+    ordered = sorted(headers, key=lambda header: (round(header.z_mm, 3), header.instance_number, header.sop_uid))
     flags = {flag for header in ordered for flag in header.flags}
     steps = np.diff([header.z_mm for header in ordered])
     distinct = steps[steps > SAME_POSITION_MM]
@@ -42,46 +42,50 @@ def order_series(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], tup
 
 
 def slice_step_mm(z_mm: Sequence[float]) -> float:
-    """Median distance of neighbouring positions in mm; NaN when there are fewer than two."""
+    """Compute the median distance of neighbouring positions, mm; NaN for fewer than two distinct positions."""
     steps = np.diff(np.sort(np.asarray(z_mm, dtype=float)))
     distinct = steps[steps > SAME_POSITION_MM]
     return float(np.median(distinct)) if len(distinct) else float("nan")
 
 
-def agreeing_geometry(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], list[tuple[SliceHeader, str]]]:
-    """Keep the slices that share the series' most frequent shape and spacing; the others come with a reason.
+def split_by_geometry(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], list[tuple[SliceHeader, str]]]:
+    """Separate the slices with the series' most frequent shape and spacing from the others.
 
-    When that geometry holds for less than half of several slices, or all of them lie at one position, no
-    order can be trusted and every slice is given back with that reason.
+    All slices are rejected when that geometry is shared by less than half of them, or when all of them have the same
+    position, because the order is then unknown.
+
+    Returns:
+        The accepted headers, and the rejected ones with the reason.
     """
     if not headers:
         return [], []
-    kinds = [(*header.shape, *_rounded(header.spacing_mm)) for header in headers]
-    usual, count = Counter(kinds).most_common(1)[0]
-    kept = [header for header, kind in zip(headers, kinds, strict=True) if kind == usual]
-    lost = _lost_geometry(kept, count, len(headers))
-    if lost:
-        return [], [(header, lost) for header in headers]
-    odd = [
-        (header, f"{_geometry(kind)} in a series of {_geometry(usual)}")
-        for header, kind in zip(headers, kinds, strict=True)
-        if kind != usual
+    geometries = [(*header.shape, *_rounded(header.spacing_mm)) for header in headers]
+    usual, count = Counter(geometries).most_common(1)[0]
+    kept = [header for header, geometry in zip(headers, geometries, strict=True) if geometry == usual]
+    if reason := _geometry_fault(kept, count, len(headers)):
+        return [], [(header, reason) for header in headers]
+    rejected = [
+        (header, f"{_describe_geometry(geometry)} in a series of {_describe_geometry(usual)}")
+        for header, geometry in zip(headers, geometries, strict=True)
+        if geometry != usual
     ]
-    return kept, odd
+    return kept, rejected
 
 
-def _lost_geometry(kept: Sequence[SliceHeader], count: int, total: int) -> str:
+def _geometry_fault(kept: Sequence[SliceHeader], count: int, total: int) -> str:
+    """Return why the order of the slices is unknown; "" if it is known."""
     if 2 * count < total:
         return f"geometry lost: no shape and spacing is shared by half of the {total} slices"
     z_mm = [header.z_mm for header in kept]
     if len(kept) > 2 and max(z_mm) - min(z_mm) < SAME_POSITION_MM:
-        return f"geometry lost: all {len(kept)} slices lie at z = {z_mm[0]:g} mm"
+        return f"geometry lost: all {len(kept)} slices are at z = {z_mm[0]:g} mm"
     return ""
 
 
-def _geometry(kind: tuple[float, ...]) -> str:
-    return f"{kind[0]} x {kind[1]} pixels of {kind[2]:g} x {kind[3]:g} mm"
+def _describe_geometry(geometry: tuple[float, ...]) -> str:
+    rows, columns, spacing_y, spacing_x = geometry
+    return f"{rows} x {columns} pixels of {spacing_y:g} x {spacing_x:g} mm"
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(value, 3) + 0.0 for value in values)
+    return tuple(round(value, 3) + 0.0 for value in values)  # + 0.0 turns -0.0 into 0.0

@@ -1,11 +1,11 @@
-"""The product input/prepared: exam and slice tables with order, geometry, flags and folds.
+"""Build the artifact input/prepared: exam and slice tables with slice order, geometry, flags and folds.
 
-    exams.parquet     a row an exam: ids, split, fold, slice counts, geometry, flags, labels, q
-    slices.parquet    a row a row of the contest's CSVs: ids, split, position, z, label, path, quarantine
-    report.json       transfer syntaxes, flags and quarantine reasons, counted
+    exams.parquet     one row per exam: ids, split, fold, slice counts, geometry, flags, labels, q
+    slices.parquet    one row per row of the contest's CSVs: ids, split, position, z, label, path, quarantine
+    report.json       counts of transfer syntaxes, flags and quarantine reasons
 
-Only headers are read, and of the JPEG-256 derivative file names and first bytes; pixels are decoded
-once, by the stage to the right.
+Only headers are read, or file names and first bytes of the JPEG-256 derivative. Pixels are decoded once, by the
+features stage.
 """
 
 import re
@@ -37,35 +37,39 @@ SLICE_COLUMNS = (*ID_COLUMNS, "split", "position", "z_mm", SLICE_LABEL, "path", 
 
 
 def prepare(settings: Settings, *, force: bool = False) -> None:
-    """Make the exam and slice tables of the contest tree that the settings name.
+    """Build the exam and slice tables of the contest tree in the settings, unless they are up to date.
 
-    Unreadable files are quarantined with their reason and keep their rows.
+    Unreadable files are quarantined with the reason and keep their rows.
+
+    Args:
+        settings: the experiment.
+        force: rebuild even what is up to date.
 
     Raises:
-        UserError: the tree's tables are missing or faulty.
+        UserError: the tree's CSVs are missing or faulty.
     """
-    product = prepared_artifact(settings)
-    if product.is_current(force=force):
+    artifact = prepared_artifact(settings)
+    if artifact.is_current(force=force):
         return
     tree = read_tree(settings.data_root)
     for note in tree.notes:
         say(f"input/prepared: {note}")
-    with product.building(fresh=force) as directory:
+    with artifact.building(fresh=force) as directory:
         exams, slices, report = build_tables(tree, settings.input.folds, settings.input.fold_seed)
         write_table(directory / "exams.parquet", exams)
         write_table(directory / "slices.parquet", slices)
         write_json(directory / "report.json", report)
-        product.finish(
+        artifact.finish(
             rows={"exams": len(exams), "slices": len(slices)}, metrics={"quarantined": report["quarantined"]}
         )
     _say_report(report)
 
 
 def prepared_artifact(settings: Settings) -> Artifact:
-    """The product that `prepare` makes; its inputs are the contents of the CSVs, one image file of each split, and
-    the identity of a tree that this code has drawn.
+    """Describe the artifact that `prepare` builds.
 
-    Other image files of an unchanged tree may change without a word: `--force` reads them, `features check` tells.
+    Its inputs are the contents of the CSVs, one image file per split, and the identity of a synthetic tree. Changes of
+    other image files do not make it stale: `./run.sh features check-store` finds them, `--force` reads them again.
     """
     root = settings.data_root
     inputs = {name: sha256(root / name) for name in INPUTS if (root / name).is_file()}
@@ -75,33 +79,42 @@ def prepared_artifact(settings: Settings) -> Artifact:
     if settings.is_phantom and (root / MANIFEST).is_file():
         inputs["raw"] = read_manifest(root)["identity"]
     if is_jpeg_tree(root):
-        inputs["layout"] = "jpeg256"  # the same CSVs may lie beside DICOM files
-    chosen = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
-    return Artifact(paths.prepared(), "input/prepared", version=VERSION, settings=chosen, inputs=inputs)
+        inputs["layout"] = "jpeg256"  # a tree of DICOM files can have the same CSVs
+    fold_settings = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
+    return Artifact(paths.prepared(), "input/prepared", version=VERSION, settings=fold_settings, inputs=inputs)
 
 
 def _first_file(folder: Path) -> Path | None:
-    """The first file of the first exam, by name; None in a folder that is missing or empty."""
+    """Find the first file of the first exam, by name; None if the folder is missing or empty."""
     while folder.is_dir():
-        below = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
-        if not below:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if not names:
             return None
-        folder /= below[0]
+        folder /= names[0]
     return folder if folder.is_file() else None
 
 
 def load_exams() -> pd.DataFrame:
-    """The exam table of the finished product, checked against its manifest."""
+    """Load the exam table of input/prepared, checked against its manifest."""
     return _load("exams.parquet")
 
 
 def load_slices() -> pd.DataFrame:
-    """The slice table of the finished product, checked against its manifest."""
+    """Load the slice table of input/prepared, checked against its manifest."""
     return _load("slices.parquet")
 
 
 def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Read every header of a tree, an exam a job, and assemble the two tables and the report."""
+    """Read every header of a tree, one job per exam, and assemble the tables.
+
+    Args:
+        tree: a contest tree without faults.
+        folds: number of folds.
+        fold_seed: of the assignment to folds.
+
+    Returns:
+        The exam table (`EXAM_COLUMNS`), the slice table (`SLICE_COLUMNS`) and the report.
+    """
     slices = _slice_rows(tree)
     groups = slices.groupby(["split", STUDY], sort=False).indices
     jobs = []
@@ -109,13 +122,13 @@ def build_tables(tree: ContestTree, folds: int, fold_seed: int) -> tuple[pd.Data
         series = slices[SERIES].iat[rows[0]]
         jobs.append((split_folder(tree.root, split) / study / series, study, series, slices[SOP].iloc[rows].tolist()))
     if is_jpeg_tree(tree.root):
-        jobs = [(folder, sops) for folder, _, _, sops in jobs]
-        geometries = list(run_jobs(read_exam_jpegs, jobs, what="file names", reads=tree.root))
+        jpeg_jobs = [(folder, sops) for folder, _, _, sops in jobs]
+        geometries = list(run_jobs(read_exam_jpegs, jpeg_jobs, desc="file names", reads=tree.root))
     else:
-        geometries = list(run_jobs(read_exam_headers, jobs, what="headers", reads=tree.root))
+        geometries = list(run_jobs(read_exam_headers, jobs, desc="headers", reads=tree.root))
     columns = {
-        name: np.empty(len(slices), kind)
-        for name, kind in (("position", int), ("z_mm", float), ("quarantine", object), ("names", object))
+        name: np.empty(len(slices), dtype)
+        for name, dtype in (("position", int), ("z_mm", float), ("quarantine", object), ("names", object))
     }
     for rows, geometry in zip(groups.values(), geometries, strict=True):
         for name, values in columns.items():
@@ -169,14 +182,14 @@ def _report(exams: pd.DataFrame, slices: pd.DataFrame, geometries: list[ExamGeom
         "transfer_syntaxes": {UID(syntax).name: count for syntax, count in syntaxes.most_common()},
         "flags": dict(Counter(flag for flags in exams["flags"] for flag in flags.split(";") if flag).most_common()),
         "quarantined": len(quarantined),
-        "quarantine_reasons": counted_reasons(quarantined),
+        "quarantine_reasons": count_reasons(quarantined),
         "unreadable_exams": exams.loc[exams["n_readable"] == 0, STUDY].tolist(),
         "folds": exams.loc[exams["split"] == "train", "fold"].value_counts().sort_index().tolist(),
     }
 
 
-def counted_reasons(quarantine: pd.Series) -> dict[str, int]:
-    """Reasons of a quarantine column, most frequent first; figures, which differ from file to file, become #."""
+def count_reasons(quarantine: pd.Series) -> dict[str, int]:
+    """Count the reasons in a quarantine column, most frequent first; numbers, which differ per file, become #."""
     return quarantine[quarantine != ""].map(_without_numbers).value_counts().to_dict()
 
 
@@ -193,7 +206,7 @@ def _say_report(report: dict) -> None:
     )
     if report["quarantined"]:
         reasons = "; ".join(f"{count} {reason}" for reason, count in list(report["quarantine_reasons"].items())[:5])
-        say(f"input/prepared: {report['quarantined']} slices quarantined, their rows stay: {reasons}")
+        say(f"input/prepared: {report['quarantined']} slices quarantined, their rows are kept: {reasons}")
 
 
 def _load(name: str) -> pd.DataFrame:

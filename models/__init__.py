@@ -1,6 +1,6 @@
-"""What networks learn.
+"""Networks: training and prediction.
 
-Takes 2.5-D slices of the pixel store and the folds; trains one network a (backbone, fold) from
-ImageNet weights and makes out-of-fold and test slice probabilities, exam-label opinions and
-embeddings. The ensemble reads these.
+Reads 2.5-D slices of the pixel store and the folds. Trains one slice network per (backbone, fold), by default from
+ImageNet weights, and optionally exam networks on its embeddings. Writes out-of-fold and test predictions (probabilities
+per slice and exam label) and embeddings, which the ensemble reads.
 """

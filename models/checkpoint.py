@@ -1,4 +1,4 @@
-"""Network and optimiser as arrays: saved atomically, loaded without unpickling."""
+"""Networks and optimizers as arrays: saved atomically, loaded without pickle."""
 
 import zipfile
 from pathlib import Path
@@ -13,15 +13,15 @@ from pipeline.files import atomic_path
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
-    """Write the network's variables (weights, statistics, random seeds) in their order."""
+    """Write the variables of a network (weights, statistics, random seeds) in order."""
     save_arrays(path, _arrays("v", model.variables))
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
-    """Read what `save_weights` wrote into a network of the same code and settings.
+    """Load the file of `save_weights` into a network with the same code and settings.
 
     Raises:
-        UserError: a damaged file, or one of another network.
+        UserError: The file is damaged, or belongs to another network.
     """
     arrays = load_arrays(path)
     _assign(model.variables, [arrays[key] for key in sorted(arrays)], path)
@@ -34,53 +34,60 @@ def save_checkpoint(
     """Write everything that the next epoch depends on, atomically.
 
     Args:
-        path: the file.
-        model: compiled; its optimiser is saved too.
-        average: of its weights, where they are averaged.
-        best: weights of the best epoch so far; empty where none is chosen.
-        history: of the finished epochs.
-        policy: the dtype policy that the network trains in; it and the Keras backend are recorded.
+        path: The file.
+        model: Compiled network; its optimizer is saved too.
+        average: Average of its weights; None if they are not averaged.
+        best: Weights of the best epoch so far; empty if no best epoch is selected.
+        history: History of the finished epochs.
+        policy: The dtype policy of the training; it is recorded together with the Keras backend.
     """
     arrays = _arrays("v", model.variables) | _arrays("o", model.optimizer.variables) | _arrays("b", best)
     if average:
         arrays |= _arrays("a", average.values()) | {"updates": np.array(average.updates)}
-    save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in _place(policy).items()})
+    save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in _conditions(policy).items()})
 
 
-def require_same_place(arrays: dict[str, np.ndarray], path: Path, policy: str) -> None:
-    """Make sure that training goes on where it was begun: another precision or backend would end elsewhere.
+def require_same_backend(arrays: dict[str, np.ndarray], path: Path, policy: str) -> None:
+    """Check that a training resumes with the precision and backend it started with: others give other results.
 
     Args:
-        arrays: from `load_arrays`.
-        path: for the message.
-        policy: the dtype policy that the network would train in here.
+        arrays: From `load_arrays`.
+        path: The checkpoint, for the message.
+        policy: The dtype policy of the resumed training.
 
     Raises:
-        UserError: tells both, and how to go on.
+        UserError: Precision or backend differ.
     """
-    here = _place(policy)
-    begun = {key: str(arrays.get(key, value)) for key, value in here.items()}
-    if begun != here:
+    current = _conditions(policy)
+    started = {key: str(arrays.get(key, value)) for key, value in current.items()}
+    if started != current:
         raise UserError(
-            f"{path}: training was begun in {begun['policy']} on {begun['backend']}; here it would go on in "
-            f"{here['policy']} on {here['backend']}. Resume it there, or train it anew: ./run.sh --from models --force"
+            f"training cannot resume with another precision or backend: {path}. Expected {started['policy']} on "
+            f"{started['backend']}, got {current['policy']} on {current['backend']}. Resume it with those, or train "
+            "it from scratch: ./run.sh --from models --force"
         )
 
 
-def _place(policy: str) -> dict[str, str]:
+def _conditions(policy: str) -> dict[str, str]:
     return {"policy": policy, "backend": keras.backend.backend()}
 
 
 def restore_checkpoint(
     arrays: dict[str, np.ndarray], path: Path, model: keras.Model, average: WeightAverage | None
 ) -> list[np.ndarray]:
-    """Give network, optimiser and average what `save_checkpoint` wrote; the best epoch's weights.
+    """Restore network, optimizer and average from the arrays of `save_checkpoint`.
 
     Args:
-        arrays: from `load_arrays`; the history is read by `History.of`.
-        path: for messages.
-        model: compiled as it was when the checkpoint was written.
-        average: of its weights, where they are averaged.
+        arrays: From `load_arrays`; the history is restored by `History.of`.
+        path: The checkpoint, for messages.
+        model: Network, compiled as it was when the checkpoint was written.
+        average: Average of its weights; None if they are not averaged.
+
+    Returns:
+        Weights of the best epoch; empty if no best epoch is selected.
+
+    Raises:
+        UserError: The arrays belong to another network.
     """
     _assign(model.variables, _group("v", arrays), path)
     _assign(model.optimizer.variables, _group("o", arrays), path)
@@ -90,7 +97,7 @@ def restore_checkpoint(
 
 
 def _arrays(letter: str, variables: list) -> dict[str, np.ndarray]:
-    return {f"{letter}{index:04d}": keras.ops.convert_to_numpy(each) for index, each in enumerate(variables)}
+    return {f"{letter}{index:04d}": keras.ops.convert_to_numpy(variable) for index, variable in enumerate(variables)}
 
 
 def _group(letter: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -100,21 +107,30 @@ def _group(letter: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote; a damaged file is an error that names it."""
+    """Read the file of `save_arrays`.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as fault:
-        raise UserError(f"{path}: damaged ({fault}); remove its folder and run ./run.sh to train it again") from fault
+        raise UserError(
+            f"damaged file: {path} ({fault}). Remove its folder and train the network again: ./run.sh --from models"
+        ) from fault
 
 
 def _assign(variables: list, values: list[np.ndarray], path: Path) -> None:
-    shapes = [tuple(each.shape) for each in variables]
+    shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [value.shape for value in values]:
-        raise UserError(f"{path}: holds {len(values)} arrays of another network (expected {len(shapes)})")
+        raise UserError(
+            f"weights of another network: {path}. Expected {len(shapes)} arrays with the shapes of this network, got "
+            f"{len(values)} arrays."
+        )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

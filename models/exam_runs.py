@@ -1,11 +1,11 @@
-"""The exam networks' part of a (backbone, fold) job; each leaves one product beside the slice network's.
+"""The exam networks of a (backbone, fold) job; each writes an artifact of its own.
 
 models/runs/<backbone>_<kind>/fold<k>/
-    slices.parquet   the rows of the slice network's table: study, SOP, role, `pe`, and the nine exam labels,
-                     which are the same on every slice of an exam
+    slices.parquet   rows of the slice network's table: study, SOP, role, `pe`, and the nine exam labels, which are
+                     equal on all slices of an exam
     weights.npz      the network's variables in order
-    scale.npz        mean and deviation of the inputs
-    history.csv      a row an epoch: mean training loss in units of the metric, learning rate
+    scale.npz        mean and standard deviation of the inputs
+    history.csv      one row per epoch: mean training loss in units of the metric, learning rate
     learning.png     the same as curves
     manifest.json    written last
 """
@@ -21,57 +21,95 @@ from input.contest import EXAM_LABELS, SLICE_LABEL, SOP
 from models.batches import loader_threads
 from models.checkpoint import load_weights, save_weights
 from models.exam_network import exam_network
-from models.exam_training import Scale, exams_of, predict_exams, train_exam_network
-from models.inference import predict_slices
+from models.exam_training import ExamSlices, Scale, group_by_exam, predict_exams, train_exam_network
 from models.learning_curves import draw_curves
+from models.network_names import exam_network_kinds, exam_network_name
+from models.prediction_engine import predict_slices
+from models.progress_messages import ExamEpochMessage, Report, print_text
 from models.slice_runs import exam_network_artifact, plane_table, slice_engine
 from models.slice_targets import TARGETS
 from models.slice_views import SliceViews
 from pipeline import paths
-from pipeline.artifact import verify
-from pipeline.console import say
+from pipeline.artifact import Artifact, verify
 from pipeline.files import write_table
-from pipeline.settings import Settings, exam_network_name
+from pipeline.settings import ExamNetworkSettings, Settings
+
+EPOCHS_PER_MESSAGE = 5
 
 
 def train_exam_networks(
-    settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False
+    settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False, report: Report = print_text
 ) -> list[str]:
-    """Train the exam networks of one finished slice network; predict the fold and the test exams; what to tell."""
-    products = {
-        kind: exam_network_artifact(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)
+    """Train the exam networks of one finished slice network, and predict the fold and the test exams.
+
+    Args:
+        settings: The experiment.
+        backbone: Backbone of the slice network.
+        fold: The held-out fold.
+        threads: CPU threads; results depend on their number.
+        force: Train even the networks whose artifacts are current.
+        report: Receives the progress messages.
+
+    Returns:
+        A summary of the results, one entry per trained network.
+
+    Raises:
+        UserError: Files of the slice network are damaged, or a training diverged.
+    """
+    artifacts = {
+        kind: exam_network_artifact(settings, backbone, fold, kind)
+        for kind in exam_network_kinds(settings.models, backbone)
     }
-    waiting = {kind: product for kind, product in products.items() if not product.is_current(force=force)}
-    if not waiting:
+    stale_artifacts = {kind: artifact for kind, artifact in artifacts.items() if not artifact.is_current(force=force)}
+    if not stale_artifacts:
         return []
-    told = []
     table = plane_table()
     held_out = ((table["split"] == "test") | (table["fold"] == fold)).to_numpy()
     train, scored = table[~held_out].reset_index(drop=True), table[held_out].reset_index(drop=True)
-    seen = exams_of(train, _numbers_of_training_slices(settings, backbone, fold, train, threads))
-    scored = scored.drop(columns=[SLICE_LABEL, *EXAM_LABELS])  # what is predicted is not at hand
-    numbers = stored_numbers(paths.model_run(backbone, fold), scored)
-    for kind, product in waiting.items():
-        with product.building(fresh=force) as directory:
-            model, scale, history = train_exam_network(seen, kind, settings.models.exam, _report(settings, kind))
-            found = predict_exams(model, scored, numbers, scale, settings.models.exam)
-            found.insert(2, "role", np.where(scored["split"] == "test", "test", "oof"))
-            write_table(directory / "slices.parquet", found)
-            save_weights(directory / "weights.npz", model)
-            scale.save(directory / "scale.npz")
-            write_table(directory / "history.csv", history.table())
-            draw_curves(directory / "learning.png", history.table(), product.name.removeprefix("models/"))
-            product.finish(
-                rows={"training exams": len(seen), "predicted slices": len(scored)},
-                metrics={"final_loss": history.losses[-1]}, seed=settings.models.exam.seed, threads=threads,
-                backend=keras.backend.backend(), precision=model.dtype_policy.name,
-            )  # fmt: skip
-        told.append(f"{kind} loss {history.losses[-1]:.4f}")
-    return told
+    exams = group_by_exam(train, _training_inputs(settings, backbone, fold, train, threads))
+    scored = scored.drop(columns=[SLICE_LABEL, *EXAM_LABELS])  # labels of the scored exams must not be used
+    inputs = stored_inputs(paths.model_run(backbone, fold), scored)
+    summary = []
+    for kind, artifact in stale_artifacts.items():
+        with artifact.building(fresh=force) as directory:
+            loss = _train_one(artifact, directory, kind, settings.models.exam, exams, scored, inputs, threads, report)
+        summary.append(f"{kind} loss {loss:.4f}")
+    return summary
+
+
+def _train_one(
+    artifact: Artifact, directory: Path, kind: str, recipe: ExamNetworkSettings, exams: list[ExamSlices],
+    scored: pd.DataFrame, inputs: np.ndarray, threads: int, report: Report,
+) -> float:  # fmt: skip
+    """Train one network and write its artifact; return the final training loss."""
+    model, scale, history = train_exam_network(exams, kind, recipe, _epoch_report(recipe, kind, report))
+    predictions = predict_exams(model, scored, inputs, scale, recipe)
+    predictions.insert(2, "role", np.where(scored["split"] == "test", "test", "oof"))
+    write_table(directory / "slices.parquet", predictions)
+    save_weights(directory / "weights.npz", model)
+    scale.save(directory / "scale.npz")
+    write_table(directory / "history.csv", history.table())
+    draw_curves(directory / "learning.png", history.table(), artifact.name.removeprefix("models/"))
+    artifact.finish(
+        rows={"training exams": len(exams), "predicted slices": len(scored)},
+        metrics={"final_loss": history.losses[-1]}, seed=recipe.seed, threads=threads,
+        backend=keras.backend.backend(), precision=model.dtype_policy.name,
+    )  # fmt: skip
+    return history.losses[-1]
 
 
 def load_exam_network(settings: Settings, backbone: str, fold: int, kind: str) -> tuple[keras.Model, Scale]:
-    """A finished exam network and the scale of its inputs."""
+    """Load a finished exam network and the scale of its inputs.
+
+    Args:
+        settings: The experiment.
+        backbone: Backbone of the slice network.
+        fold: The held-out fold.
+        kind: One of `models.check_recipe.EXAM_KINDS`.
+
+    Raises:
+        UserError: A file differs from the manifest.
+    """
     directory = paths.model_run(exam_network_name(backbone, kind), fold)
     verify(directory, ["weights.npz", "scale.npz"])
     scale = Scale.load(directory / "scale.npz")
@@ -80,59 +118,80 @@ def load_exam_network(settings: Settings, backbone: str, fold: int, kind: str) -
     return model, scale
 
 
-def predict_with(
+def apply_exam_networks(
     settings: Settings, backbone: str, fold: int, slices: pd.DataFrame, frame: pd.DataFrame, embeddings: np.ndarray
 ) -> dict[str, pd.DataFrame]:
-    """Run the finished exam networks of one slice network on what it said of some slices.
+    """Apply the finished exam networks of one slice network to slices that it has predicted.
 
     Args:
-        slices: StudyInstanceUID, SOPInstanceUID and z_mm.
-        frame, embeddings: of these slices, as `predict_slices` yields them.
+        settings: The experiment.
+        backbone: Backbone of the slice network.
+        fold: The held-out fold of the networks.
+        slices: StudyInstanceUID, SOPInstanceUID and z_mm of the slices.
+        frame: Probabilities of these slices, from `predict_slices`.
+        embeddings: Embeddings of these slices, from `predict_slices`.
 
     Returns:
-        Name of the exam network -> StudyInstanceUID, SOPInstanceUID, `pe` and the nine exam labels, a row a slice.
+        Name of the exam network -> table with one row per slice: StudyInstanceUID, SOPInstanceUID, `pe` and the nine
+        exam labels.
     """
-    found = {}
-    for kind in settings.models.exam_kinds(backbone):
+    predictions = {}
+    inputs = exam_network_inputs(frame, embeddings)
+    for kind in exam_network_kinds(settings.models, backbone):
         model, scale = load_exam_network(settings, backbone, fold, kind)
-        numbers = numbers_of(frame, embeddings)
-        found[exam_network_name(backbone, kind)] = predict_exams(model, slices, numbers, scale, settings.models.exam)
-    return found
+        name = exam_network_name(backbone, kind)
+        predictions[name] = predict_exams(model, slices, inputs, scale, settings.models.exam)
+    return predictions
 
 
-def numbers_of(frame: pd.DataFrame, embeddings: np.ndarray) -> np.ndarray:
-    """What an exam network reads of slices: float32 (n, d + targets), embedding and logits of every target.
+def exam_network_inputs(frame: pd.DataFrame, embeddings: np.ndarray) -> np.ndarray:
+    """Return the inputs of an exam network: embedding and logits of every target.
 
     Args:
-        frame: `pe` and one probability a further target, as `predict_slices` yields them.
-        embeddings: (n, d).
+        frame: `pe` and one probability per further target, from `predict_slices`.
+        embeddings: Embeddings, shape (n, d).
+
+    Returns:
+        float32 (n, d + targets).
     """
     probabilities = frame[["pe", *TARGETS[1:]]].to_numpy(float).clip(1e-6, 1 - 1e-6)
     logits = np.log(probabilities) - np.log1p(-probabilities)
     return np.concatenate([embeddings, logits], axis=1).astype(np.float32)
 
 
-def _numbers_of_training_slices(
+def _training_inputs(
     settings: Settings, backbone: str, fold: int, train: pd.DataFrame, threads: int
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
+    """Predict the training slices with their slice network; they are not stored."""
     recipe = settings.models.of(backbone)
     engine = slice_engine(recipe, backbone, paths.model_run(backbone, fold), threads)
     views = SliceViews(paths.store(), recipe)
     batches = predict_slices(engine, train, views, recipe, loaders=loader_threads(threads))
-    return np.concatenate([numbers_of(*found) for found in batches])
+    return np.concatenate([exam_network_inputs(frame, embeddings) for frame, embeddings in batches])
 
 
-def stored_numbers(directory: Path, scored: pd.DataFrame) -> np.ndarray:
-    """What an exam network reads of slices that the slice network's run has predicted, rows as in `scored`."""
+def stored_inputs(directory: Path, scored: pd.DataFrame) -> np.ndarray:
+    """Return the inputs of an exam network for slices that the slice network's run has predicted.
+
+    Args:
+        directory: Folder of the slice network's run.
+        scored: Table with SOPInstanceUID.
+
+    Returns:
+        float32 (n, d + targets), rows as in `scored`.
+
+    Raises:
+        UserError: A file differs from the manifest.
+    """
     verify(directory, ["slices.parquet", "embeddings.npy"])
     table = pd.read_parquet(directory / "slices.parquet").set_index(SOP).loc[scored[SOP]]
     embeddings = np.load(directory / "embeddings.npy", mmap_mode="r")
-    return numbers_of(table, embeddings[table["row"].to_numpy()])
+    return exam_network_inputs(table, embeddings[table["row"].to_numpy()])
 
 
-def _report(settings: Settings, kind: str) -> Callable[[int, float], None]:
-    def report(epoch: int, loss: float) -> None:
-        if epoch % 5 == 0:
-            say(f"{kind} {epoch}/{settings.models.exam.epochs} loss {loss:.4f}")
+def _epoch_report(recipe: ExamNetworkSettings, kind: str, report: Report) -> Callable[[int, float], None]:
+    def report_epoch(epoch: int, loss: float) -> None:
+        if epoch % EPOCHS_PER_MESSAGE == 0:
+            report(ExamEpochMessage(kind, epoch, recipe.epochs, loss))
 
-    return report
+    return report_epoch

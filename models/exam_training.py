@@ -1,8 +1,8 @@
-"""Trains one exam network on the embeddings that its slice network gives to the exams that it learned from.
+"""Training of one exam network on the embeddings of its slice network.
 
-The embeddings of different folds' networks do not compare, so exam network k sees the training exams
-through slice network k (which has seen their labels) and predicts the exams of fold k, which neither
-has seen. The loss is the contest's metric.
+Embeddings of different folds' networks are not comparable. Exam network k therefore sees the training exams through
+slice network k (which was trained on their labels) and predicts the exams of fold k, which neither network has seen.
+The loss is the contest's metric.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,35 +25,46 @@ from pipeline.settings import ExamNetworkSettings
 
 @dataclass(frozen=True)
 class ExamSlices:
-    """What a slice network says of one exam.
+    """The slices of one exam as input of an exam network.
 
     Attributes:
-        rows: (n,) the slices' rows in the table that they come from.
-        z_mm: (n,) ascending positions, mm.
-        numbers: (n, d) embedding and logits.
-        labels: (n,) 0/1 slice labels, and `exam`: (9,) exam labels in the order of EXAM_LABELS; None where unknown.
+        rows: Rows of the slices in their table, shape (n,).
+        z_mm: Positions in mm, ascending, shape (n,).
+        inputs: Embedding and logits of the slices, shape (n, d).
+        slice_labels: 0/1 labels of the slices, shape (n,); None if unknown.
+        exam_labels: Labels of the exam in the order of EXAM_LABELS, shape (9,); None if unknown.
     """
 
     rows: np.ndarray
     z_mm: np.ndarray
-    numbers: np.ndarray
-    labels: np.ndarray | None = None
-    exam: np.ndarray | None = None
+    inputs: np.ndarray
+    slice_labels: np.ndarray | None = None
+    exam_labels: np.ndarray | None = None
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return slice labels and exam labels of a training exam.
+
+        Raises:
+            ValueError: The labels are unknown.
+        """
+        if self.slice_labels is None or self.exam_labels is None:
+            raise ValueError("an exam without labels cannot be trained on")
+        return self.slice_labels, self.exam_labels
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation (d,) of the training slices' numbers."""
+    """Mean and standard deviation (d,) of the training slices' inputs."""
 
     mean: np.ndarray
     deviation: np.ndarray
 
     @classmethod
     def of(cls, exams: list[ExamSlices]) -> "Scale":
-        """Measure over all slices of some exams, one exam in float64 at a time: all at once would fill gigabytes."""
-        count = sum(len(each.numbers) for each in exams)
-        mean = _summed(each.numbers.astype(np.float64) for each in exams) / count
-        variance = _summed(np.square(each.numbers.astype(np.float64) - mean) for each in exams) / count
+        """Measure over all slices of the exams, one exam in float64 at a time: all at once would need gigabytes."""
+        count = sum(len(exam.inputs) for exam in exams)
+        mean = _sum_rows(exam.inputs.astype(np.float64) for exam in exams) / count
+        variance = _sum_rows(np.square(exam.inputs.astype(np.float64) - mean) for exam in exams) / count
         return cls(mean, np.maximum(np.sqrt(variance), 1e-3))
 
     def save(self, path: Path) -> None:
@@ -62,19 +73,21 @@ class Scale:
 
     @classmethod
     def load(cls, path: Path) -> "Scale":
-        """Read what `save` wrote."""
+        """Read the file of `save`."""
         return cls(**load_arrays(path))
 
-    def apply(self, numbers: np.ndarray) -> np.ndarray:
-        """Standardised numbers; an embedding that was silent in training cannot shout later."""
-        return np.clip((numbers - self.mean) / self.deviation, -8, 8).astype(np.float32)
+    def apply(self, inputs: np.ndarray) -> np.ndarray:
+        """Standardise inputs and clip them to +-8 SD: units constant in training can be huge at test."""
+        return np.clip((inputs - self.mean) / self.deviation, -8, 8).astype(np.float32)
 
 
-def _summed(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Sum (d,) over the rows of all parts (n, d), row after row as if they were one array: to the same bits (d > 1)."""
-    total = None
+def _sum_rows(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Sum the rows of all parts (n, d) one after another: the same bits as the sum of one array (for d > 1)."""
+    total: np.ndarray | None = None
     for part in parts:
         total = (part if total is None else np.concatenate([total[None], part])).sum(axis=0)
+    if total is None:
+        raise ValueError("no exams to measure the scale of")
     return total
 
 
@@ -84,20 +97,20 @@ def train_exam_network(
     """Train from scratch; order, shifts and noise are a pure function of (seed, epoch).
 
     Args:
-        exams: the training exams, with labels.
+        exams: The training exams, with labels.
         kind: "gru" or "transformer".
-        settings: recipe.
-        report: called with (epoch, mean loss) after every epoch.
+        settings: Training recipe.
+        report: Called with (epoch from 1, mean loss) after every epoch.
 
     Returns:
-        The network, the inputs' scale, and the history; losses are in units of the metric.
+        The network, the scale of its inputs, and the history with losses in units of the metric.
 
     Raises:
-        UserError: the loss became NaN or infinite.
+        UserError: The loss became NaN or infinite.
     """
-    keras.utils.set_random_seed(settings.seed)  # whatever this process drew before
+    keras.utils.set_random_seed(settings.seed)  # independent of earlier random draws of this process
     scale = Scale.of(exams)
-    model = exam_network(kind, 3 * exams[0].numbers.shape[1], settings)
+    model = exam_network(kind, 3 * exams[0].inputs.shape[1], settings)
     compile_exam_network(model, settings, -(-len(exams) // settings.batch), metric_unit(exams))
     history = History()
     for epoch in range(settings.epochs):
@@ -108,13 +121,13 @@ def train_exam_network(
 
 
 def compile_exam_network(model: keras.Model, settings: ExamNetworkSettings, steps: int, unit: float) -> None:
-    """Give a network from `models.exam_network` its optimiser and the contest's metric as its loss.
+    """Compile a network of `models.exam_network` with its optimizer and the contest's metric as loss.
 
     Args:
-        model: not compiled yet.
-        settings: recipe.
-        steps: batches an epoch; the first epoch is the warm-up.
-        unit: the metric's denominator, from `metric_unit`.
+        model: The network, not compiled yet.
+        settings: Training recipe.
+        steps: Batches per epoch; the first epoch is the warm-up.
+        unit: The metric's denominator, from `metric_unit`.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate / 20, steps * settings.epochs, alpha=0.01, warmup_target=settings.learning_rate,
@@ -126,8 +139,9 @@ def compile_exam_network(model: keras.Model, settings: ExamNetworkSettings, step
 
 
 def metric_unit(exams: list[ExamSlices]) -> float:
-    """What an exam's weights sum up to on average, the denominator of the metric."""
-    return sum(EXAM_WEIGHTS.values()) + IMAGE_WEIGHT * float(np.mean([each.labels.sum() for each in exams]))
+    """Return the mean sum of an exam's weights: the denominator of the metric."""
+    positive_slices = [exam.labels()[0].sum() for exam in exams]
+    return sum(EXAM_WEIGHTS.values()) + IMAGE_WEIGHT * float(np.mean(positive_slices))
 
 
 def _train_epoch(
@@ -139,26 +153,26 @@ def _train_epoch(
     for first in range(0, len(order), settings.batch):
         batch = [exams[row] for row in order[first : first + settings.batch]]
         grids = [
-            grid_of(each.z_mm, settings.length, settings.step_mm, shift=random.uniform(-1, 1),
+            grid_of(exam.z_mm, settings.length, settings.step_mm, shift=random.uniform(-1, 1),
                     stretch=np.exp(random.uniform(-0.1, 0.1)))
-            for each in batch
+            for exam in batch
         ]  # fmt: skip
-        inputs = _inputs(batch, grids, scale, random, settings.noise)
+        inputs = _network_inputs(batch, grids, scale, random, settings.noise)
         losses.append(model.train_on_batch(inputs, _targets(batch, grids), return_dict=True)["loss"])
         if not np.isfinite(losses[-1]):
             raise UserError(
-                f"training diverged: loss {losses[-1]} at epoch {epoch + 1}; lower models.exam.learning_rate"
+                f"training diverged: loss {losses[-1]} at epoch {epoch + 1}. Lower models.exam.learning_rate."
             )
     return float(np.mean(losses))
 
 
-def _inputs(
+def _network_inputs(
     exams: list[ExamSlices], grids: list[Grid], scale: Scale, random: np.random.Generator | None = None,
     noise: float = 0.0,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     inside = np.stack([grid.inside for grid in grids])
     values = np.stack(
-        [onto_grid(grid, each.z_mm, scale.apply(each.numbers)) for each, grid in zip(exams, grids, strict=True)]
+        [onto_grid(grid, exam.z_mm, scale.apply(exam.inputs)) for exam, grid in zip(exams, grids, strict=True)]
     )
     if random is not None and noise:
         values += noise * random.standard_normal(values.shape, dtype=np.float32) * inside[..., None]
@@ -166,57 +180,62 @@ def _inputs(
 
 
 def _targets(exams: list[ExamSlices], grids: list[Grid]) -> dict[str, np.ndarray]:
-    """Labels on the grid; a position stands for its share of the exam's slices, each worth q times the image weight."""
-    slices = []
-    for each, grid in zip(exams, grids, strict=True):
-        truth = onto_grid(grid, each.z_mm, each.labels[:, None].astype(np.float32))[:, 0]
-        weight = IMAGE_WEIGHT * each.labels.mean() * len(each.labels) / grid.inside.sum() * grid.inside
-        slices.append(np.stack([truth, weight], axis=-1))
-    return {
-        "slices": np.stack(slices).astype(np.float32),
-        "exams": np.stack([each.exam for each in exams]).astype(np.float32),
-    }
+    """Return labels on the grid.
+
+    A position represents its share of the exam's slices, each with a weight of q times the image weight.
+    """
+    slice_targets, exam_targets = [], []
+    for exam, grid in zip(exams, grids, strict=True):
+        slice_labels, exam_labels = exam.labels()
+        truth = onto_grid(grid, exam.z_mm, slice_labels[:, None].astype(np.float32))[:, 0]
+        weight = IMAGE_WEIGHT * slice_labels.mean() * len(slice_labels) / grid.inside.sum() * grid.inside
+        slice_targets.append(np.stack([truth, weight], axis=-1))
+        exam_targets.append(exam_labels)
+    return {"slices": np.stack(slice_targets).astype(np.float32), "exams": np.stack(exam_targets).astype(np.float32)}
 
 
 def predict_exams(
-    model: keras.Model, table: pd.DataFrame, numbers: np.ndarray, scale: Scale, settings: ExamNetworkSettings
+    model: keras.Model, table: pd.DataFrame, inputs: np.ndarray, scale: Scale, settings: ExamNetworkSettings
 ) -> pd.DataFrame:
     """Predict the exams of a table, batch by batch.
 
     Args:
-        model: from `train_exam_network`.
-        table: StudyInstanceUID, SOPInstanceUID and z_mm, a row a slice.
-        numbers: (rows, d) embedding and logits of the table's rows.
-        scale: of the training exams.
-        settings: recipe.
+        model: From `train_exam_network`.
+        table: One row per slice: StudyInstanceUID, SOPInstanceUID and z_mm.
+        inputs: Embedding and logits of the table's rows, shape (rows, d).
+        scale: Scale of the training exams.
+        settings: Training recipe.
 
     Returns:
-        StudyInstanceUID, SOPInstanceUID, `pe` and the nine exam labels, rows as in the table; probabilities.
+        Rows as in the table: StudyInstanceUID, SOPInstanceUID, and the probabilities of `pe` and of the nine exam
+        labels.
     """
-    exams = exams_of(table, numbers)
+    exams = group_by_exam(table, inputs)
     logits = np.empty((len(table), 1 + len(EXAM_LABELS)))
     for first in range(0, len(exams), settings.batch):
         batch = exams[first : first + settings.batch]
-        grids = [grid_of(each.z_mm, settings.length, settings.step_mm) for each in batch]
-        outputs = model.predict_on_batch(_inputs(batch, grids, scale))
-        for each, grid, slices, exam in zip(batch, grids, outputs["slices"], outputs["exams"], strict=True):
-            logits[each.rows, :1] = from_grid(grid, each.z_mm, slices)
-            logits[each.rows, 1:] = exam
-    found = pd.DataFrame(1 / (1 + np.exp(-logits)), columns=["pe", *EXAM_LABELS])
-    return pd.concat([table[[STUDY, SOP]].reset_index(drop=True), found], axis=1)
+        grids = [grid_of(exam.z_mm, settings.length, settings.step_mm) for exam in batch]
+        outputs = model.predict_on_batch(_network_inputs(batch, grids, scale))
+        for exam, grid, slice_logits, exam_logits in zip(
+            batch, grids, outputs["slices"], outputs["exams"], strict=True
+        ):
+            logits[exam.rows, :1] = from_grid(grid, exam.z_mm, slice_logits)
+            logits[exam.rows, 1:] = exam_logits
+    probabilities = pd.DataFrame(1 / (1 + np.exp(-logits)), columns=["pe", *EXAM_LABELS])
+    return pd.concat([table[[STUDY, SOP]].reset_index(drop=True), probabilities], axis=1)
 
 
-def exams_of(table: pd.DataFrame, numbers: np.ndarray) -> list[ExamSlices]:
-    """What is known of every exam of a table, by ascending StudyInstanceUID.
+def group_by_exam(table: pd.DataFrame, inputs: np.ndarray) -> list[ExamSlices]:
+    """Group the slices of a table by exam, sorted by StudyInstanceUID.
 
     Args:
-        table: a row a slice with StudyInstanceUID and z_mm, for training also the slice label and the exam labels.
-        numbers: (rows, d) embedding and logits of the table's rows.
+        table: One row per slice with StudyInstanceUID and z_mm; for training also the slice and exam labels.
+        inputs: Embedding and logits of the table's rows, shape (rows, d).
     """
-    exams, z_mm, known = [], table["z_mm"].to_numpy(float), SLICE_LABEL in table
+    exams, z_mm, labelled = [], table["z_mm"].to_numpy(float), SLICE_LABEL in table
     for rows in table.groupby(STUDY, sort=True).indices.values():
         rows = rows[np.argsort(z_mm[rows], kind="stable")]
-        labels = table[SLICE_LABEL].to_numpy(float)[rows] if known else None
-        exam = table[list(EXAM_LABELS)].iloc[rows[0]].to_numpy(float) if known else None
-        exams.append(ExamSlices(rows, z_mm[rows], numbers[rows], labels, exam))
+        slice_labels = table[SLICE_LABEL].to_numpy(float)[rows] if labelled else None
+        exam_labels = table[list(EXAM_LABELS)].iloc[rows[0]].to_numpy(float) if labelled else None
+        exams.append(ExamSlices(rows, z_mm[rows], inputs[rows], slice_labels, exam_labels))
     return exams

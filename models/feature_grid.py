@@ -1,4 +1,4 @@
-"""Where the cells of a map lie on a network's input: distance and first centre, in input pixels."""
+"""Positions of a map's cells on a network's input: spacing and first centre, in input pixels."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FeatureGrid:
-    """Cell (i, j) sees the input about the pixel (first[0] + stride[0] * i, first[1] + stride[1] * j).
+    """Cell (i, j) is centred on the input pixel (first[0] + stride[0] * i, first[1] + stride[1] * j).
 
     Attributes:
-        stride: distance of neighbouring cells, (y, x), input pixels.
-        first: centre of cell (0, 0), (y, x), input pixels; a pixel's centre has a whole number.
+        stride: Distance between neighbouring cells, (y, x) in input pixels.
+        first: Centre of cell (0, 0), (y, x) in input pixels; the centre of a pixel has integer coordinates.
     """
 
     stride: tuple[float, float] = (1.0, 1.0)
     first: tuple[float, float] = (0.0, 0.0)
 
     def cells_to_input(self) -> np.ndarray:
-        """Affine map (2, 3) from cells (x, y) to input pixels (x, y), as OpenCV wants it."""
+        """Return the affine map (2, 3) from cells (x, y) to input pixels (x, y), for OpenCV."""
         (y_stride, x_stride), (y_first, x_first) = self.stride, self.first
         return np.array([[x_stride, 0, x_first], [0, y_stride, y_first]])

@@ -1,27 +1,28 @@
-"""Learning curves as pictures: one of a run, one of all runs side by side."""
+"""Plots of learning curves: of one run, and of all runs side by side."""
 
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import atomic_path
 
-COLUMNS = 4  # of the overview
+COLUMNS = 4  # panels per row of the overview
 
 
 def draw_curves(path: Path, history: pd.DataFrame, title: str) -> None:
-    """Draw one training: losses above, the learning rate below.
+    """Plot one training run: losses above, the learning rate below.
 
     Args:
-        path: a PNG.
-        history: a row an epoch: epoch, loss, learning_rate and, where exams were set aside, inner_loss.
-        title: what was trained.
+        path: PNG file to write.
+        history: One row per epoch: epoch, loss, learning_rate and, if inner exams were set aside, inner_loss.
+        title: Name of the network and fold.
     """
     figure = Figure(figsize=(6, 5), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    _losses(above, history)
+    _plot_losses(above, history)
     above.set(title=title, ylabel="loss")
     above.legend()
     below.plot(history["epoch"], history["learning_rate"], "o-", color="tab:gray", markersize=3)
@@ -30,11 +31,11 @@ def draw_curves(path: Path, history: pd.DataFrame, title: str) -> None:
 
 
 def draw_overview(path: Path, histories: dict[str, pd.DataFrame]) -> None:
-    """Draw the losses of all runs, a panel a network with its folds on top of each other.
+    """Plot the losses of all runs, one panel per network with all its folds.
 
     Args:
-        path: a PNG.
-        histories: "<network>/fold<k>" -> a table as in `draw_curves`.
+        path: PNG file to write.
+        histories: "<network>/fold<k>" -> table as in `draw_curves`.
     """
     networks: dict[str, dict[str, pd.DataFrame]] = {}
     for name, history in histories.items():
@@ -46,7 +47,7 @@ def draw_overview(path: Path, histories: dict[str, pd.DataFrame]) -> None:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (network, folds) in zip(panels, networks.items(), strict=False):
         for number, (fold, history) in enumerate(folds.items()):
-            _losses(panel, history, f"{fold} ", f"C{number % 10}")
+            _plot_losses(panel, history, f"{fold} ", f"C{number % 10}")
         panel.set(title=network, xlabel="epoch", ylabel="loss")
         panel.legend(fontsize="x-small")
     for panel in panels[len(networks) :]:
@@ -54,7 +55,7 @@ def draw_overview(path: Path, histories: dict[str, pd.DataFrame]) -> None:
     _save(figure, path)
 
 
-def _losses(panel, history: pd.DataFrame, prefix: str = "", colour: str = "C0") -> None:
+def _plot_losses(panel: Axes, history: pd.DataFrame, prefix: str = "", colour: str = "C0") -> None:
     panel.plot(history["epoch"], history["loss"], "o-", color=colour, markersize=3, label=f"{prefix}training")
     if "inner_loss" in history:
         panel.plot(history["epoch"], history["inner_loss"], "s--", color=colour, markersize=3, label=f"{prefix}inner")

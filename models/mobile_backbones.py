@@ -1,20 +1,26 @@
-"""MobileNetV2 and EfficientNet-Lite0: two stacks of one block, the inverted residual.
+"""MobileNetV2 and EfficientNet-Lite0, both built from inverted residual blocks.
 
 Papers: Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381); Tan and Le 2019, EfficientNet (arXiv
-1905.11946), in the Lite variant (ReLU6, no squeeze-and-excitation). The graphs repeat the order of
-convolutions and batch normalisations of the published PyTorch weights, so the weights load in order.
+1905.11946), in the Lite variant (ReLU6, no squeeze-and-excitation). Convolutions and batch normalisations have the
+order of the published PyTorch weights, so the weights load in order.
 """
 
 from dataclasses import dataclass
 
+import keras
 from keras import layers
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Repeated inverted residuals; only the first one strides.
+    """Repeated inverted residuals; only the first one has the stride.
 
-    Attributes: kernel size, repeats, stride, expansion factor, output channels.
+    Attributes:
+        kernel: Kernel size, pixels.
+        repeats: Number of blocks.
+        stride: Stride of the first block.
+        expand: Expansion factor.
+        filters: Output channels.
     """
 
     kernel: int
@@ -38,18 +44,32 @@ HEAD_FILTERS = 1280
 
 @dataclass(frozen=True)
 class Convention:
-    """What differs between the frameworks that the weights were trained in."""
+    """Differences between the frameworks in which the weights were trained.
 
-    epsilon: float  # of batch normalisation
-    symmetric_padding: bool  # PyTorch pads a strided convolution on both sides, TensorFlow's 'same' on one
+    Attributes:
+        epsilon: Epsilon of the batch normalisation.
+        symmetric_padding: Whether strided convolutions are padded on both sides (PyTorch) or on one (TensorFlow).
+    """
+
+    epsilon: float
+    symmetric_padding: bool
 
 
 PYTORCH = Convention(epsilon=1e-5, symmetric_padding=True)
 TENSORFLOW = Convention(epsilon=1e-3, symmetric_padding=False)
 
 
-def mobile_backbone(images, stages: tuple[Stage, ...], convention: Convention):
-    """Build stem, stages and head on `images` (batch, y, x, channels) -> (batch, y/32, x/32, 1280)."""
+def mobile_backbone(images: keras.KerasTensor, stages: tuple[Stage, ...], convention: Convention) -> keras.KerasTensor:
+    """Build stem, stages and head.
+
+    Args:
+        images: Symbolic tensor (batch, y, x, channels).
+        stages: Stages between stem and head.
+        convention: Convention of the framework of the weights.
+
+    Returns:
+        Feature map (batch, y/32, x/32, 1280).
+    """
     tensor = _convolution(images, STEM_FILTERS, 3, 2, convention, "stem")
     for number, stage in enumerate(stages, start=1):
         for repeat in range(stage.repeats):
@@ -58,7 +78,9 @@ def mobile_backbone(images, stages: tuple[Stage, ...], convention: Convention):
     return _convolution(tensor, HEAD_FILTERS, 1, 1, convention, "head")
 
 
-def _inverted_residual(inputs, stage: Stage, stride: int, convention: Convention, name: str):
+def _inverted_residual(
+    inputs: keras.KerasTensor, stage: Stage, stride: int, convention: Convention, name: str
+) -> keras.KerasTensor:
     tensor = inputs
     if stage.expand != 1:
         tensor = _convolution(tensor, stage.expand * inputs.shape[-1], 1, 1, convention, f"{name}_expand")
@@ -75,21 +97,24 @@ def _inverted_residual(inputs, stage: Stage, stride: int, convention: Convention
 
 
 def _convolution(
-    tensor, filters: int, kernel: int, stride: int, convention: Convention, name: str, *, activate: bool = True
-):
+    tensor: keras.KerasTensor, filters: int, kernel: int, stride: int, convention: Convention, name: str, *,
+    activate: bool = True,
+) -> keras.KerasTensor:  # fmt: skip
     tensor, padding = _pad(tensor, kernel, stride, convention, name)
     tensor = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=name)(tensor)
     tensor = _normalise(tensor, convention, name)
     return layers.ReLU(6.0, name=f"{name}_relu")(tensor) if activate else tensor
 
 
-def _normalise(tensor, convention: Convention, name: str):
-    # Momentum .9: a run has hundreds of steps, so Keras's .99 would leave ImageNet's statistics in place.
+def _normalise(tensor: keras.KerasTensor, convention: Convention, name: str) -> keras.KerasTensor:
+    # Momentum 0.9: a run has hundreds of steps, so Keras's 0.99 would hardly change the ImageNet statistics.
     return layers.BatchNormalization(momentum=0.9, epsilon=convention.epsilon, name=f"{name}_bn")(tensor)
 
 
-def _pad(tensor, kernel: int, stride: int, convention: Convention, name: str):
-    """Pad a strided convolution as the weights' framework did; the padding mode that then applies."""
+def _pad(
+    tensor: keras.KerasTensor, kernel: int, stride: int, convention: Convention, name: str
+) -> tuple[keras.KerasTensor, str]:
+    """Pad the input of a strided convolution as the weights' framework did; return it with the padding mode to use."""
     if stride == 1 or not convention.symmetric_padding:
         return tensor, "same"
     return layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(tensor), "valid"

@@ -1,8 +1,9 @@
-"""What does the network lose when a place is covered? Maps by occlusion (Zeiler and Fergus 2014, arXiv 1311.2901).
+"""Occlusion maps: how much a logit falls when a square of the input is covered.
 
-A square of the input is replaced by its own mean, channel by channel, so that it shows nothing and stands out
-from nothing; the fall of the logit is the square's worth. Only forward passes are needed, some sixty a slice,
-and the maps are as fine as the squares are, not as coarse as the last feature map.
+Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks (arXiv 1311.2901). A square is replaced by
+its own mean, channel by channel, so that it has neither structure nor contrast to its surroundings. Only forward
+passes are needed, about sixty per slice, and the resolution of the maps is that of the squares, which is finer than
+the last feature map.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,23 +15,23 @@ from models.feature_grid import FeatureGrid
 from models.slice_targets import TARGETS
 from pipeline.settings import ModelsSettings
 
-#: Wider than a main pulmonary artery (18-22 mm), so that a clot and its vessel vanish together.
+#: Wider than a main pulmonary artery (18-22 mm), so that a square covers a clot together with its vessel.
 SQUARE_MM = 33.0
-#: Where the spacing of the input is unknown: the square's side as a share of the input's height.
+#: Side of the square as a fraction of the input's height, if the spacing of the input is unknown.
 SQUARE_SHARE = 0.2
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class OcclusionMaps:
-    """Images to maps, by covering square after square.
+    """Computes occlusion maps of images.
 
     Attributes:
-        logits: images (n, y, x, channels) float32 -> logits (n, all targets).
-        targets: names, in the order of the maps.
-        size: (y, x) of the input, pixels.
-        square: side of the square, pixels.
-        step: distance of neighbouring squares, pixels.
+        logits: Function from images (n, y, x, channels) float32 to logits (n, all targets).
+        targets: Names of the targets, in the order of the maps.
+        size: (y, x) of the input in pixels.
+        square: Side of the square in pixels.
+        step: Distance between neighbouring squares in pixels.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
@@ -41,12 +42,12 @@ class OcclusionMaps:
 
     @property
     def grid(self) -> FeatureGrid:
-        """Where the squares' centres lie on the input."""
-        first = [float(self._centres(size)[0]) for size in self.size]
-        return FeatureGrid((float(self.step),) * 2, tuple(first))
+        """Positions of the squares' centres on the input."""
+        y_first, x_first = (float(self._centres(size)[0]) for size in self.size)
+        return FeatureGrid((float(self.step), float(self.step)), (y_first, x_first))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Fall of each target's logit: images (n, y, x, channels) -> float32 (n, targets, y', x')."""
+        """Return the fall of each target's logit, float32 (n, targets, y', x'), for images (n, y, x, channels)."""
         return np.stack([self._map(image) for image in np.asarray(images, np.float32)])
 
     def _map(self, image: np.ndarray) -> np.ndarray:
@@ -57,18 +58,18 @@ class OcclusionMaps:
         return (whole - covered).T.reshape(-1, *shape).astype(np.float32)
 
     def _centres(self, size: int) -> np.ndarray:
-        """Evenly, from edge to edge, the same overhang at both ends."""
+        """Return evenly spaced centres from edge to edge, with the same overhang at both ends."""
         count = -(-size // self.step)
         return (size - 1) / 2 + (np.arange(count) - (count - 1) / 2) * self.step
 
     def _covered(self, image: np.ndarray) -> Iterator[np.ndarray]:
-        """The image with each square covered, row by row, in batches."""
-        rows, columns = ([self._span(each, size) for each in self._centres(size)] for size in self.size)
-        places = [(row, column) for row in rows for column in columns]
-        for start in range(0, len(places), BATCH):
-            batch = np.repeat(image[None], len(places[start : start + BATCH]), axis=0)
-            for each, place in zip(batch, places[start : start + BATCH], strict=True):
-                each[place] = each[place].mean(axis=(0, 1))
+        """Yield batches of copies of the image, each with another square covered, row by row."""
+        rows, columns = ([self._span(centre, size) for centre in self._centres(size)] for size in self.size)
+        squares = [(row, column) for row in rows for column in columns]
+        for start in range(0, len(squares), BATCH):
+            batch = np.repeat(image[None], len(squares[start : start + BATCH]), axis=0)
+            for copy, square in zip(batch, squares[start : start + BATCH], strict=True):
+                copy[square] = copy[square].mean(axis=(0, 1))
             yield batch
 
     def _span(self, centre: float, size: int) -> slice:
@@ -79,13 +80,13 @@ class OcclusionMaps:
 def occlusion_maps(
     logits: Callable[[np.ndarray], np.ndarray], recipe: ModelsSettings, targets: tuple[str, ...], fineness: float = 1.5
 ) -> OcclusionMaps:
-    """Maps with squares of SQUARE_MM.
+    """Make occlusion maps with squares of SQUARE_MM.
 
     Args:
-        logits: of a network.
-        recipe: its settings.
-        targets: names out of `models.slice_targets.TARGETS`.
-        fineness: squares a side of a square; the passes grow with its square.
+        logits: Function from images to the logits of a network.
+        recipe: Settings of the network.
+        targets: Names from `models.slice_targets.TARGETS`.
+        fineness: Steps per side of a square; the number of forward passes is proportional to its square.
     """
     side = SQUARE_MM / recipe.pixel_mm if recipe.pixel_mm else SQUARE_SHARE * recipe.height
     square = max(2, round(side))

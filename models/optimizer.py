@@ -1,25 +1,27 @@
-"""How networks are compiled; the optimiser: AdamW under a warm-up and a cosine, averaging gradients where asked.
+"""Compilation and optimizer of networks: AdamW with warm-up, cosine decay and optional gradient accumulation.
 
 Papers: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization (arXiv 1711.05101); 2017, SGDR
-(arXiv 1608.03983), the cosine.
+(arXiv 1608.03983), the cosine decay.
 """
+
+from typing import Any
 
 import keras
 
 from pipeline.settings import ModelsSettings
 
-#: Batch normalisation's and biases' variables and a pooling's power keep their size: weight decay is for kernels.
+#: Variables without weight decay: of batch normalisation, biases, and the power of the pooling. Only kernels decay.
 WITHOUT_DECAY = ["bias", "gamma", "beta", "power"]
 
 
 class WarmCosine(keras.optimizers.schedules.CosineDecay):
-    """A tenth of the run as warm-up from a twentieth of the rate, then a cosine down to a hundredth of it.
+    """Warm-up from 1/20 of the rate during the first tenth of the run, then cosine decay to 1/100 of the rate.
 
     Args:
-        rate: the highest learning rate.
-        total: steps of the whole run.
-        done: steps before this optimiser's first one (it starts anew where layers are unfrozen).
-        batches: of a step; Keras counts batches.
+        rate: The highest learning rate.
+        total: Steps of the whole run.
+        done: Steps before the first step of this optimizer (unfreezing layers starts a new optimizer).
+        batches: Batches per step; Keras counts batches.
     """
 
     def __init__(self, rate: float, total: int, done: int = 0, batches: int = 1) -> None:
@@ -27,25 +29,25 @@ class WarmCosine(keras.optimizers.schedules.CosineDecay):
         self.done, self.batches = done, batches
         super().__init__(rate / 20, max(1, total - warmup), alpha=0.01, warmup_target=rate, warmup_steps=warmup)
 
-    def __call__(self, batch):
-        """The learning rate of one batch, counted from this optimiser's first one."""
+    def __call__(self, batch: Any) -> Any:
+        """Return the learning rate of one batch, counted from the first batch of this optimizer."""
         return super().__call__(batch // self.batches + self.done)
 
 
-def batches_of_epoch(settings: ModelsSettings) -> int:
-    """Batches an epoch: whole steps of the optimiser, at least one."""
+def batches_per_epoch(settings: ModelsSettings) -> int:
+    """Return the batches per epoch: whole steps of the optimizer, at least one."""
     return max(1, settings.epoch_slices // (settings.batch * settings.accumulate)) * settings.accumulate
 
 
 def build_optimizer(model: keras.Model, settings: ModelsSettings, done: int = 0) -> keras.Optimizer:
-    """An optimiser over the model's trainable weights.
+    """Build the optimizer of a model's trainable weights.
 
     Args:
-        model: its layers are frozen as they are meant to be.
-        settings: recipe.
-        done: epochs of the run that are over.
+        model: The network, with frozen layers already set.
+        settings: Training recipe.
+        done: Finished epochs of the run.
     """
-    steps = batches_of_epoch(settings) // settings.accumulate
+    steps = batches_per_epoch(settings) // settings.accumulate
     schedule = WarmCosine(settings.learning_rate, steps * settings.epochs, steps * done, settings.accumulate)
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=settings.weight_decay, global_clipnorm=5.0,
@@ -59,15 +61,16 @@ def build_optimizer(model: keras.Model, settings: ModelsSettings, done: int = 0)
 def compile_network(
     model: keras.Model, optimizer: keras.Optimizer, loss: dict, loss_weights: dict[str, float] | None = None
 ) -> None:
-    """Compile a network for training, every kind of network alike.
+    """Compile a network of any kind for training.
 
-    Keras decides about XLA ("auto"): on JAX it is used, where a GRU takes a hundred times as long without; on
-    TensorFlow's CPU it is not, where training with it is several times slower, nor on TensorFlow where operations
-    are deterministic (`models.slice_runs.prepare_backend`), nor on PyTorch.
+    Keras decides about XLA ("auto"). It is used on JAX, where a GRU takes a hundred times as long without it. It is
+    not used on TensorFlow's CPU, where training gets several times slower with it, on TensorFlow with deterministic
+    operations (`models.device.prepare_backend`), and on PyTorch.
 
     Args:
-        model: from `models.slice_network` or `models.exam_network`.
-        optimizer: of its trainable weights.
-        loss, loss_weights: by the name of an output.
+        model: Network from `models.slice_network` or `models.exam_network`.
+        optimizer: Optimizer of its trainable weights.
+        loss: Output name -> loss function.
+        loss_weights: Output name -> weight of the loss; None for 1.
     """
     model.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, jit_compile="auto")

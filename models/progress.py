@@ -1,7 +1,7 @@
-"""What a person sees of a training: lines with the time left, a bar, and curves for TensorBoard.
+"""Progress of one training run: messages with the time left, a progress bar, and event files for TensorBoard.
 
-The event files lie in logs/tensorboard/<backbone>/fold<k>, outside of the products: a resumed training goes on
-in them. `tensorboard --logdir logs/tensorboard` shows them (TensorBoard is not part of the environment).
+The event files are written to logs/tensorboard/<backbone>/fold<k>, outside the artifacts; a resumed training appends
+to them. `tensorboard --logdir logs/tensorboard` shows them (TensorBoard is not part of the environment).
 """
 
 import shutil
@@ -13,22 +13,24 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from models.history import History
-from pipeline.console import say, watched
+from models.progress_messages import EpochMessage, Report, StepMessage, print_text
+from pipeline.console import progress_visible
 
-LINE_EVERY = 60.0  # seconds between two lines within an epoch
-EVENTS_AN_EPOCH = 50  # points of the loss curve
+STEP_MESSAGE_SECONDS = 60.0  # between two messages within an epoch
+EVENTS_PER_EPOCH = 50  # points of the loss curve
 
 
 class TrainingLog:
-    """Is told of every batch and every epoch of one training.
+    """Receives every batch and every epoch of one training run. A context manager.
 
     Args:
-        epochs: of the whole run.
-        events: folder of the event files; None writes none.
+        epochs: Epochs of the whole run.
+        events: Folder of the TensorBoard event files; None writes none.
+        report: Receives the progress messages.
     """
 
-    def __init__(self, epochs: int, events: Path | None = None) -> None:
-        self._epochs, self._folder = epochs, events
+    def __init__(self, epochs: int, events: Path | None = None, report: Report = print_text) -> None:
+        self._epochs, self._folder, self._report = epochs, events, report
         self._writer: SummaryWriter | None = None
         self._bar = tqdm(disable=True)
         self._slices = 0
@@ -44,7 +46,7 @@ class TrainingLog:
             self._writer.close()
 
     def begin(self, done: int, batches: int) -> None:
-        """Training starts after `done` finished epochs of `batches` batches."""
+        """Start the clock after `done` finished epochs of `batches` batches each."""
         self._batches = batches
         if self._folder:
             if not done and self._folder.is_dir():
@@ -54,48 +56,50 @@ class TrainingLog:
             )
         self._bar = tqdm(
             total=self._epochs * batches, initial=done * batches, unit="batch", desc="training",
-            disable=not watched(), leave=False,
+            disable=not progress_visible(), leave=False,
         )  # fmt: skip
         self._done, self._started = done * batches, time.monotonic()
-        self._epoch_started = self._line = self._started
+        self._epoch_started = self._last_message = self._started
 
     def step(self, epoch: int, step: int, loss: float, slices: int) -> None:
-        """One batch is over; `epoch` and `step` count from 0."""
+        """Record one finished batch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            step: Number of the batch in the epoch, from 0.
+            loss: Mean loss of the batch.
+            slices: Size of the batch.
+        """
         self._slices += slices
         self._bar.update()
-        place = epoch * self._batches + step + 1
-        if self._writer and (step + 1) % max(1, self._batches // EVENTS_AN_EPOCH) == 0:
-            self._writer.add_scalar("batch/loss", loss, place)
-        if time.monotonic() - self._line > LINE_EVERY and not watched():
-            self._line = time.monotonic()
-            say(f"step {step + 1}/{self._batches} of epoch {epoch + 1} loss {loss:.4f}, {self._left(place)}")
+        batches = epoch * self._batches + step + 1
+        if self._writer and (step + 1) % max(1, self._batches // EVENTS_PER_EPOCH) == 0:
+            self._writer.add_scalar("batch/loss", loss, batches)
+        if time.monotonic() - self._last_message > STEP_MESSAGE_SECONDS and not progress_visible():
+            self._last_message = time.monotonic()
+            self._report(
+                StepMessage(epoch + 1, step + 1, self._batches, float(loss), seconds_left=self._seconds_left(batches))
+            )
 
     def epoch(self, history: History) -> None:
-        """One epoch is over and saved."""
+        """Record one finished and saved epoch, the last one of the history."""
         now = time.monotonic()
         speed = self._slices / max(now - self._epoch_started, 1e-9)
-        self._slices, self._epoch_started, self._line = 0, now, now
+        self._slices, self._epoch_started, self._last_message = 0, now, now
         done = len(history)
-        inner = f" inner {history.inner_losses[-1]:.4f}" if history.inner_losses else ""
-        say(
-            f"epoch {done}/{self._epochs} loss {history.losses[-1]:.4f}{inner} rate {history.rates[-1]:.2g} "
-            f"{speed:.3g} slices/s, {self._left(done * self._batches)}"
-        )
+        self._report(
+            EpochMessage(
+                done, self._epochs, history.losses[-1], history.inner_losses[-1] if history.inner_losses else None,
+                history.rates[-1], speed, self._seconds_left(done * self._batches),
+            )
+        )  # fmt: skip
         if self._writer:
             for name, value in history.table().iloc[-1].drop("epoch").items():
                 self._writer.add_scalar(f"epoch/{name}", value, done * self._batches)
             self._writer.add_scalar("epoch/slices_per_second", speed, done * self._batches)
             self._writer.flush()
 
-    def _left(self, place: int) -> str:
-        """How long the rest takes at this process's mean speed."""
-        seconds = (time.monotonic() - self._started) / max(place - self._done, 1)
-        return f"{told_duration(seconds * (self._epochs * self._batches - place))} left"
-
-
-def told_duration(seconds: float) -> str:
-    """A duration as a person says it: 40 s, 12 min, 3.5 h, 2.1 days."""
-    for size, unit, digits in ((86400, "days", 1), (3600, "h", 1), (60, "min", 0)):
-        if seconds >= size * 2 or (unit == "h" and seconds >= size):
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds:.0f} s"
+    def _seconds_left(self, batches: int) -> float:
+        """Return the time left after so many batches of the run, at the mean speed of this process."""
+        seconds = (time.monotonic() - self._started) / max(batches - self._done, 1)
+        return seconds * (self._epochs * self._batches - batches)

@@ -1,10 +1,10 @@
-"""Which slices an epoch shows, in which order: a pure function of (seed, epoch).
+"""Which slices an epoch shows, and in which order: a pure function of (seed, epoch).
 
-Few slices show PE and most exams have none, so slices are drawn by stated shares: slices with PE,
-slices without PE of exams with PE, slices of exams without PE. Within a kind an exam counts with
-the square root of its slices of that kind, between "every exam alike" and "every slice alike":
-the metric favours exams with many positive slices, small clots need to be seen as well.
-The other mode shows every slice of every exam alike.
+Few slices show PE and most exams have none, so with "shares" slices are sampled in fixed shares of three groups:
+slices with PE, slices without PE of exams with PE, and slices of exams without PE. Within a group an exam is weighted
+by the square root of its number of slices in that group, between equal weight per exam and equal weight per slice:
+the metric favours exams with many positive slices, but small clots must be seen as well. With "uniform" every slice
+of every exam has the same probability.
 """
 
 import numpy as np
@@ -13,83 +13,94 @@ import pandas as pd
 from input.contest import SLICE_LABEL, STUDY
 from pipeline.errors import UserError
 
-MODES = ("shares", "uniform")
+#: Values of models.sampling.
+SAMPLING_MODES = ("shares", "uniform")
 
 
 def sampling_weights(
     slices: pd.DataFrame, positive_share: float, negative_exam_share: float, mode: str = "shares"
 ) -> np.ndarray:
-    """Probability of every slice to be drawn.
+    """Return the probability with which each slice is sampled.
 
     Args:
-        slices: a row a training slice with study and slice label.
-        positive_share: of draws, slices with PE.
-        negative_exam_share: of draws, slices of exams without PE; the rest are slices without PE
-            of exams with PE. A kind that does not occur leaves its share to the others.
-        mode: "shares", or "uniform": every slice alike, whatever the shares say.
+        slices: One row per training slice with study and slice label.
+        positive_share: Share of slices with PE, from 0 to 1.
+        negative_exam_share: Share of slices of exams without PE. The remainder are slices without PE of exams with
+            PE. The share of an empty group is distributed over the others.
+        mode: "shares", or "uniform": the same probability for every slice, ignoring both shares.
 
     Returns:
-        float64 (slices,), sums to 1.
+        float64 (slices,) with sum 1.
 
     Raises:
-        UserError: no slices, shares that are no shares, or another mode.
+        UserError: No slices, invalid shares, or an unknown mode.
     """
-    if mode not in MODES:
-        raise UserError(f"models.sampling: expected one of {', '.join(MODES)}, found {mode!r}")
-    other = 1 - (positive_share + negative_exam_share)
-    if min(positive_share, negative_exam_share, other) < 0:
+    if mode not in SAMPLING_MODES:
+        raise UserError(f"unknown models.sampling. Expected one of {', '.join(SAMPLING_MODES)}, got {mode!r}.")
+    remainder = 1 - (positive_share + negative_exam_share)
+    if min(positive_share, negative_exam_share, remainder) < 0:
         raise UserError(
-            f"models.positive_share {positive_share} and models.negative_exam_share {negative_exam_share}: "
-            "expected shares from 0 whose sum is at most 1"
+            "invalid sampling shares. Expected shares of 0 or more with a sum of at most 1, "
+            f"got models.positive_share {positive_share} and models.negative_exam_share {negative_exam_share}."
         )
     if slices.empty:
-        raise UserError("no training slices: every training exam of this fold was quarantined; see input/prepared")
+        raise UserError("no training slices: every training exam of this fold was quarantined. See input/prepared.")
     if mode == "uniform":
         return np.full(len(slices), 1 / len(slices))
-    on_slice = slices[SLICE_LABEL].to_numpy() > 0
-    in_exam = slices.groupby(STUDY)[SLICE_LABEL].transform("max").to_numpy() > 0
-    kinds = ((on_slice, positive_share), (in_exam & ~on_slice, other), (~in_exam, negative_exam_share))
+    positive_slice = slices[SLICE_LABEL].to_numpy() > 0
+    positive_exam = slices.groupby(STUDY)[SLICE_LABEL].transform("max").to_numpy() > 0
+    groups = (
+        (positive_slice, positive_share),
+        (positive_exam & ~positive_slice, remainder),
+        (~positive_exam, negative_exam_share),
+    )
     weights = np.zeros(len(slices))
-    for members, share in kinds:
+    for members, share in groups:
         if not members.any():
             continue
         exam_size = slices.loc[members, STUDY].map(slices.loc[members, STUDY].value_counts()).to_numpy()
-        each = 1 / np.sqrt(exam_size)
-        weights[members] = share * each / each.sum()
+        member_weights = 1 / np.sqrt(exam_size)
+        weights[members] = share * member_weights / member_weights.sum()
     return weights / weights.sum()
 
 
-def q_weights(slices: pd.DataFrame, drawn: np.ndarray) -> np.ndarray:
-    """Weight of every slice's label in the loss: q, its exam's share of positive slices, as the metric weighs it.
+def q_weights(slices: pd.DataFrame, probabilities: np.ndarray) -> np.ndarray:
+    """Return the loss weight of each slice label: q, the share of positive slices of its exam, as in the metric.
 
-    Scaled so that a drawn slice weighs 1 on average; so the auxiliary targets keep their part. Slices of exams
-    without PE weigh nothing.
+    The weights are scaled so that their mean over sampled slices is 1, which keeps the relative weight of the
+    auxiliary targets. Slices of exams without PE have weight 0.
 
     Args:
-        slices: a row a training slice with study and slice label; all slices of an exam.
-        drawn: (slices,) probability of each to be drawn, from `sampling_weights`.
+        slices: One row per training slice with study and slice label, with all slices of every exam.
+        probabilities: Sampling probability of each slice, shape (slices,), from `sampling_weights`.
 
     Returns:
         float64 (slices,).
 
     Raises:
-        UserError: no slice shows PE.
+        UserError: No sampled slice belongs to an exam with PE.
     """
     q = (slices[SLICE_LABEL] > 0).groupby(slices[STUDY]).transform("mean").to_numpy(float)
-    mean = float(drawn @ q)
+    mean = float(probabilities @ q)
     if not mean > 0:
-        raise UserError("models.q_weighting: no drawn training slice belongs to an exam with PE; set it to false")
+        raise UserError("models.q_weighting: no sampled training slice belongs to an exam with PE. Set it to false.")
     return q / mean
 
 
 def draw_epoch(weights: np.ndarray, count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Row numbers of the slices that an epoch shows, in order.
+    """Draw the slices of one epoch.
 
-    Draws without replacement while slices last (systematic sampling of the cumulated weights,
-    then shuffled), so the shares are met closely in every epoch.
+    Systematic sampling of the cumulative weights, then shuffling: no slice repeats before its expected count exceeds
+    one, and the shares are met closely in every epoch.
+
+    Args:
+        weights: Sampling weight of each slice, shape (slices,).
+        count: Number of slices to draw.
+        seed: Seed of the training run.
+        epoch: Number of the epoch, from 0.
 
     Returns:
-        int64 (count,).
+        Row numbers in the order of training, int64 (count,).
     """
     random = np.random.default_rng([seed, epoch])
     shuffled = random.permutation(len(weights))

@@ -1,18 +1,19 @@
-"""The jobs of this stage: one (backbone, fold) a process, each leaving one product.
+"""Jobs of this stage: one (backbone, fold) per process, one artifact per network.
 
 models/runs/<backbone>/fold<k>/
-    slices.parquet   a row a slice of the held-out fold ("oof") and of the test exams ("test"):
-                     study, SOP, role, row of the embedding, pe, one probability an exam label
+    slices.parquet   one row per slice of the held-out fold (role "oof") and of the test exams (role "test"): study,
+                     SOP, role, row of the embedding, pe, one probability per exam label
     embeddings.npy   float16 (rows, d)
     weights.npz      the network's variables in order
-    network.xml/.bin the same network for OpenVINO, where that is the engine of inference
-    history.csv      a row an epoch: mean training loss, inner loss where there is one, learning rate
+    network.xml/.bin the same network for OpenVINO, if that is the engine
+    history.csv      one row per epoch: mean training loss, inner loss if inner exams are set aside, learning rate
     learning.png     the same as curves
-    manifest.json    written last; until then .checkpoint.npz holds the last finished epoch
+    manifest.json    written last; before that, .checkpoint.npz has the state after the last finished epoch
 """
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,40 +22,47 @@ from features.store import open_exam, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from models.batches import loader_threads
 from models.check_recipe import EXAM_KINDS, check_recipe
+from models.device import prepare_backend
 from models.history import History
-from models.inference import (
+from models.learning_curves import draw_curves
+from models.network_names import exam_network_kinds, exam_network_name
+from models.precision import dtype_policy
+from models.prediction_engine import (
     GRAPH,
     GRAPH_WEIGHTS,
     Engine,
-    chosen_engine,
     export_graph,
     keras_engine,
     openvino_engine,
     predict_slices,
+    select_engine,
 )
-from models.learning_curves import draw_curves
-from models.precision import policy_of
+from models.progress_messages import Report, print_text
 from models.slice_views import SliceViews
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_table, write_table
-from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings, exam_network_name, told_weights
+from pipeline.recorded_weights import recorded_weights
+from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
+
+if TYPE_CHECKING:
+    import keras
 
 VERSION = 2
 EXAM_VERSION = 2
-#: Settings of [models.exam] that say which networks there are, not how one is trained.
+#: Settings of [models.exam] that select networks and do not affect the training of one.
 NOT_RECIPE = ("kinds", "backbones")
 
 
 def network_artifact(settings: Settings, backbone: str, fold: int) -> Artifact:
-    """The product of one job."""
+    """Return the artifact of one slice network."""
     resolved = dataclasses.asdict(settings.models.of(backbone))
     recipe = {key: value for key, value in resolved.items() if key not in FOR_ALL_BACKBONES}
     return Artifact(
         paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
-        settings={**recipe, "weights": told_weights(recipe["weights"]), "backbone": backbone, "fold": fold},
+        settings={**recipe, "weights": recorded_weights(recipe["weights"]), "backbone": backbone, "fold": fold},
         inputs={
             "input/prepared": read_manifest(paths.prepared())["identity"],
             "features/store": read_manifest(paths.store())["identity"],
@@ -63,7 +71,14 @@ def network_artifact(settings: Settings, backbone: str, fold: int) -> Artifact:
 
 
 def exam_network_artifact(settings: Settings, backbone: str, fold: int, kind: str) -> Artifact:
-    """The product of one exam network over one slice network (see models.exam_runs)."""
+    """Return the artifact of one exam network over one slice network (see `models.exam_runs`).
+
+    Args:
+        settings: The experiment.
+        backbone: Backbone of the slice network.
+        fold: The held-out fold.
+        kind: One of `models.check_recipe.EXAM_KINDS`.
+    """
     recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key not in NOT_RECIPE}
     name = exam_network_name(backbone, kind)
     return Artifact(
@@ -74,25 +89,34 @@ def exam_network_artifact(settings: Settings, backbone: str, fold: int, kind: st
 
 
 def job_artifacts(settings: Settings, backbone: str, fold: int) -> list[Artifact]:
-    """The products of one (backbone, fold) job: the slice network's, then those of the exam networks over it."""
-    exams = [exam_network_artifact(settings, backbone, fold, kind) for kind in settings.models.exam_kinds(backbone)]
-    return [network_artifact(settings, backbone, fold), *exams]
+    """Return the artifacts of one (backbone, fold) job: the slice network's, then those of its exam networks."""
+    exam_artifacts = [
+        exam_network_artifact(settings, backbone, fold, kind) for kind in exam_network_kinds(settings.models, backbone)
+    ]
+    return [network_artifact(settings, backbone, fold), *exam_artifacts]
 
 
 def plane_table(split: str | None = None) -> pd.DataFrame:
-    """A row a stored slice: study, SOP, plane in the store, z_mm, slice label, exam labels, split, fold.
+    """Return all stored slices with their labels.
 
     Args:
         split: "train", "test", or None for both.
+
+    Returns:
+        One row per stored slice: study, SOP, plane in the store, z_mm, slice label, exam labels, split, fold.
+
+    Raises:
+        UserError: The store has none of the exams, or the tables differ from their manifest.
     """
     verify(paths.prepared(), ["exams.parquet", "slices.parquet"])
     exams = read_table(paths.prepared() / "exams.parquet")
     exams = exams if split is None else exams[exams["split"] == split]
-    wanted = set(exams[STUDY])
-    planes = [planes_of(paths.store(), study) for study in stored_studies(paths.store()) if study in wanted]
+    expected = set(exams[STUDY])
+    planes = [planes_of(paths.store(), study) for study in stored_studies(paths.store()) if study in expected]
     if not planes:
         raise UserError(
-            f"{paths.shown(paths.store())}: holds none of the {len(wanted)} exams; run ./run.sh --from features"
+            f"no exam is stored: {paths.shown(paths.store())}. Expected some of {len(expected)} exams. "
+            "Build the store: ./run.sh --from features"
         )
     labels = read_table(paths.prepared() / "slices.parquet")[[STUDY, SOP, SLICE_LABEL]]
     table = pd.concat(planes, ignore_index=True).merge(labels, on=[STUDY, SOP], how="left", validate="one_to_one")
@@ -101,58 +125,72 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
 
 
 def planes_of(store: Path, study: str) -> pd.DataFrame:
-    """A row a slice of one stored exam: study, SOP, plane in the store, z_mm (mm, ascending)."""
+    """Return one row per slice of a stored exam: study, SOP, plane in the store, z_mm (mm, ascending)."""
     exam = open_exam(store, study)
     return pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam)), "z_mm": exam.z_mm})
 
 
-def train_fold(settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False) -> list[str]:
-    """Train one network on the exams outside a fold; predict the fold and the test exams; what to tell of it."""
+def train_fold(
+    settings: Settings, backbone: str, fold: int, threads: int, *, force: bool = False, report: Report = print_text
+) -> list[str]:
+    """Train one slice network on the exams outside a fold, and predict the fold and the test exams.
+
+    Args:
+        settings: The experiment.
+        backbone: A key of `models.backbones.BACKBONES`.
+        fold: The held-out fold.
+        threads: CPU threads; results depend on their number.
+        force: Train even if the artifact is current.
+        report: Receives the progress messages.
+
+    Returns:
+        A summary of the results; empty if the artifact was current.
+
+    Raises:
+        UserError: A recipe that cannot be trained, damaged inputs, or a diverged training.
+    """
     recipe = settings.models.of(backbone)
     check_recipe(recipe, backbone)
     prepare_backend(recipe, threads)
     import keras
 
-    from models.progress import TrainingLog
-    from models.slice_network import in_float32
-    from models.slice_training import train_network
-
-    product = network_artifact(settings, backbone, fold)
-    if product.is_current(force=force):
+    artifact = network_artifact(settings, backbone, fold)
+    if artifact.is_current(force=force):
         return []
-    for kind in EXAM_KINDS:  # they have read this network; their identities do not tell that it was trained again
+    for kind in EXAM_KINDS:  # they read this network, but their identities do not change when it is trained again
         exam_network_artifact(settings, backbone, fold, kind).discard()
-    table = plane_table()
-    train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
-    held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")
-    scored = pd.concat([held_out, table[table["split"] == "test"].assign(role="test")], ignore_index=True)
-    _check_disjoint(train, scored)
+    train, scored = _split_by_fold(plane_table(), fold)
     views = SliceViews(paths.store(), recipe)
-    with product.building(fresh=force) as directory:
+    loaders = loader_threads(threads)
+    with artifact.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
-        with TrainingLog(recipe.epochs, paths.training_events(backbone, fold)) as log:
-            model, history = train_network(
-                train, views, recipe, backbone, checkpoint, log, loaders=loader_threads(threads)
-            )
-        if chosen_engine(recipe.engine) == "openvino":
-            export_graph(in_float32(model, recipe, backbone), directory)
-            engine = openvino_engine(directory, threads)
-        else:
-            engine = keras_engine(model)
-        auc = _write_predictions(directory, engine, scored, views, recipe, loader_threads(threads))
+        model, history = _train(train, views, recipe, backbone, checkpoint, fold, loaders, report)
+        engine = _engine_of(model, recipe, backbone, directory, threads)
+        auc = _write_predictions(directory, engine, scored, views, recipe, loaders)
         _write_network(directory, model, history, f"{backbone}/fold{fold}")
         loss = history.losses[history.best_epoch - 1]
-        product.finish(
+        artifact.finish(
             rows={"training slices": len(train), "predicted slices": len(scored)},
             metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},
-            seed=recipe.seed, threads=threads, backend=keras.backend.backend(), precision=policy_of(recipe, backbone),
+            seed=recipe.seed, threads=threads, backend=keras.backend.backend(),
+            precision=dtype_policy(recipe, backbone),
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]
 
 
 def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
-    """The engine that a finished run was predicted with; Keras is loaded only where it is that."""
+    """Load the prediction engine of a finished run; Keras is imported only if the run has no exported graph.
+
+    Args:
+        recipe: Settings of the backbone.
+        backbone: A key of `models.backbones.BACKBONES`.
+        directory: Folder of the run.
+        threads: CPU threads of OpenVINO.
+
+    Raises:
+        UserError: A file differs from the manifest.
+    """
     if (directory / GRAPH).is_file():
         verify(directory, [GRAPH, GRAPH_WEIGHTS])
         return openvino_engine(directory, threads)
@@ -165,38 +203,44 @@ def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads
     return keras_engine(model)
 
 
-def prepare_backend(settings: ModelsSettings, threads: int) -> None:
-    """Fix seeds, thread counts and the order of sums before the first operation, as far as the backend can.
-
-    That a killed training ends with the same bytes is promised for TensorFlow on one machine. PyTorch warns of
-    operations that have no deterministic form; JAX takes all cores, and what it sums on a GPU may differ.
-    """
-    import keras
-
-    keras.utils.set_random_seed(settings.seed)
-    if keras.backend.backend() == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-        tensorflow.config.experimental.enable_op_determinism()
-
-
-def _check_disjoint(train: pd.DataFrame, scored: pd.DataFrame) -> None:
+def _split_by_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split the slices into those to train on and those to predict, the latter with a column `role`."""
+    train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
+    held_out = table[(table["split"] == "train") & (table["fold"] == fold)].assign(role="oof")
+    scored = pd.concat([held_out, table[table["split"] == "test"].assign(role="test")], ignore_index=True)
     shared = set(train[STUDY]) & set(scored[STUDY])
     if shared:
-        raise UserError(f"leak: {len(shared)} exams are both trained on and scored, e.g. {min(shared)}")
+        raise UserError(f"leak: {len(shared)} exams are in both the training and the scored part, e.g. {min(shared)}")
+    return train, scored
+
+
+def _train(
+    train: pd.DataFrame, views: SliceViews, recipe: ModelsSettings, backbone: str, checkpoint: Path, fold: int,
+    loaders: int, report: Report,
+) -> tuple["keras.Model", History]:  # fmt: skip
+    from models.progress import TrainingLog
+    from models.slice_training import train_network
+
+    with TrainingLog(recipe.epochs, paths.training_events(backbone, fold), report) as log:
+        return train_network(train, views, recipe, backbone, checkpoint, log, loaders=loaders)
+
+
+def _engine_of(
+    model: "keras.Model", recipe: ModelsSettings, backbone: str, directory: Path, threads: int
+) -> Engine:  # fmt: skip
+    """Return the prediction engine of a trained network; exports the graph if that is OpenVINO."""
+    from models.slice_network import in_float32
+
+    if select_engine(recipe.engine) != "openvino":
+        return keras_engine(model)
+    export_graph(in_float32(model, recipe, backbone), directory)
+    return openvino_engine(directory, threads)
 
 
 def _write_predictions(
     directory: Path, engine: Engine, scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int
 ) -> float:
-    """Write slices.parquet and embeddings.npy; the AUC of `pe` on the held-out fold's slices."""
+    """Write slices.parquet and embeddings.npy; return the AUC of `pe` on the slices of the held-out fold."""
     from numpy.lib.format import open_memmap
     from sklearn.metrics import roc_auc_score
 
@@ -216,12 +260,12 @@ def _write_predictions(
     held_out = (scored["role"] == "oof").to_numpy()
     truth = scored.loc[held_out, SLICE_LABEL].to_numpy()
     if len(np.unique(truth)) < 2:
-        say("the held-out fold has slices of one class only: no AUC")
+        say("models: no AUC, all slices of the held-out fold have the same label")
         return 0.5
     return float(roc_auc_score(truth, table.loc[held_out, "pe"]))
 
 
-def _write_network(directory: Path, model, history: History, title: str) -> None:
+def _write_network(directory: Path, model: "keras.Model", history: History, title: str) -> None:
     from models.checkpoint import save_weights
 
     save_weights(directory / "weights.npz", model)

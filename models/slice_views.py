@@ -1,7 +1,7 @@
-"""From the pixel store to what a network sees: 2.5-D stacks, moved, windowed, in [0, 1].
+"""Network inputs from the pixel store: 2.5-D stacks, transformed, windowed, in [0, 1].
 
-One affine map does the fitting of the lung box to the network's input and the augmentation, so a
-slice is interpolated once.
+A single affine map fits the lung box to the network's input and applies the geometric augmentation, so every slice is
+interpolated only once.
 """
 
 import threading
@@ -20,25 +20,26 @@ from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.settings import ModelsSettings
 
 AIR_HU = -1000
-#: Exams that each loader thread keeps open: one holds half a megabyte or more at contest size (sidecar, decoder's
-#: buffers) and takes 2 ms to open again, where a view takes 11.
+#: Exams kept open per loader thread. At contest size an open exam takes at least half a megabyte (sidecar and decoder
+#: buffers), opening it again takes 2 ms, and one view takes 11 ms.
 OPEN_EXAMS = 64
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How one view differs from the stored slice; the default changes nothing.
+    """Parameters of one augmented view; the defaults change nothing.
 
     Attributes:
-        flip: left to right (the targets' sides have to change places too).
-        angle_degrees: rotation about the centre.
-        scale: enlargement.
-        shift: (y, x) as a share of the input's size.
-        gain, offset_hu: HU become gain * HU + offset.
-        noise_hu: standard deviation of added white noise.
-        noise_seed: of that noise.
-        hole: (y, x, side) of a rectangle set to air: its corner and the length of its sides, as shares of the
-            input's height and width; side 0: none.
+        flip: Flip left to right (targets of the two sides must be swapped too).
+        angle_degrees: Rotation about the centre.
+        scale: Magnification.
+        shift: (y, x) as a fraction of the input size.
+        gain: Factor of the HU values.
+        offset_hu: Added after the gain: gain * HU + offset.
+        noise_hu: Standard deviation of added white noise.
+        noise_seed: Seed of that noise.
+        hole: (y, x, side) of a rectangle set to air: corner and side as fractions of the input's height and width;
+            side 0 for no hole.
     """
 
     flip: bool = False
@@ -56,7 +57,7 @@ UNCHANGED = Augmentation()
 
 
 def draw_augmentation(settings: ModelsSettings, *, epoch: int, draw: int) -> Augmentation:
-    """The augmentation of one draw: a pure function of (seed, epoch, place in the epoch)."""
+    """Draw the augmentation of one sample: a pure function of (seed, epoch, index in the epoch)."""
     seed = (settings.seed, epoch, draw)
     random = np.random.default_rng(seed)
     strength = settings.augmentation
@@ -75,11 +76,11 @@ def draw_augmentation(settings: ModelsSettings, *, epoch: int, draw: int) -> Aug
 
 
 class SliceViews:
-    """Views of stored slices at a network's input size.
+    """Views of stored slices at the input size of a network.
 
     Args:
-        store: the folder features/store, or one just filled with unlabelled exams (no manifest yet).
-        settings: input size, windows and neighbour distance.
+        store: The folder features/store, or one just filled with unlabelled exams (no manifest yet).
+        settings: Input size, windows and neighbour distance.
     """
 
     def __init__(self, store: Path, settings: ModelsSettings) -> None:
@@ -88,35 +89,38 @@ class SliceViews:
         self._store = store
         self._recorded = read_manifest(store)["files"] if (store / MANIFEST).is_file() else {}
         self._verified: set[str] = set()
-        self._of_thread = threading.local()  # an opened exam decodes in one thread at a time
+        self._of_thread = threading.local()  # an open exam may decode in one thread at a time only
 
-    def view(self, study: str, plane: int, change: Augmentation = UNCHANGED) -> np.ndarray:
-        """One slice of a stored exam with its neighbours.
+    def view(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
+        """Return one slice of a stored exam with its neighbours.
 
         Args:
             study: StudyInstanceUID.
-            plane: index in the store.
-            change: the augmentation.
+            plane: Index of the slice in the store.
+            augmentation: How the view differs from the stored slice.
 
         Returns:
             float32 (y, x, windows * 3) in [0, 1]; with trainable windows (y, x, 3), HU / HU_UNIT.
+
+        Raises:
+            UserError: The stored exam differs from its manifest.
         """
         exam, neighbours = self._open(study)
         height, width = self.settings.height, self.settings.width
         stack = stack_slice(exam.hu, neighbours[plane])
-        matrix = _fit_matrix(stack.shape[:2], (height, width), self._scale(exam), change)
-        moved = cv2.warpAffine(
+        matrix = _fit_matrix(stack.shape[:2], (height, width), self._scale(exam), augmentation)
+        warped = cv2.warpAffine(
             stack, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
             borderValue=(AIR_HU,) * 3,
         ).astype(np.float32)  # fmt: skip
-        if change is not UNCHANGED:
-            _change_values(moved, change)
+        if augmentation is not UNCHANGED:
+            _augment_values(warped, augmentation)
         if self.settings.trainable_windows:
-            return moved / np.float32(HU_UNIT)
-        return window_channels(moved, self.windows).reshape(height, width, -1)
+            return warped / np.float32(HU_UNIT)
+        return window_channels(warped, self.windows).reshape(height, width, -1)
 
     def matrix(self, study: str) -> np.ndarray:
-        """Affine map (2, 3) from an exam's stored pixels (x, y) to those of its unchanged views."""
+        """Return the affine map (2, 3) from an exam's stored pixels (x, y) to the pixels of its unchanged views."""
         exam, _ = self._open(study)
         size = (self.settings.height, self.settings.width)
         return _fit_matrix(exam.hu.shape[1:], size, self._scale(exam), UNCHANGED)
@@ -127,7 +131,7 @@ class SliceViews:
         return self._of_thread.open(study)
 
     def _scale(self, exam: StoredExam) -> float:
-        """Input pixels a stored pixel; an exam whose spacing is unknown is shrunk to fit, whatever `pixel_mm` says."""
+        """Return input pixels per stored pixel; exams of unknown spacing are shrunk to fit, ignoring `pixel_mm`."""
         if self.settings.pixel_mm and exam.has_spacing:
             return exam.spacing_mm[0] / self.settings.pixel_mm
         return min(self.settings.height / exam.hu.shape[1], self.settings.width / exam.hu.shape[2])
@@ -141,42 +145,43 @@ class SliceViews:
         return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
 
 
-def _fit_matrix(source: tuple[int, int], target: tuple[int, int], scale: float, change: Augmentation) -> np.ndarray:
-    """The affine map (2, 3) from stored pixels to input pixels; the plane's centre becomes the input's."""
-    fit = scale * change.scale
-    angle = np.deg2rad(change.angle_degrees)
+def _fit_matrix(
+    source: tuple[int, int], target: tuple[int, int], scale: float, augmentation: Augmentation
+) -> np.ndarray:
+    """Return the affine map (2, 3) from stored to input pixels; it maps the plane's centre to the input's centre."""
+    fit = scale * augmentation.scale
+    angle = np.deg2rad(augmentation.angle_degrees)
     cosine, sine = fit * np.cos(angle), fit * np.sin(angle)
     linear = np.array([[cosine, -sine], [sine, cosine]])
-    if change.flip:
+    if augmentation.flip:
         linear[:, 0] *= -1
+    y_shift, x_shift = augmentation.shift
     centre_in = np.array([(source[1] - 1) / 2, (source[0] - 1) / 2])
-    centre_out = np.array(
-        [(target[1] - 1) / 2 + change.shift[1] * target[1], (target[0] - 1) / 2 + change.shift[0] * target[0]]
-    )
+    centre_out = np.array([(target[1] - 1) / 2 + x_shift * target[1], (target[0] - 1) / 2 + y_shift * target[0]])
     return np.column_stack([linear, centre_out - linear @ centre_in])
 
 
 @cache
 def _noise_pool() -> np.ndarray:
-    """Normal numbers to cut noise from: drawing them anew took a quarter of the time of a view."""
+    """Return a pool of standard normal numbers: drawing new ones took a quarter of the time of a view."""
     return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
 def _noise(shape: tuple[int, ...], seed: tuple[int, ...]) -> np.ndarray:
-    """Standard white noise, a stretch of the pool that depends on the seed alone."""
+    """Return standard white noise: a section of the pool that depends on the seed alone."""
     size = int(np.prod(shape))
     pool = _noise_pool()
     start = int(np.random.default_rng(seed).integers(len(pool)))
     return pool.take(np.arange(start, start + size), mode="wrap").reshape(shape)
 
 
-def _change_values(stack: np.ndarray, change: Augmentation) -> None:
+def _augment_values(stack: np.ndarray, augmentation: Augmentation) -> None:
     """Jitter HU, add noise and cut a hole, in place."""
-    stack *= change.gain
-    stack += change.offset_hu
-    if change.noise_hu:
-        stack += change.noise_hu * _noise(stack.shape, change.noise_seed)
-    y, x, side = change.hole
+    stack *= augmentation.gain
+    stack += augmentation.offset_hu
+    if augmentation.noise_hu:
+        stack += augmentation.noise_hu * _noise(stack.shape, augmentation.noise_seed)
+    y, x, side = augmentation.hole
     if side:
         height, width = stack.shape[:2]
         top, left = int(y * height), int(x * width)

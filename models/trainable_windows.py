@@ -1,8 +1,8 @@
-"""Windows that the network learns: a 1 x 1 convolution on HU with a bounded activation.
+"""Trainable windows: a 1 x 1 convolution on HU with a sigmoid activation.
 
-The contest's sixth and seventh places let the network move its windows. Here every named window becomes a
-sigmoid of HU that has the named level and, there, the named window's slope; training moves both, for each of
-the three neighbouring slices by itself. The views then hand HU on, in units of HU_UNIT, instead of windows.
+The sixth and seventh places of the contest used trainable windows. Every named window is initialised as a sigmoid of HU
+with the same level and the same slope there. Training changes both, separately for each of the three neighbouring
+slices. The views then return HU in units of HU_UNIT instead of windowed values.
 """
 
 from typing import TYPE_CHECKING
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     import keras
 
 HU_UNIT = 1000.0
-#: A sigmoid of 4 t has slope 1 at 0, as a window of width 1 has.
+#: sigmoid(4 t) has slope 1 at 0, like a window of width 1.
 STEEPNESS = 4.0
 LAYER = "windows"
 
 
-def trainable_windows(stack, names: tuple[str, ...]):
+def trainable_windows(stack: "keras.KerasTensor", names: tuple[str, ...]) -> "keras.KerasTensor":
     """Build the windows on a stack.
 
     Args:
-        stack: symbolic, HU / HU_UNIT, (batch, y, x, neighbours).
-        names: of `features.windows.WINDOWS`, where they start.
+        stack: Symbolic tensor, HU / HU_UNIT, shape (batch, y, x, neighbours).
+        names: Initial windows, keys of `features.windows.WINDOWS`.
 
     Returns:
-        (batch, y, x, neighbours * windows) in [0, 1], in the order of the fixed windows' channels.
+        Symbolic tensor (batch, y, x, neighbours * windows) in [0, 1], with the channel order of the fixed windows.
     """
     from keras import layers
 
@@ -40,14 +40,14 @@ def trainable_windows(stack, names: tuple[str, ...]):
 
 
 def _weights(names: tuple[str, ...]) -> list[np.ndarray]:
-    """Kernel (1, 1, neighbours, windows) and bias (neighbours * windows,)."""
+    """Return the initial kernel (1, 1, neighbours, windows) and bias (neighbours * windows,)."""
     level, width = np.array([WINDOWS[name] for name in names]).T / HU_UNIT
     kernel = np.tile(STEEPNESS / width, (1, 1, len(OFFSETS), 1))
     return [kernel.astype(np.float32), np.tile(-STEEPNESS * level / width, len(OFFSETS)).astype(np.float32)]
 
 
 def learned_windows(model: "keras.Model") -> np.ndarray:
-    """Level and width in HU of a network's windows: (neighbours, windows, 2)."""
+    """Return level and width (HU) of the windows of a network, shape (neighbours, windows, 2)."""
     kernel, bias = model.get_layer(LAYER).get_weights()
     gain, shift = kernel[0, 0], bias.reshape(kernel.shape[2:])
     return np.stack([-shift / gain, STEEPNESS / gain], axis=-1) * HU_UNIT

@@ -1,25 +1,26 @@
-"""The exponential moving average of a network's weights, which predicts better than the last step's weights.
+"""Exponential moving average of a network's weights, which predicts better than the weights of the last step.
 
-Polyak and Juditsky 1992 (doi 10.1137/0330046). Keras's optimizers offer `use_ema`; it is not used because it
-leaves the statistics of batch normalisation behind, averages trainable weights only, and starts from the first
-step with the full decay. Here every floating-point variable is averaged, statistics included, so that weights
-and statistics are of the same age; counters and random seeds are not.
+Polyak and Juditsky 1992 (doi 10.1137/0330046). `use_ema` of Keras's optimizers is not used, because it averages only
+trainable weights, not the statistics of batch normalisation, and applies the full decay from the first step. Here every
+floating-point variable is averaged, including the statistics, so that weights and statistics match; counters and random
+seeds are not averaged.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
 
 
 class WeightAverage:
-    """Follows a network from step to step.
+    """The moving average of the variables of a network.
 
     Args:
-        model: whose variables are averaged.
-        decay: weight of the past, from 0 up to below 1. After `t` updates it is at most (1 + t) / (10 + t), so the
-            average forgets the start of training.
+        model: The network.
+        decay: Weight of the previous average, from 0 to below 1. After `t` updates it is at most (1 + t) / (10 + t),
+            so that the start of training has little effect.
     """
 
     def __init__(self, model: keras.Model, decay: float) -> None:
@@ -27,34 +28,34 @@ class WeightAverage:
         self.updates = 0
         self._variables = averaged_variables(model)
         self._averages = [
-            keras.Variable(np.copy(keras.ops.convert_to_numpy(each)), dtype=each.dtype, trainable=False)
-            for each in self._variables
+            keras.Variable(np.copy(keras.ops.convert_to_numpy(variable)), dtype=variable.dtype, trainable=False)
+            for variable in self._variables
         ]
-        self._blend = _blend(self._averages, self._variables)
+        self._blend = _blend_function(self._averages, self._variables)
 
     def update(self) -> None:
-        """Take in the network as it is after one step of the optimiser."""
+        """Update the average with the current weights, after one step of the optimizer."""
         self.updates += 1
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         self._blend(keras.ops.convert_to_tensor(rate, "float32"))
 
     def values(self) -> list[np.ndarray]:
-        """The averages, in the order of `averaged_variables`."""
-        return [np.copy(keras.ops.convert_to_numpy(each)) for each in self._averages]
+        """Return the averages, in the order of `averaged_variables`."""
+        return [np.copy(keras.ops.convert_to_numpy(average)) for average in self._averages]
 
     def restore(self, values: list[np.ndarray], updates: int) -> None:
-        """Go on from what `values` gave after so many updates."""
+        """Restore the result of `values` after so many updates."""
         assign_all(self._averages, values)
         self.updates = updates
 
     def apply(self) -> None:
-        """Give the network the averages, for good."""
-        assign_all(self._variables, self.values())  # copies: JAX deletes the arrays that it ran a network with
+        """Assign the averages to the network permanently."""
+        assign_all(self._variables, self.values())  # copies: JAX deletes the arrays that a network ran with
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Give the network the averages for a while."""
-        kept = [np.copy(keras.ops.convert_to_numpy(each)) for each in self._variables]
+        """Assign the averages to the network within the context, then restore its weights."""
+        kept = [np.copy(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
         self.apply()
         try:
             yield
@@ -63,23 +64,23 @@ class WeightAverage:
 
 
 def averaged_variables(model: keras.Model) -> list[keras.Variable]:
-    """Weights and statistics, in the model's order, without counters and random seeds."""
-    return [each for each in model.variables if "float" in str(each.dtype)]
+    """Return weights and statistics in the order of the model, without counters and random seeds."""
+    return [variable for variable in model.variables if "float" in str(variable.dtype)]
 
 
 def assign_all(variables: list, values: list) -> None:
-    """Give every variable its value."""
+    """Assign one value to every variable."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-def _blend(averages: list[keras.Variable], variables: list[keras.Variable]) -> Callable:
-    """A function of the rate that moves every average towards its variable.
+def _blend_function(averages: list[keras.Variable], variables: list[keras.Variable]) -> Callable[[Any], None]:
+    """Return a function of the rate that moves every average towards its variable.
 
-    It is one call of the backend: hundreds of single operations cost ten times as much.
+    It is compiled to one call of the backend: hundreds of single operations take ten times as long.
     """
 
-    def step(rate) -> None:
+    def step(rate: Any) -> None:
         for average, variable in zip(averages, variables, strict=True):
             average.assign(average + rate * (variable - average))
 
@@ -95,8 +96,8 @@ def _blend(averages: list[keras.Variable], variables: list[keras.Variable]) -> C
 
     moved = jax.jit(lambda old, new, rate: [a + rate * (b - a) for a, b in zip(old, new, strict=True)])
 
-    def jax_step(rate) -> None:
-        values = moved([each.value for each in averages], [each.value for each in variables], rate)
-        assign_all(averages, values)
+    def jax_step(rate: Any) -> None:
+        old, new = [average.value for average in averages], [variable.value for variable in variables]
+        assign_all(averages, moved(old, new, rate))
 
     return jax_step

@@ -1,52 +1,52 @@
-"""Commands about the run itself; run.sh calls them. All but `doctor`'s library list need no installed package."""
+"""Commands on a run as a whole: setup, plan, doctor, lock. They need no installed package."""
 
 import argparse
 import os
 from pathlib import Path
 
 from pipeline import doctor, environment, paths, plan
-from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.cli import add_experiment_arguments, experiment_options, run, settings_from
+from pipeline.stages import MAIN_COMMANDS
 
 EPILOG = """examples:
-  python -m pipeline plan --set models.epochs=6     are these settings valid, and how far is the work?
-  python -m pipeline setup                          .venv and the ImageNet wheels, when missing or stale
-  python -m pipeline lock --upgrade                 newer versions into the lock files (needs uv)
+  ./run.sh pipeline plan --set models.epochs=6   which artifacts exist, and the estimated disk space and hours
+  ./run.sh pipeline setup                        .venv and the ImageNet wheels, if missing or stale
+  ./run.sh doctor --data ~/rsna                  everything that a run needs, before it starts
+  ./run.sh lock --upgrade                        newer versions in the lock files (needs uv)
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their flags."""
+    """The command line of `./run.sh pipeline`."""
     top = argparse.ArgumentParser(
-        prog="python -m pipeline",
+        prog="./run.sh pipeline",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    each = verbs.add_parser("setup", help="fill .venv from its lock file and fetch the ImageNet wheels")
-    each.add_argument("--check", action="store_true", help="change nothing; status 1 when there is something to do")
-    each = verbs.add_parser("plan", help="resolve the settings, and tell how far each stage's products are")
-    add_settings_arguments(each)
-    each.add_argument("--quiet", action="store_true", help="only check the settings")
-    each = verbs.add_parser("doctor", help="machine, environment and products in one screen")
-    add_settings_arguments(each)
-    verbs.add_parser("lock", help="write requirements-*.lock anew from pyproject.toml; further flags go to uv")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    setup = verbs.add_parser("setup", help="install .venv from its lock file and download the ImageNet wheels")
+    setup.add_argument("--check", action="store_true", help="change nothing; status 1 if there is something to do")
+    add_experiment_arguments(verbs.add_parser("plan", help="print artifacts, and estimated disk space and hours"))
+    add_experiment_arguments(verbs.add_parser("doctor", help="check machine, environment, data and artifacts"))
+    verbs.add_parser("lock", help="rewrite requirements-*.lock from pyproject.toml; further options go to uv")
     return top
 
 
 def main() -> int:
-    """Parse, then call one function."""
-    arguments, rest = parser().parse_known_args()
-    if rest and arguments.verb != "lock":
-        parser().error(f"unknown arguments: {' '.join(rest)}")
+    """Parse the command line and call one function."""
+    arguments, uv_options = parser().parse_known_args()
+    if uv_options and arguments.verb != "lock":
+        parser().error(f"unknown arguments: {' '.join(uv_options)}")
     venv = Path(os.environ.get("PE_VENV") or paths.CHECKOUT / ".venv")
     if arguments.verb == "lock":
-        environment.write_locks(rest)
+        environment.write_locks(uv_options)
     elif arguments.verb == "setup":
         return _set_up(venv, arguments.check)
     elif arguments.verb == "plan":
-        lines = plan.describe(settings_from(arguments), arguments.settings)
-        print("" if arguments.quiet else "\n".join(lines) + "\n", end="")
+        settings_from(arguments)
+        plans = plan.stage_plans(experiment_options(arguments))
+        print("\n".join(plan.describe(plans, arguments.settings, tuple(MAIN_COMMANDS))))
     else:
         return _doctor(arguments, venv)
     return 0
@@ -60,10 +60,10 @@ def _set_up(venv: Path, check: bool) -> int:
 
 
 def _doctor(arguments: argparse.Namespace, venv: Path) -> int:
-    lines, faults = doctor.examine(settings_from(arguments), venv)
+    lines, faults = doctor.examine(settings_from(arguments), experiment_options(arguments), venv)
     print("\n".join(lines))
     for fault in faults:
-        print(f"LACKING       {fault}")
+        print(f"{'MISSING':<13} {fault}")
     return 1 if faults else 0
 
 

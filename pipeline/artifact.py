@@ -1,15 +1,15 @@
-"""A product: a folder of files that is finished when its manifest.json exists.
+"""Artifact: a folder of files that is finished when its manifest.json exists.
 
-Its identity is a hash of the settings that affect it, the identities of its inputs and a version
-number that a developer raises when the format or meaning changes. Source hash, library versions,
-device and wall time are recorded beside the identity and never cause a rebuild by themselves.
+Its identity is a hash of the settings that affect it, the identities of its inputs, and a version number that a
+developer raises when the format or meaning of the files changes. Source hash, library versions, platform and wall time
+are recorded in the manifest but never cause a rebuild by themselves.
 
-    product = Artifact(paths.prepared(), "input/prepared", version=1, settings={...}, inputs={"raw": "..."})
-    if product.is_current(force=False):
-        return                       # said in one line
-    with product.building():         # empties what another identity left, keeps partial work of this one
+    artifact = Artifact(paths.prepared(), "input/prepared", version=1, settings={...}, inputs={"raw": "..."})
+    if artifact.is_current(force=False):
+        return                       # printed in one line
+    with artifact.building():        # removes files of another identity, keeps partial work of this one
         ...write files...
-        product.finish(rows={"exams": 12}, metrics={})
+        artifact.finish(rows={"exams": 12}, metrics={})
 """
 
 import hashlib
@@ -29,9 +29,8 @@ from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import TEMPORARY, read_json, sha256, write_json
+from pipeline.stage_plan import BUILDING, MANIFEST
 
-MANIFEST = "manifest.json"
-BUILDING = ".building.json"
 LIBRARIES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -57,24 +56,24 @@ LIBRARIES = (
 
 
 def identity_of(value: Any) -> str:
-    """A short, stable hash of any JSON value (16 hex digits of sha256)."""
+    """Hash any JSON value to 16 hex digits of sha256, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that results depend on, as installed."""
-    found = {}
+    """Installed versions of the libraries that results depend on."""
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def source_hash(package: str) -> str:
-    """Hash of a stage's Python source, recorded so that a changed source can be told."""
+    """Hash of a stage's Python source, recorded to detect that the source has changed."""
     digest = hashlib.sha256()
     for file in sorted((paths.CHECKOUT / package).rglob("*.py")):
         digest.update(file.relative_to(paths.CHECKOUT).as_posix().encode())
@@ -83,16 +82,16 @@ def source_hash(package: str) -> str:
 
 
 class Artifact:
-    """One product of a stage; see the module's docstring for its life.
+    """One artifact of a stage; the module's docstring shows its use.
 
     Args:
-        directory: where its files lie.
-        name: `stage/what`, as the console shows it; its first part names the source package.
+        directory: the folder of its files.
+        name: `stage/name`, used in messages; its first part is the source package.
         version: raised by a developer when the format or the meaning of the files changes.
-        settings: the settings that affect this product (JSON values).
-        inputs: name -> identity of every input product.
-        files: names of the product's files where its directory holds other things too (submissions/ is a package
-            as well); only they are hashed, and only they and what the last manifest lists are ever removed.
+        settings: the settings that affect this artifact (JSON values).
+        inputs: name -> identity of every input artifact.
+        files: names of the artifact's files, if its directory also contains other files; then only these are hashed,
+            and only these and the files in the last manifest are ever removed.
     """
 
     def __init__(
@@ -114,11 +113,11 @@ class Artifact:
 
     @property
     def manifest_path(self) -> Path:
-        """Where the manifest is, or will be."""
+        """Path of the manifest."""
         return self.directory / MANIFEST
 
     def stale_reason(self) -> str | None:
-        """Why the product has to be built, in a few words; None when it is finished and current."""
+        """Reason to build the artifact, in a few words; None if it is finished and up to date."""
         if not self.manifest_path.is_file():
             return "not built yet"
         manifest = read_json(self.manifest_path)
@@ -127,40 +126,46 @@ class Artifact:
         return _first_difference(manifest, self.parts)
 
     def is_current(self, *, force: bool) -> bool:
-        """Whether the work can be skipped; says so, or says why not, in one line."""
+        """Whether the artifact can be reused; print the answer and its reason in one line."""
         reason = "forced" if force else self.stale_reason()
         if reason:
             say(f"{self.name}: building ({reason})")
             return False
         manifest = read_json(self.manifest_path)
-        note = "" if manifest["source"] == self._source() else "; its source has changed since (--force rebuilds)"
+        note = "" if manifest["source"] == self._source() else "; its source code has changed (--force rebuilds)"
         say(f"{self.name}: up to date{note}")
         return True
 
     @contextmanager
     def building(self, *, fresh: bool = False) -> Iterator[Path]:
-        """Open the product for writing.
+        """Open the artifact for writing.
 
-        Files of another identity are removed first; partial work of this identity stays, so a
-        killed run resumes. `fresh` removes that too (--force).
+        Files of another identity are removed first. Partial work of this identity is kept, so that a killed run
+        resumes, unless `fresh` is set (--force).
         """
         marker = self.directory / BUILDING
         resumable = marker.is_file() and read_json(marker).get("identity") == self.identity and not fresh
         if not resumable and self.directory.exists():
             self._empty()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        self._remove_temporary_files()
         write_json(marker, {"identity": self.identity})
         self._started = time.monotonic()
         yield self.directory
 
     def discard(self) -> None:
-        """Let the product count as not built, because what it was built from is built anew; its files stay."""
+        """Mark the artifact as not built because its input is rebuilt; its files are kept."""
         self.manifest_path.unlink(missing_ok=True)
 
     def finish(self, *, rows: dict[str, int], metrics: dict[str, Any] | None = None, **facts: Any) -> None:
-        """Write the manifest: identity, sha256 of every file, versions, rows, metrics, wall time."""
-        self._sweep()  # what a worker that was killed in this very run has left
+        """Write the manifest: identity, sha256 of every file, versions, rows, metrics, wall time.
+
+        Args:
+            rows: name of a table -> number of its rows.
+            metrics: JSON values.
+            **facts: further top-level entries of the manifest.
+        """
+        self._remove_temporary_files()  # of workers that were killed during this build
         files = {file.relative_to(self.directory).as_posix(): sha256(file) for file in self._written()}
         write_json(
             self.manifest_path,
@@ -182,30 +187,31 @@ class Artifact:
         (self.directory / BUILDING).unlink(missing_ok=True)
 
     def _written(self) -> list[Path]:
-        """The product's files as they lie there now, without the manifest."""
+        """The artifact's present files, without the manifest."""
         if self.files is not None:
             return [self.directory / name for name in sorted(self.files) if (self.directory / name).is_file()]
-        found = sorted(self.directory.rglob("*"))
         return [
-            each for each in found if each.is_file() and not each.name.startswith(".") and each != self.manifest_path
+            path
+            for path in sorted(self.directory.rglob("*"))
+            if path.is_file() and not path.name.startswith(".") and path != self.manifest_path
         ]
 
-    def _sweep(self) -> None:
-        """Remove what killed writes left."""
-        for leftover in self.directory.glob(TEMPORARY):
-            *_, suffix, _, end = leftover.name.split(".")
-            if suffix != end:  # an editor's own, such as .report.py.swp
+    def _remove_temporary_files(self) -> None:
+        """Remove the temporary files of killed writes."""
+        for temporary in self.directory.glob(TEMPORARY):
+            *_, suffix, _, end = temporary.name.split(".")
+            if suffix != end:  # an editor's file, such as .report.py.swp
                 continue
-            leftover.unlink(missing_ok=True)  # a worker that outlived a killed run may move its own away
+            temporary.unlink(missing_ok=True)  # a worker that outlived a killed run may rename its file meanwhile
 
     def _empty(self) -> None:
-        """Remove what an earlier build left."""
-        left = [*self.files, *self._recorded_files()] if self.files is not None else []
-        # The manifest goes first: a kill in the middle must not leave a product that looks finished.
+        """Remove the files of an earlier build."""
+        names = [*self.files, *self._recorded_files()] if self.files is not None else []
+        # Remove the manifest first: a kill in between must not leave an artifact that looks finished.
         self.manifest_path.unlink(missing_ok=True)
         if self.files is None:
             shutil.rmtree(self.directory)
-        for name in left:
+        for name in names:
             (self.directory / name).unlink(missing_ok=True)
 
     def _recorded_files(self) -> list[str]:
@@ -216,35 +222,42 @@ class Artifact:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished product; an unfinished one is an error that names the next command."""
+    """Read the manifest of a finished artifact.
+
+    Raises:
+        UserError: the artifact is not finished.
+    """
     if not (directory / MANIFEST).is_file():
-        raise UserError(f"{paths.shown(directory)}: no finished product here; run ./run.sh")
+        raise UserError(f"No finished artifact: {paths.shown(directory)}. Build it: ./run.sh")
     return read_json(directory / MANIFEST)
 
 
 def verify(
-    directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None, mend: str = ""
+    directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None, next_step: str = ""
 ) -> None:
-    """Compare files with the manifest's sha256 before any parser sees them.
+    """Compare files with the sha256 in the manifest, before any parser reads them.
 
     Args:
-        directory: a finished product.
-        names: the files about to be read; every file when None.
-        recorded: the manifest's `files`, where they are at hand already.
-        mend: what to do about a fault, where no stage of run.sh makes this product.
+        directory: a finished artifact.
+        names: the files about to be read; None: every file.
+        recorded: the manifest's `files`, if they are already known.
+        next_step: what the user can do about a fault; by default, rebuild the stage.
 
     Raises:
-        UserError: every file that is missing, not listed or changed.
+        UserError: lists every file that is missing, changed or not in the manifest.
     """
-    faults = damage(directory, names, recorded=recorded)
+    faults = integrity_faults(directory, names, recorded=recorded)
     if faults:
-        stage = directory.relative_to(paths.root()).parts[0] if directory.is_relative_to(paths.root()) else "its stage"
-        mend = mend or f"Rebuild it: ./run.sh --from {stage} --force"
-        raise UserError.listing("A product does not match its manifest:", faults, mend)
+        own = directory.is_relative_to(paths.root())
+        options = f"--from {directory.relative_to(paths.root()).parts[0]} --force" if own else "--force"
+        next_step = next_step or f"Rebuild it: ./run.sh {options}"
+        raise UserError.listing("An artifact does not match its manifest:", faults, next_step)
 
 
-def damage(directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None) -> list[str]:
-    """The faults that `verify` raises, for whoever tells them together with others; its arguments."""
+def integrity_faults(
+    directory: Path, names: list[str] | None = None, *, recorded: dict[str, str] | None = None
+) -> list[str]:
+    """The faults that `verify` raises, as a list; the arguments are the same."""
     recorded = read_manifest(directory)["files"] if recorded is None else recorded
     faults = []
     for name in recorded if names is None else names:
@@ -259,14 +272,14 @@ def damage(directory: Path, names: list[str] | None = None, *, recorded: dict[st
 
 
 def _first_difference(manifest: dict[str, Any], parts: dict[str, Any]) -> str:
-    """Which setting, input or version made the identity differ."""
+    """The first setting, input or version that differs from a manifest."""
     if manifest.get("version") != parts["version"]:
         return f"format version {manifest.get('version')} -> {parts['version']}"
-    for kind in ("settings", "inputs"):
-        old, new = _flat(manifest.get(kind, {})), _flat(parts[kind])
+    for part in ("settings", "inputs"):
+        old, new = _flat(manifest.get(part, {})), _flat(parts[part])
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
-                if kind == "inputs":
+                if part == "inputs":
                     return f"its input {key} changed"
                 return f"setting {key}: {old.get(key)} -> {new.get(key)}"
     return "its identity changed"

@@ -1,4 +1,4 @@
-"""The arguments that every stage's commands share, and how a command ends."""
+"""Arguments shared by all stage commands, and the exit of a command."""
 
 import argparse
 import os
@@ -6,44 +6,68 @@ import sys
 from collections.abc import Callable
 
 from pipeline.errors import UserError
-from pipeline.settings import Settings, load_settings
+from pipeline.load_settings import load_settings
+from pipeline.settings import Settings
+
+DEFAULT_SETTINGS = "settings/phantom.toml"
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --settings, --set, --data, --scheduler and --force, which mean the same in every stage and in run.sh."""
-    group = parser.add_argument_group("the experiment")
+    add_experiment_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="rebuild even what is up to date")
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --data, --settings, --set and --scheduler: what is computed, and where."""
+    group = parser.add_argument_group("experiment")
+    group.add_argument("--data", metavar="DIR", help="a contest tree (train/, test/, train.csv, test.csv); "
+                       "without it a synthetic contest is generated and used")  # fmt: skip
     group.add_argument(
-        "--settings", metavar="FILE", default="settings/phantom.toml", help="one experiment (%(default)s)"
+        "--settings", metavar="FILE", default=DEFAULT_SETTINGS, help="an experiment (default: %(default)s)"
     )
     group.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
         help="override one setting, e.g. --set models.epochs=6 (repeatable)",
     )  # fmt: skip
-    group.add_argument("--data", metavar="DIR", help="a contest tree; without it the phantom's is drawn and used")
     group.add_argument(
         "--scheduler", metavar="ADDRESS",
-        help="hand the jobs (headers, ingest, networks) to a Dask cluster, e.g. tcp://10.0.0.5:8786; its machines "
-        "must see this checkout, the data and $PE_ROOT under the same paths",
+        help="run headers, ingest and training on a Dask cluster, e.g. tcp://node1:8786; its machines must see this "
+        "checkout, the data and PE_ROOT under the same paths",
     )  # fmt: skip
-    group.add_argument("--force", action="store_true", help="rebuild even what is up to date")
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """The resolved settings of a parsed command line; a scheduler goes into $PE_SCHEDULER, whence jobs read it."""
+    """Resolve the settings of a parsed command line; jobs read the scheduler's address from $PE_SCHEDULER.
+
+    Raises:
+        UserError: invalid settings.
+    """
     if arguments.scheduler:
         os.environ["PE_SCHEDULER"] = arguments.scheduler
     return load_settings(arguments.settings, overrides=arguments.overrides, data=arguments.data)
 
 
+def experiment_options(arguments: argparse.Namespace) -> list[str]:
+    """The options that start another command on the same experiment; those at their default are left out."""
+    options = ["--data", arguments.data] if arguments.data else []
+    options += ["--settings", arguments.settings] if arguments.settings != DEFAULT_SETTINGS else []
+    options += [word for override in arguments.overrides for word in ("--set", override)]
+    return options + (["--scheduler", arguments.scheduler] if arguments.scheduler else [])
+
+
 def run(main: Callable[[], int | None]) -> None:
-    """Call a command's main; a UserError ends it with a readable message and status 2."""
+    """Call the main function of a command and exit.
+
+    The status is what `main` returns, 2 after a UserError (printed without a traceback), 130 after an interrupt.
+    """
     try:
         sys.exit(main() or 0)
     except UserError as fault:
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
+        print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)

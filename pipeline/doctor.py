@@ -1,17 +1,24 @@
-"""`./run.sh doctor`: everything that a run depends on, before any long work; all faults at once, each with its mend."""
+"""`./run.sh doctor`: check everything that a run depends on before any long work, and list all faults with a fix."""
 
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from pipeline import environment, needs, paths, plan
+from pipeline import environment, paths
+from pipeline.errors import UserError
+from pipeline.estimates import format_bytes
+from pipeline.machine import cores, free_disk_bytes, memory_bytes, nearest_existing
+from pipeline.plan import stage_plans
 from pipeline.settings import Settings
+from pipeline.stage_plan import ArtifactState, StagePlan
 
-NO_TOOL, TOOL_FAILS = " (no nvidia-smi)", " (nvidia-smi fails)"
+NO_TOOL, TOOL_FAILS = "no nvidia-smi", "nvidia-smi fails"
 LIBRARIES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -25,148 +32,138 @@ LIBRARIES = (
 )
 
 
-def examine(settings: Settings, venv: Path) -> tuple[list[str], list[str]]:
-    """Look at everything a run depends on.
+def examine(settings: Settings, options: Sequence[str], venv: Path) -> tuple[list[str], list[str]]:
+    """Check machine, environment, data, cluster and artifacts.
+
+    Args:
+        settings: the experiment.
+        options: the command-line options that led to these settings.
+        venv: folder of the Python environment.
 
     Returns:
-        The facts as lines, and the faults (empty when all is well).
+        The facts as lines, and the faults (empty if a run can start).
     """
     kind = environment.device()
     lock, weights = environment.lock_file(kind), paths.CHECKOUT / environment.WEIGHTS_LOCK
-    # A Python of one's own is used as it is: nothing is set up, so nothing can be lacking for that.
-    ready = bool(os.environ.get("PE_PYTHON")) or environment.is_current(venv, lock)
-    faults = [] if ready else environment.lacks(venv, kind)
+    # A Python named by PE_PYTHON is used as it is: nothing is set up, so no requirement of the set-up can be missing.
+    is_ready = bool(os.environ.get("PE_PYTHON")) or environment.is_current(venv, lock)
+    faults = [] if is_ready else environment.missing_requirements(venv, kind)
     lines = [
-        f"{'system':<13} {platform.platform()}, {plan.cores()} cores, {_memory_gb():.0f} GB memory",
+        f"{'system':<13} {platform.platform()}, {cores()} cores, {format_bytes(memory_bytes())} memory",
         f"{'python':<13} {platform.python_version()} at {sys.executable}",
-        f"{'device':<13} {kind}{_cards()}",
-        f"{'environment':<13} {_fitness(venv, lock)}",
-        f"{'weights':<13} {_fitness(paths.weights() / 'wheels', weights)}",
-        f"{'libraries':<13} {_libraries()}",
-        f"{'products':<13} {paths.root()}, {_free_gb():.0f} GB free",
+        f"{'device':<13} {kind} ({_describe_gpus()})",
+        f"{'environment':<13} {_describe_installed(venv, lock)}",
+        f"{'weights':<13} {_describe_installed(paths.weights() / 'wheels', weights)}",
+        f"{'libraries':<13} {_describe_libraries()}",
+        f"{'artifacts':<13} {paths.root()}, {format_bytes(free_disk_bytes(paths.root()))} free",
     ]
     faults += _machine_faults(kind, environment.is_current(venv, lock))
-    for more_lines, more_faults in (_needs(settings, kind), _tree(settings), _cluster(settings)):
+    plans = stage_plans(options)
+    for more_lines, more_faults in (_check_needs(plans, kind), _check_data(settings), _check_cluster(settings)):
         lines += more_lines
         faults += more_faults
-    for stage, directories in plan.product_directories(settings).items():
-        lines += [_product_line(stage, directory) for directory in directories]
+    lines += [f"  {plan.stage:<11} {_describe_artifact(artifact)}" for plan in plans for artifact in plan.artifacts]
     return lines, list(dict.fromkeys(faults))
 
 
 def _machine_faults(kind: str, is_set_up: bool) -> list[str]:
-    """Libraries, packages, the GPU and the right to write: what stops a run in its middle."""
+    """Missing libraries, packages, GPU or write permission, which would stop a run."""
     faults = environment.library_faults()
-    if (is_set_up or os.environ.get("PE_PYTHON")) and (missing := environment.missing_packages()):
-        mend = "install them there" if os.environ.get("PE_PYTHON") else "remove .venv, ./run.sh sets it up anew"
-        faults.append(f"packages of {sys.executable}: {', '.join(missing)}; {mend}")
-    if kind == "gpu" and _cards() in (NO_TOOL, TOOL_FAILS):
-        faults.append(f"a GPU that answers{_cards()}; install the NVIDIA driver, or set PE_DEVICE=cpu")
-    home = plan.existing(paths.root())
-    if not os.access(home, os.W_OK):
-        faults.append(f"the right to write to {home}; set PE_ROOT to a folder of yours")
+    own_python = bool(os.environ.get("PE_PYTHON"))
+    if (is_set_up or own_python) and (missing := environment.missing_packages()):
+        fix = "Install them there" if own_python else "Remove .venv and rerun: ./run.sh installs them again"
+        faults.append(f"packages of {sys.executable}: {', '.join(missing)}. {fix}")
+    if kind == "gpu" and _describe_gpus() in (NO_TOOL, TOOL_FAILS):
+        faults.append(f"a working GPU ({_describe_gpus()}). Install the NVIDIA driver, or set PE_DEVICE=cpu")
+    folder = nearest_existing(paths.root())
+    if not os.access(folder, os.W_OK):
+        faults.append(f"write permission: {folder}. Set PE_ROOT to a folder of yours")
     return faults
 
 
-def _tree(settings: Settings) -> tuple[list[str], list[str]]:
-    """A contest tree's files against its tables; the check is the input stage's own, in its own process."""
-    if settings.is_phantom or not settings.data_root.is_dir():
-        return [], [] if settings.is_phantom else [
-            f"{settings.data_root}: no such folder; --data expects a contest tree"
-        ]
+def _check_needs(plans: Sequence[StagePlan], kind: str) -> tuple[list[str], list[str]]:
+    """Compare the estimated disk space and memory with what is free; finished stages need no more space."""
+    plan_faults = [fault for plan in plans for fault in plan.faults]
+    if plan_faults:  # without data there is no estimate
+        return [], plan_faults
+    needed_disk = sum(plan.disk_bytes for plan in plans if not plan.is_finished)
+    needed_memory = max(plan.cpu_memory_bytes for plan in plans) if kind == "cpu" else 0
+    disk = ", ".join(f"{plan.stage} {format_bytes(plan.disk_bytes)}" for plan in plans if plan.disk_bytes)
+    memory = f"; memory: {format_bytes(needed_memory)}" if needed_memory else ""
+    lines = [f"{plan.stage:<13} {fact}" for plan in plans for fact in plan.facts]
+    lines.append(f"{'needs':<13} disk: {disk}{memory}")
+    faults = []
+    if needed_disk > free_disk_bytes(paths.root()):
+        faults.append(
+            f"disk space: {paths.root()}: about {format_bytes(needed_disk)} needed, "
+            f"{format_bytes(free_disk_bytes(paths.root()))} free. Set PE_ROOT to a larger disk, or increase "
+            "features.spacing_mm for a smaller store"
+        )
+    if needed_memory > memory_bytes():
+        faults.append(
+            f"memory: about {format_bytes(needed_memory)} needed, {format_bytes(memory_bytes())} installed. Train one "
+            "network at a time: --set models.workers=1"
+        )
+    return lines, faults
+
+
+def _check_data(settings: Settings) -> tuple[list[str], list[str]]:
+    """Compare a contest tree's files with its tables; the input stage's own command does it."""
+    root = settings.data_root
+    if settings.is_phantom or not root.is_dir():
+        return [], []
     if environment.missing_packages():
-        return [f"{'data':<13} {settings.data_root}: checked after the set-up"], []
-    command = [sys.executable, "-m", "input", "check", str(settings.data_root)]
+        return [f"{'data':<13} {root}: not checked before the set-up"], []
+    command = [sys.executable, "-m", "input", "check-data", str(root), "--json"]
     variables = {**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=paths.CHECKOUT, env=variables)
-    shown = answer.stdout.strip().splitlines()
-    faults = [line.removeprefix("  - ") for line in shown if line.startswith("  - ")]
-    if answer.returncode not in (0, 1):
-        faults.append(f"{settings.data_root}: cannot be checked: {answer.stderr.strip()[-300:]}")
-    return [f"{'data':<13} {line}" for line in shown if not line.startswith("  - ")], faults
+    result = subprocess.run(command, capture_output=True, text=True, cwd=paths.CHECKOUT, env=variables)
+    if result.returncode not in (0, 1):
+        return [], [f"readable data: {root}: the check failed: {result.stderr.strip()[-300:]}"]
+    report = json.loads(result.stdout)
+    state = f"{len(report['faults'])} faults" if report["faults"] else "no faults"
+    return [f"{'data':<13} {line}" for line in (*report["counts"], *report["notes"], state)], report["faults"]
 
 
-def _cluster(settings: Settings) -> tuple[list[str], list[str]]:
-    """Whether the scheduler answers, and whether its workers see this code and these files."""
+def _check_cluster(settings: Settings) -> tuple[list[str], list[str]]:
+    """Connect to the scheduler; its workers must have this code and see these files."""
     address = os.environ.get("PE_SCHEDULER")
     if not address or environment.missing_packages():
         return [], []
     from pipeline.cluster import connected
-    from pipeline.errors import UserError
 
     try:
         with connected(address, settings.data_root if settings.data_root.is_dir() else None) as client:
             threads = client.ncores()
     except UserError as fault:
         return [], [str(fault)]
-    return [f"{'cluster':<13} {address}: {len(threads)} workers, {sum(threads.values())} jobs at a time"], []
+    return [f"{'cluster':<13} {address}: {len(threads)} workers, {sum(threads.values())} parallel jobs"], []
 
 
-def _needs(settings: Settings, kind: str) -> tuple[list[str], list[str]]:
-    """What the run will take of disk and memory, and what of it is not there."""
-    slices = needs.count_slices(settings)
-    if slices is None:
-        absent = f"{settings.data_root}: no train.csv and test.csv; --data expects a contest tree"
-        return [], [absent] if settings.data_root.is_dir() else []
-    disk = needs.disk_bytes(settings, slices)
-    # What lies there already need not fit again.
-    stages = plan.product_directories(settings)
-    open_disk = sum(
-        size for stage, size in disk.items() if any(plan.state(each) != "finished" for each in stages[stage])
-    )
-    memory = needs.memory_bytes(settings, plan.cores()) if kind == "cpu" else 0
-    parts = ", ".join(f"{stage} {needs.told(size)}" for stage, size in disk.items() if size)
-    lines = [
-        f"{'needs':<13} {slices:,} slices: {parts} of disk" + (f", {needs.told(memory)} of memory" if memory else "")
-    ]
-    faults = []
-    if open_disk > _free_gb() * 1e9:
-        faults.append(
-            f"disk: about {needs.told(open_disk)} needed at {paths.root()}, {_free_gb():.0f} GB free; "
-            "PE_ROOT moves the products, features.spacing_mm shrinks the store"
-        )
-    if memory > _memory_gb() * 1e9:
-        faults.append(
-            f"memory: about {needs.told(memory)} needed, {_memory_gb():.0f} GB there; --set models.workers=1 trains "
-            "one network at a time"
-        )
-    return lines, faults
+def _describe_artifact(artifact: ArtifactState) -> str:
+    seconds = artifact["wall_seconds"]
+    duration = "" if seconds is None else f" in {seconds:.0f} s"
+    return f"{paths.shown(Path(artifact['path']))}: {artifact['state']}{duration}"
 
 
-def _product_line(stage: str, directory: Path) -> str:
-    seconds = plan.wall_seconds(directory)
-    took = "" if seconds is None else f" in {seconds:.0f} s"
-    return f"  {stage:<11} {paths.shown(directory)}: {plan.state(directory)}{took}"
+def _describe_installed(directory: Path, lock: Path) -> str:
+    state = "up to date" if environment.is_current(directory, lock) else "missing or stale; ./run.sh installs it"
+    return f"{paths.shown(directory)} from {lock.name}: {state}"
 
 
-def _fitness(directory: Path, lock: Path) -> str:
-    state = "current" if environment.is_current(directory, lock) else "absent or stale; ./run.sh sets it up"
-    return f"{paths.shown(directory)} against {lock.name}: {state}"
-
-
-def _libraries() -> str:
-    found = []
+def _describe_libraries() -> str:
+    versions = []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
-    return ", ".join(found) or "none in this Python"
+    return ", ".join(versions) or "none in this Python"
 
 
-def _cards() -> str:
+def _describe_gpus() -> str:
+    """Name, memory and driver of every card that nvidia-smi lists; NO_TOOL or TOOL_FAILS without it."""
     if not shutil.which("nvidia-smi"):
         return NO_TOOL
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True)
-    if answer.returncode:
-        return TOOL_FAILS
-    return f" ({'; '.join(answer.stdout.strip().splitlines())})"
-
-
-def _memory_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-
-
-def _free_gb() -> float:
-    return shutil.disk_usage(plan.existing(paths.root())).free / 1e9
+    result = subprocess.run(query, capture_output=True, text=True)
+    return TOOL_FAILS if result.returncode else "; ".join(result.stdout.strip().splitlines())

@@ -1,4 +1,4 @@
-"""Atomic writes and checksums: a file is either whole at its final path or not there."""
+"""Atomic writes and checksums: a file is either complete at its final path or absent."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ import pandas as pd
 
 from pipeline.errors import UserError
 
-#: Glob pattern of what a killed write leaves: `.<name>.<random><suffix>`; one hidden name of two parts does not match.
+#: Glob pattern of temporary files that a killed write leaves: `.<name>.<random><suffix>`; not `.name.suffix`.
 TEMPORARY = ".*.*.*"
 
 
 def _umask() -> int:
-    """What the user denies to others; it can only be read by setting it, so it is read before there are threads."""
-    denied = os.umask(0o077)
-    os.umask(denied)
-    return denied
+    """The umask of the user; it can only be read by setting it, so it is read before any thread starts."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 _MODE = 0o666 & ~_umask()
@@ -29,7 +29,7 @@ _MODE = 0o666 & ~_umask()
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and move it into place."""
+    """Yield a temporary path in the folder of `path`; on success, fsync it and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(_MODE)  # mkstemp lets only its owner read
+        temporary.chmod(_MODE)  # mkstemp gives read permission to the owner only
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,20 +56,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically. NaN is refused."""
+    """Write `value` as indented JSON with sorted keys, atomically.
+
+    Raises:
+        ValueError: `value` contains NaN or infinity.
+    """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote; a broken one is named."""
+    """Read a JSON file that this project wrote.
+
+    Raises:
+        UserError: the file is not valid JSON.
+    """
     try:
         return json.loads(path.read_text())
     except ValueError as fault:
-        raise UserError(f"{path}: not valid JSON ({fault}); remove it and rerun the stage that wrote it") from fault
+        raise UserError(f"Invalid JSON: {path}: {fault}. Remove it and rerun the stage that wrote it.") from fault
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as parquet, or as CSV when the name ends so; atomically, without the index."""
+    """Write a table atomically, without its index: as CSV if the name ends with .csv, else as parquet."""
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
             table.to_csv(temporary, index=False)
@@ -78,15 +86,19 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a parquet or CSV table that this project wrote."""
+    """Read a parquet or CSV table that this project wrote.
+
+    Raises:
+        UserError: the file does not exist.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: missing; run the stage that writes it (./run.sh)")
+        raise UserError(f"Table not found: {path}. Run the stage that writes it: ./run.sh")
     if path.suffix == ".csv":
         return pd.read_csv(path, usecols=columns)
     return pd.read_parquet(path, columns=columns)
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks."""
+    """Hex digest of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

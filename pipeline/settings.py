@@ -1,127 +1,111 @@
-"""Settings: one TOML file an experiment becomes immutable dataclasses, a section a stage.
+"""Settings of one experiment as frozen dataclasses, one section per stage.
 
-A misspelt key is refused, with the names that come nearest; `section.key=value` overrides from the
-command line are parsed as TOML values. The field comments are the reference of every setting.
+The comments of the fields are the reference of all settings. pipeline.load_settings reads them from a TOML file.
 """
 
 import dataclasses
-import difflib
-import hashlib
-import re
-import tomllib
-import types
-import typing
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.errors import UserError
+from pipeline.recorded_weights import recorded_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class PhantomSettings:
-    """The contest that `input.phantom` draws."""
+    """The synthetic contest that `input.phantom` generates."""
 
     name: str = "phantom"  # folder under input/raw
     seed: int = 2020
     train_exams: int = 240
     test_exams: int = 120
     difficulty: str = "easy"  # easy | medium | contest
-    positive_share: float = 0.5  # share of exams with PE (the contest's own: 0.304)
-    rows: int = 224  # pixels a side; the field of view is drawn per exam
-    slices: int = 44  # mean number of slices an exam
+    positive_share: float = 0.5  # share of exams with PE (0.304 in the real contest)
+    rows: int = 224  # pixels per side; the field of view is random per exam
+    slices: int = 44  # mean number of slices per exam
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSettings:
-    """Which contest is read, and how exams are split."""
+    """The contest tree that is read, and how exams are split into folds."""
 
-    data: str = ""  # a contest tree; empty: the phantom's
+    data: str = ""  # a contest tree; empty: the synthetic contest
     folds: int = 3
     fold_seed: int = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class FeaturesSettings:
-    """The pixel store. Changing one of these re-ingests; windows do not (they belong to models)."""
+    """The pixel store. A change repeats the ingest; windows belong to [models] and do not."""
 
     spacing_mm: float = 1.4  # in-plane spacing of the store
     margin_mm: float = 10.0  # around the lungs
     max_box_mm: float = 420.0  # a larger lung box is clipped about its centre
 
 
-def exam_network_name(backbone: str, kind: str) -> str:
-    """The name of the exam network of some kind over one backbone's slice network, in folders and tables."""
-    return f"{backbone}_{kind}"
-
-
 @dataclasses.dataclass(frozen=True)
 class ExamNetworkSettings:
-    """The networks over an exam's slices, [models.exam]; they read the slice networks' embeddings."""
+    """The networks over all slices of an exam, [models.exam]; their inputs are the slice networks' embeddings."""
 
-    kinds: tuple[str, ...] = ()  # gru | transformer: one network of each kind a (backbone, fold)
+    kinds: tuple[str, ...] = ()  # gru | transformer: one network of each kind per (backbone, fold)
     backbones: tuple[str, ...] = ()  # whose embeddings they read; empty: those of every backbone
     seed: int = 19
-    step_mm: float = 5.0  # distance of the positions along z
-    length: int = 64  # positions; a longer exam gets wider steps
+    step_mm: float = 5.0  # distance between positions along z
+    length: int = 64  # number of positions; a longer exam gets wider steps
     units: int = 48
     dropout: float = 0.3
-    noise: float = 0.3  # standard deviation added to the standardised inputs
+    noise: float = 0.3  # standard deviation of the noise added to the standardised inputs
     epochs: int = 30
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
 
 
-#: Ways from a feature map to one vector, models.pooling.
-POOLINGS = ("avgmax", "gem")
-
-#: Fields of [models] that say how jobs run, or which there are; a backbone has none of its own.
+#: Fields of [models] that say how jobs run, or which jobs there are; they cannot differ per backbone.
 FOR_ALL_BACKBONES = ("backbones", "workers", "per_backbone", "exam")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelsSettings:
-    """Backbones, the slices that they see, and their training."""
+    """Backbones, their input and their training."""
 
     backbones: tuple[str, ...] = ("efficientnet_lite0", "mobilenetv2")
-    weights: str = "imagenet"  # imagenet | none | the weights.npz of a run of the same backbone and as many windows
+    weights: str = "imagenet"  # imagenet | none | weights.npz of a run with the same backbone and number of windows
     height: int = 112  # pixels of the network's input
     width: int = 144
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
-    trainable_windows: bool = False  # `windows` is where they start; the network learns level and width, on HU
-    neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, thrice
-    frozen_share: float = 0.24  # of the backbone's layers, from the first on, that keep their pretrained weights
-    unfreeze_epoch: int = 0  # from this epoch on (1 is the first) every layer learns; 0: frozen_share holds to the end
-    pooling: str = "avgmax"  # avgmax (average and maximum, side by side) | gem (generalised mean, its power learned)
+    trainable_windows: bool = False  # learn level and width of the windows, on HU; `windows` gives the start values
+    neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, repeated
+    frozen_share: float = 0.24  # share of the backbone's layers, from the input on, that keep their pretrained weights
+    unfreeze_epoch: int = 0  # train all layers from this epoch on (the first is 1); 0: frozen_share applies throughout
+    pooling: str = "avgmax"  # avgmax (average and maximum, concatenated) | gem (generalised mean with learned power)
     embedding: int = 64
     dropout: float = 0.2
     seed: int = 17
     epochs: int = 5
-    epoch_slices: int = 2800  # slices drawn an epoch
+    epoch_slices: int = 2800  # slices sampled per epoch
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    accumulate: int = 1  # batches whose gradients are averaged before a step; memory of one, gradient of all
-    ema: float = 0.0  # decay of the moving average of the weights that predicts, e.g. 0.99; 0: the last weights predict
-    inner_share: float = 0.0  # of the training exams, set aside to choose the epoch; the held-out fold is never asked
-    patience: int = 2  # epochs without a lower inner loss after which training stops; needs inner_share
-    auxiliary_weight: float = 0.2  # of each exam label beside the slice label's 1; 0: the slice label alone
-    q_weighting: bool = False  # the slice label's loss counts with q of its exam, as in the metric
-    sampling: str = "shares"  # shares (the next two settings) | uniform (every slice of every exam alike)
-    positive_share: float = 0.5  # of drawn slices: slices with PE
-    negative_exam_share: float = 0.25  # of drawn slices: slices of exams without PE; 0: exams with PE only
-    augmentation: float = 1.0  # strength of moves, HU jitter, noise and cutout; 0 leaves only the flip
-    cutout: float = 0.2  # share of views that lose a rectangle, a quarter of each side long, to air
-    # auto: float32 on a CPU save what profits from bfloat16 there, mixed bfloat16 on GPUs that have it, else float16
+    accumulate: int = 1  # batches whose gradients are averaged per step: a larger batch without its memory
+    ema: float = 0.0  # decay of the moving average of the weights used to predict, e.g. 0.99; 0: use the last weights
+    inner_share: float = 0.0  # share of the training exams set aside to choose the epoch; never the held-out fold
+    patience: int = 2  # stop after so many epochs without a lower inner loss; needs inner_share
+    auxiliary_weight: float = 0.2  # loss weight of each exam label (slice label: 1); 0: the slice label alone
+    q_weighting: bool = False  # weight the slice label's loss by its exam's q (share of positive slices), as the metric
+    sampling: str = "shares"  # shares (the next two settings) | uniform (all slices of all exams alike)
+    positive_share: float = 0.5  # of the sampled slices: slices with PE
+    negative_exam_share: float = 0.25  # of the sampled slices: slices of exams without PE; 0: exams with PE only
+    augmentation: float = 1.0  # strength of geometric changes, HU jitter, noise and cutout; 0: flips only
+    cutout: float = 0.2  # share of views in which a rectangle, a quarter of each side long, is replaced by air
+    # auto: float32 on a CPU unless bfloat16 is faster there; mixed bfloat16 on GPUs that support it, else float16
     precision: str = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
-    # The next two say how a network predicts; they belong to its run all the same, so a change trains it anew.
+    # The next two affect prediction only, but belong to the identity of a run: a change trains again.
     flip_tta: bool = True  # average the predictions of a slice and of its mirror image
     engine: str = "auto"  # auto | keras | openvino; auto: OpenVINO with TensorFlow on a CPU, else Keras
-    workers: int = 0  # training jobs at a time; 0: one a GPU, without a GPU one a core
-    # What differs for a backbone, a table each: [models.per_backbone.efficientnet_lite0] learning_rate = 2e-3
+    workers: int = 0  # parallel training jobs; 0: one per GPU, or one per core without a GPU
+    # Values that differ per backbone: [models.per_backbone.efficientnet_lite0] learning_rate = 2e-3
     per_backbone: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     exam: ExamNetworkSettings = ExamNetworkSettings()
 
@@ -130,60 +114,45 @@ class ModelsSettings:
         return dataclasses.replace(self, **{**self.per_backbone.get(backbone, {}), "per_backbone": {}})
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """Names of all networks whose predictions the ensemble reads: slice networks, then exam networks."""
-        over = [name for kind in self.exam.kinds for name in self.exam_networks(kind)]
-        return (*self.backbones, *over)
-
-    def exam_networks(self, kind: str) -> tuple[str, ...]:
-        """Names of the exam networks of one kind, one a backbone that is read."""
-        return tuple(exam_network_name(each, kind) for each in self.backbones if kind in self.exam_kinds(each))
-
-    def exam_kinds(self, backbone: str) -> tuple[str, ...]:
-        """Kinds of the exam networks that read one backbone's embeddings."""
-        return self.exam.kinds if backbone in (self.exam.backbones or self.backbones) else ()
-
-    @property
     def channels(self) -> int:
-        """Input channels: previous, current and next slice in every window."""
+        """Number of input channels: previous, current and next slice in every window."""
         return 3 * len(self.windows)
 
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleSettings:
-    """The second level."""
+    """The second level: logistic regressions and LightGBM on out-of-fold predictions."""
 
     seed: int = 29
     ridge: float = 0.5  # penalty of the logistic regressions, on standardised columns
-    wide_ridge: float = 10.0  # the same where the strongest columns are added
-    wide_columns: int = 16  # how many of them
-    threads: int = 2  # of LightGBM on large tables, small ones use one; not the machine's cores: sums depend on it
-    inner_folds: int = 4  # exams are split so often to choose the number of trees
-    features: int = 80  # columns that an exam's trees may use (a tenth of the exams where that is more)
-    exam_leaves: int = 2  # stumps: few exams carry few interactions
-    exam_min_data: int = 12  # exams in a leaf
+    wide_ridge: float = 10.0  # the same for the regression with the strongest columns added
+    wide_columns: int = 16  # number of those columns
+    threads: int = 2  # of LightGBM on large tables (small ones: 1); fixed, because floating-point sums depend on it
+    inner_folds: int = 4  # folds of the inner cross-validation that chooses the number of trees
+    features: int = 80  # columns available to the exam trees (or a tenth of the number of exams, if that is more)
+    exam_leaves: int = 2  # stumps: with few exams there is little evidence for interactions
+    exam_min_data: int = 12  # exams per leaf
     exam_rate: float = 0.04
-    exam_rounds: int = 160  # at most
+    exam_rounds: int = 160  # maximum
     slice_leaves: int = 8
-    slice_min_data: int = 100  # slices in a leaf
+    slice_min_data: int = 100  # slices per leaf
     slice_rate: float = 0.05
-    slice_rounds: int = 200  # at most
-    weighted: bool = False  # one more candidate: weights and a calibration a label, chosen on out-of-fold rows
-    bootstrap: int = 1000  # resamples of exams when a richer candidate asks for promotion
+    slice_rounds: int = 200  # maximum
+    bootstrap: int = 1000  # resamples of exams that decide whether a more complex candidate is promoted
 
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceSettings:
-    """The evidence report, [inference.evidence]: which test exams it shows, and how large it may get."""
+    """The evidence report, [inference.evidence]: which test exams it shows, and its maximum size."""
 
-    riskiest: int = 20  # the test exams with the highest P(PE)
-    random: int = 10  # of the other test exams, drawn
+    riskiest: int = 20  # number of test exams with the highest P(PE)
+    random: int = 10  # number of other test exams, chosen at random
     seed: int = 37
-    mapped_slices: int = 3  # of a run's exam, its likeliest key slices, that get a map (predict: its places')
-    # A map costs every network that is asked some sixty passes. Where slices times networks exceed this number, the
-    # likeliest slice of the riskiest exams is mapped, by one fold's networks, as far as the number goes.
+    mapped_slices: int = 3  # slices with a map per exam of a run: the likeliest key slices (predict: the findings')
+    # A map takes some sixty passes per network. If slices times networks exceed this number, only the likeliest slice
+    # of the riskiest exams is mapped, by the networks of one fold, until the number is reached.
     most_maps: int = 60
-    megabytes: float = 40.0  # for all pictures; above it, slices that are no key slices shrink, then become fewer
+    megabytes: float = 40.0  # of all pictures; above it, slices other than key slices are shrunk, then left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +172,7 @@ class InferenceSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The resolved settings of one run, a section a stage."""
+    """The resolved settings of one run, one section per stage."""
 
     phantom: PhantomSettings = PhantomSettings()
     input: InputSettings = InputSettings()
@@ -215,30 +184,30 @@ class Settings:
 
     @property
     def data_root(self) -> Path:
-        """The contest tree that is read: the user's, or the phantom's."""
+        """The contest tree that is read: the user's, or the synthetic one."""
         return Path(self.input.data).expanduser().resolve() if self.input.data else paths.raw(self.phantom.name)
 
     @property
     def is_phantom(self) -> bool:
-        """Whether the embedded contest is used."""
+        """Whether the synthetic contest is used."""
         return not self.input.data
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dataclasses.asdict(self)
 
-    def without_place(self) -> dict[str, Any]:
-        """The same for files that leave the house: the paths of the data and of weights stay behind."""
+    def without_paths(self) -> dict[str, Any]:
+        """Plain values for submissions, reports and exports, without the paths of the data and of weights."""
         values = self.as_dict()
         values["input"]["data"] = ""
-        for each in (values["models"], *values["models"]["per_backbone"].values()):
-            if "weights" in each:
-                each["weights"] = told_weights(each["weights"])
+        for table in (values["models"], *values["models"]["per_backbone"].values()):
+            if "weights" in table:
+                table["weights"] = recorded_weights(table["weights"])
         return values
 
 
-#: Setting -> lowest and highest value, ends included, with which its stage can work. Those of [models] that may differ
-#: for a backbone are checked by models.check_recipe, and those of [phantom] where it is drawn.
+#: Setting -> lowest and highest valid value, both included. The settings of [models] that can differ per backbone are
+#: checked by models.check_recipe, those of [phantom] by the generator.
 RANGES = {
     "input.folds": (2, 50),
     "features.spacing_mm": (0.2, 5),
@@ -269,146 +238,3 @@ RANGES = {
     "ensemble.bootstrap": (1, 1_000_000),
     "submissions.bootstrap": (1, 1_000_000),
 }
-
-
-def told_weights(weights: str) -> str:
-    """The setting models.weights as products tell it: a file by its name and sha256, never by its place.
-
-    Another file at the same path is thus another start. What this function has told is told again as it is: a packed
-    run, whose weights file stayed behind, is recognised by it.
-    """
-    if weights in ("imagenet", "none") or re.fullmatch(r"[^/]+ sha256:[0-9a-f]{16}", weights):
-        return weights
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        return f"{file.name} (not there)"
-    state = file.stat()
-    return f"{file.name} sha256:{_digest(file, state.st_mtime_ns, state.st_size)[:16]}"
-
-
-@lru_cache
-def _digest(file: Path, _mtime_ns: int, _size: int) -> str:
-    """Of a file in this state: every network's identity asks for it, and it may hold hundreds of megabytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def load_settings(file: str | Path, *, overrides: list[str] = (), data: str | None = None) -> Settings:
-    """Read a settings file, apply overrides, and report all faults at once.
-
-    Args:
-        file: a TOML file; a relative path is looked up in the working directory, then the checkout.
-        overrides: `section.key=value` texts; value is TOML, or a bare word taken as a string.
-        data: shorthand for `input.data`.
-
-    Raises:
-        UserError: missing file, bad TOML, unknown or ill-typed keys.
-    """
-    path = Path(file)
-    if not path.is_file():
-        path = paths.CHECKOUT / file
-    if not path.is_file():
-        known = ", ".join(sorted(each.name for each in (paths.CHECKOUT / "settings").glob("*.toml")))
-        raise UserError(f"settings file not found: {file}; the checkout has settings/: {known}")
-    try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as fault:
-        raise UserError(f"{file}: not valid TOML: {fault}") from fault
-    faults: list[str] = []
-    for override in overrides:
-        _apply_override(values, override, faults)
-    if data:
-        values.setdefault("input", {})["data"] = data
-    settings = _build(Settings, values, "", faults)
-    for name, differing in _tables(values, "models", "per_backbone").items():
-        prefix = f"models.per_backbone.{name}."
-        faults += [f"{prefix}{key}: is the same for all" for key in differing if key in FOR_ALL_BACKBONES]
-        checked = _build(ModelsSettings, differing, prefix, faults)
-        if checked:
-            settings.models.per_backbone[name] = {key: getattr(checked, key) for key in differing}
-    if not faults:
-        faults += _out_of_range(settings)
-    if faults:
-        raise UserError.listing(f"{file}: unusable settings:", faults)
-    return settings
-
-
-def _out_of_range(settings: Settings) -> list[str]:
-    """A line a number outside RANGES; what only makes sense together is checked by the stage that reads it."""
-    faults = []
-    for key, (low, high) in RANGES.items():
-        value: Any = settings
-        for name in key.split("."):
-            value = getattr(value, name)
-        if not low <= value <= high:
-            faults.append(f"{key}: expected {low:g} to {high:g}, found {value!r}")
-    return faults
-
-
-def _tables(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:
-    """The tables in a table of settings; empty where there is none."""
-    for name in names:
-        values = values.get(name, {}) if isinstance(values, dict) else {}
-    return {key: value for key, value in values.items() if isinstance(value, dict)} if isinstance(values, dict) else {}
-
-
-def _apply_override(values: dict[str, Any], override: str, faults: list[str]) -> None:
-    key, separator, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not separator or not dot:
-        faults.append(f"--set {override}: expected section.key=value")
-        return
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    target: Any = values.setdefault(section, {})
-    *parents, leaf = name.split(".")
-    for parent in parents:
-        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-    if not isinstance(target, dict):
-        faults.append(f"--set {override}: {key.strip().rpartition('.')[0]} is no table of settings")
-        return
-    target[leaf] = value
-
-
-def _build(kind: type, values: dict[str, Any], prefix: str, faults: list[str]) -> Any:
-    hints = typing.get_type_hints(kind)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=3) or sorted(hints)
-            faults.append(f"{prefix}{key}: unknown; nearest: {', '.join(near)}")
-        elif dataclasses.is_dataclass(hints[key]):
-            if isinstance(value, dict):
-                arguments[key] = _build(hints[key], value, f"{prefix}{key}.", faults)
-            else:
-                faults.append(f"{prefix}{key}: expected a table, found {value!r}")
-        else:
-            arguments[key] = _convert(value, hints[key], f"{prefix}{key}", faults)
-    return kind(**arguments) if not faults else None
-
-
-def _convert(value: Any, hint: Any, key: str, faults: list[str]) -> Any:
-    """Check a TOML value against a field's type; lists become tuples, int passes for float."""
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return value
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        if isinstance(value, list):
-            return tuple(_convert(each, inner, key, faults) for each in value)
-    elif origin is dict:
-        inner = typing.get_args(hint)[1]
-        if isinstance(value, dict):
-            return {name: _convert(each, inner, f"{key}.{name}", faults) for name, each in value.items()}
-    elif isinstance(hint, types.UnionType):
-        if isinstance(value, typing.get_args(hint)) and not isinstance(value, bool):
-            return value
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    faults.append(f"{key}: expected {expected}, found {value!r}")
-    return None

@@ -1,5 +1,6 @@
-"""What leaves the house.
+"""Submissions, reports and exports.
 
-Takes predictions; makes valid submission CSVs in Kaggle's format, scores with intervals, the
-leaderboard, reports, and predictions for unlabelled series; `pacs` writes them for an archive, `kaggle` sends them off.
+Takes the ensemble's predictions. Writes valid submission CSVs in Kaggle's format, scores with confidence intervals, the
+leaderboard, the run report and the model card; `kaggle` packages a finished run and uploads submissions. The inference
+stage reads the finished run.
 """

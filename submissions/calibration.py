@@ -1,4 +1,4 @@
-"""Whether a probability of 0.3 comes true three times in ten: reliability, ECE beside its null, Brier score."""
+"""Calibration of probabilities: reliability curve, expected calibration error beside its null, Brier score."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ class Calibration:
     Attributes:
         ece: expected calibration error over bins of equal size.
         null: the mean ECE of a perfectly calibrated model with the same probabilities and sample size.
-        null_high: the null's 95th percentile; an `ece` above it speaks of miscalibration.
+        null_high: the null's 95th percentile; an `ece` above it indicates miscalibration.
         brier: mean squared error of the probabilities.
         predicted: (bins,) mean probability.
         observed: (bins,) share of positives.
@@ -36,19 +36,21 @@ def calibration(
     Args:
         probabilities: (n,) in [0, 1].
         labels: (n,) 0 or 1.
-        bins: bins that hold equally many cases.
+        bins: number of bins with equally many cases each.
         draws: simulated label sets for the null.
-        seed: of the null's draws.
+        seed: of the simulation.
     """
     order = np.argsort(probabilities, kind="stable")
     p, y = np.asarray(probabilities, float)[order], np.asarray(labels, float)[order]
     bins = max(1, min(bins, len(p)))
+    # sklearn.calibration.calibration_curve bins by quantiles and puts tied probabilities, such as those of the prior,
+    # into one bin; here bins have equal counts.
     bin_of = np.arange(len(p)) * bins // max(1, len(p))
     counts = np.bincount(bin_of, minlength=bins)
     predicted = np.bincount(bin_of, p, minlength=bins) / np.maximum(counts, 1)
     observed = np.bincount(bin_of, y, minlength=bins) / np.maximum(counts, 1)
     generator = np.random.default_rng(seed)
-    # A small ECE means little on few cases: this is what chance alone makes of perfect probabilities.
+    # With few cases the ECE of perfect probabilities is well above 0; the null shows how far.
     null = [_ece(bin_of, bins, p - (generator.random(len(p)) < p)) for _ in range(draws)]
     return Calibration(
         ece=_ece(bin_of, bins, p - y),

@@ -1,4 +1,4 @@
-"""Whether a file would be accepted and obeys the rules: all faults at once, by name, with an example id."""
+"""Validation of a submission file: format, ids, values and label rules; all faults at once with an example id."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from input.contest import EXAM_LABELS, STUDY, SUBMISSION_COLUMNS
-from input.rules import RULES, violations
+from input.label_rules import RULES, violations
 from pipeline.errors import UserError
 from submissions.kaggle_csv import Layout, read_text_table, to_tables
 
@@ -17,7 +17,7 @@ _EMPTY = {"", "nan", "na", "n/a", "null", "none", "<na>"}
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One kind of fault of a file: how often it occurs, and where it was met first."""
+    """One kind of fault of a file: how often it occurs, and the first place."""
 
     name: str
     count: int
@@ -28,14 +28,13 @@ class Fault:
 
 
 def check_file(path: Path, layout: Layout) -> list[Fault]:
-    """Every fault of a submission file; an empty list means that it is valid and obeys the rules.
+    """Every fault of a submission file; an empty list means that it is valid and obeys the label rules.
 
-    The rules are applied to each exam whose rows are all there and usable. Order does not matter to the
-    contest, so it is no fault.
+    The rules are checked on exams whose rows are complete and valid. The contest accepts any order of rows.
 
     Args:
         path: the CSV.
-        layout: which rows it must have.
+        layout: the expected rows.
     """
     try:
         rows, header = read_text_table(path)
@@ -53,23 +52,24 @@ def check_file(path: Path, layout: Layout) -> list[Fault]:
     return faults + _rule_faults(usable, layout)
 
 
-def _header_faults(found: str) -> list[Fault]:
+def _header_faults(header: str) -> list[Fault]:
     expected = ",".join(SUBMISSION_COLUMNS)
-    return [Fault("wrong header", 1, f"found {found!r}, expected {expected!r}")] if found not in ("", expected) else []
+    if header in ("", expected):
+        return []
+    return [Fault("wrong header", 1, f"expected {expected!r}, got {header!r}")]
 
 
 def _id_faults(ids: pd.Index, expected: pd.Index) -> list[Fault]:
-    repeated = ids[ids.duplicated()].unique()
-    found = {
+    ids_by_fault = {
         "missing id": expected[~expected.isin(ids)],
         "unknown id": ids[~ids.isin(expected)],
-        "duplicate id": repeated,
+        "duplicate id": ids[ids.duplicated()].unique(),
     }
-    return [Fault(name, len(some), str(some[0])) for name, some in found.items() if len(some)]
+    return [Fault(name, len(affected), str(affected[0])) for name, affected in ids_by_fault.items() if len(affected)]
 
 
 def _parse(ids: pd.Index, texts: pd.Series) -> tuple[pd.Series, list[Fault]]:
-    """Usable probabilities by id (NaN where unusable), and what is wrong with the others."""
+    """Probabilities by id (NaN where invalid), and the faults of the invalid ones."""
     lowered = texts.str.strip().str.lower()
     empty = lowered.isin(_EMPTY).to_numpy(bool)
     infinite = lowered.isin(["inf", "-inf", "+inf", "infinity", "-infinity"]).to_numpy(bool)
@@ -77,36 +77,40 @@ def _parse(ids: pd.Index, texts: pd.Series) -> tuple[pd.Series, list[Fault]]:
     values = np.full(len(texts), np.nan)
     values[numeric] = texts[numeric].astype(float)
     outside = infinite | (numeric & ~((values >= 0) & (values <= 1)))
-    kinds = {
+    rows_by_fault = {
         "NaN or empty label": empty,
         "label is not a number": ~(numeric | empty | infinite),
         "probability outside [0, 1]": outside,
     }
     faults = []
-    for name, where in kinds.items():
-        if where.any():
-            first = int(where.argmax())
-            faults.append(Fault(name, int(where.sum()), f"{ids[first]}: {texts.iloc[first]!r}"))
+    for name, rows in rows_by_fault.items():
+        if rows.any():
+            first = int(rows.argmax())
+            faults.append(Fault(name, int(rows.sum()), f"{ids[first]}: {texts.iloc[first]!r}"))
     values[outside] = np.nan
     return pd.Series(values, index=ids), faults
 
 
 def _rule_faults(values: pd.Series, layout: Layout) -> list[Fault]:
     exams, slices = to_tables(values, layout.slices)
-    lacking = exams.loc[exams[list(EXAM_LABELS)].isna().any(axis=1), STUDY]
-    incomplete = exams[STUDY].isin([*lacking, *slices.loc[slices["label"].isna(), STUDY]])
+    missing_labels = exams.loc[exams[list(EXAM_LABELS)].isna().any(axis=1), STUDY]
+    incomplete = exams[STUDY].isin([*missing_labels, *slices.loc[slices["label"].isna(), STUDY]])
     exams = exams[~incomplete]
-    broken = violations(exams, slices.groupby(STUDY)["label"].max().reindex(exams[STUDY]).to_numpy())
+    violated = violations(exams, slices.groupby(STUDY)["label"].max().reindex(exams[STUDY]).to_numpy())
     faults = []
-    for rule, demand in RULES.items():
-        breakers = exams.loc[broken[rule].to_numpy(bool), STUDY]
-        if len(breakers):
-            faults.append(Fault(f"rule violation {rule} ({demand})", len(breakers), f"exam {breakers.iloc[0]}"))
+    for rule, requirement in RULES.items():
+        studies = exams.loc[violated[rule].to_numpy(bool), STUDY]
+        if len(studies):
+            faults.append(Fault(f"rule violation {rule} ({requirement})", len(studies), f"exam {studies.iloc[0]}"))
     return faults
 
 
 def require_valid(path: Path, layout: Layout) -> None:
-    """Raise a UserError that lists every fault of a file that this project wrote itself."""
+    """Check a file that this project wrote.
+
+    Raises:
+        UserError: every fault of the file.
+    """
     faults = check_file(path, layout)
     if faults:
-        raise UserError.listing(f"{path}: the file that was written does not pass its own check:", map(str, faults))
+        raise UserError.listing(f"Written submission is not valid: {path}:", map(str, faults))

@@ -1,7 +1,7 @@
 """The submission file, in exactly the contest's format and order.
 
-`id,label`; nine blocks `<StudyInstanceUID>_<label>` in the order of contest.EXAM_LABELS, each with one row
-an exam, then one row a slice. Where the contest ships sample_submission.csv, its own order is used.
+`id,label`; nine blocks `<StudyInstanceUID>_<label>` in the order of contest.EXAM_LABELS, each with one row per exam,
+then one row per slice. If the contest tree has a sample_submission.csv, its order is used.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ DECIMALS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which rows a submission must have.
+    """The rows of a submission.
 
     Attributes:
         ids: every id, in the order of the file.
@@ -39,7 +39,7 @@ class Layout:
 
 
 def exam_ids(studies: pd.Index, label: str) -> pd.Index:
-    """The ids of one block."""
+    """The ids of one label's block."""
     return pd.Index(studies).astype(str) + f"_{label}"
 
 
@@ -50,10 +50,10 @@ def layout_of(slices: pd.DataFrame) -> Layout:
 
 
 def read_layout(data: Path) -> Layout:
-    """The rows that a submission to the contest tree `data` must have.
+    """The rows of a submission to the contest tree `data`.
 
     Raises:
-        UserError: every fault of test.csv, or sample_submission.csv names other rows than test.csv.
+        UserError: every fault of test.csv, or sample_submission.csv lists other rows than test.csv.
     """
     layout = layout_of(read_test_table(data))
     sample = data / "sample_submission.csv"
@@ -66,37 +66,43 @@ def read_layout(data: Path) -> Layout:
 
 def _check_sample(sample: Path, ids: pd.Index, derived: pd.Index) -> None:
     faults = []
-    for what, some in (
+    for problem, affected in (
         ("in test.csv only", derived.difference(ids)),
         ("in the sample only", ids.difference(derived)),
         ("twice in the sample", ids[ids.duplicated()].unique()),
     ):
-        if len(some):
-            faults.append(f"{len(some)} ids {what}, e.g. {some[0]}")
+        if len(affected):
+            faults.append(f"{len(affected)} ids {problem}, e.g. {affected[0]}")
     if faults:
-        raise UserError.listing(f"{shown(sample)}: does not name the rows of test.csv:", faults)
+        raise UserError.listing(f"Sample submission does not match test.csv: {shown(sample)}:", faults)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Read a submission as text, column by column as it stands: nothing is converted or dropped.
+    """Read a submission as text; nothing is converted or dropped.
 
     Raises:
-        UserError: no such file, not a CSV, or a header other than `id,label`.
+        UserError: missing file, not a CSV, or a header other than `id,label`.
     """
     rows, header = read_text_table(path)
     if header != SUBMISSION_COLUMNS:
-        raise UserError(f"{shown(path)}: header is {','.join(header)!r}; expected {','.join(SUBMISSION_COLUMNS)!r}")
+        raise UserError(
+            f"Wrong header: {shown(path)}. Expected {','.join(SUBMISSION_COLUMNS)!r}, got {','.join(header)!r}."
+        )
     return rows
 
 
 def read_text_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """A CSV's cells as text, and its header exactly as written."""
+    """The cells of a CSV as text, and its header exactly as written.
+
+    Raises:
+        UserError: missing file, or not a CSV.
+    """
     if not path.is_file():
-        raise UserError(f"{shown(path)}: no such file")
+        raise UserError(f"File not found: {shown(path)}. Expected a submission CSV.")
     try:
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=True, encoding="utf-8")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as fault:
-        raise UserError(f"{shown(path)}: not a CSV table with the header id,label ({fault})") from fault
+        raise UserError(f"Not a CSV table: {shown(path)}. Expected the header id,label, got: {fault}") from fault
     header = tuple(str(cell) for cell in rows.iloc[0])
     rows = rows.iloc[1:].reset_index(drop=True)
     rows.columns = list(header)
@@ -104,9 +110,9 @@ def read_text_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as they are written: DECIMALS digits, strictly inside (0, 1).
+    """Round probabilities to DECIMALS digits, strictly inside (0, 1).
 
-    A value above 0.5 stays above 0.5, and one that is not stays so: a rule never flips by rounding.
+    Values above 0.5 stay above 0.5 and all others stay at or below it, so rounding never changes a label rule.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     step = 10.0**-DECIMALS
@@ -115,7 +121,7 @@ def rounded(probabilities: np.ndarray) -> np.ndarray:
 
 
 def to_series(exams: pd.DataFrame, slices: pd.DataFrame) -> pd.Series:
-    """Probabilities by id, from one row an exam (STUDY, nine labels) and one row a slice (SOP, label)."""
+    """Probabilities by id, from an exam table (STUDY, nine labels) and a slice table (SOP, label)."""
     studies = pd.Index(exams[STUDY])
     parts = [pd.Series(exams[label].to_numpy(), index=exam_ids(studies, label)) for label in EXAM_LABELS]
     parts.append(pd.Series(slices["label"].to_numpy(), index=pd.Index(slices[SOP])))
@@ -123,10 +129,14 @@ def to_series(exams: pd.DataFrame, slices: pd.DataFrame) -> pd.Series:
 
 
 def to_tables(values: pd.Series, slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The inverse of `to_series`, for the exams and slices of a table (STUDY, SOP).
+    """The inverse of `to_series`.
+
+    Args:
+        values: probabilities by id.
+        slices: STUDY and SOP of the slices to return, with their exams.
 
     Returns:
-        exams (STUDY, nine labels) and slices (STUDY, SOP, label); an id without a value gives NaN.
+        exams (STUDY, nine labels) and slices (STUDY, SOP, label); NaN for ids without a value.
     """
     studies = pd.Index(slices[STUDY].unique())
     exams = pd.DataFrame({STUDY: studies})
@@ -141,25 +151,25 @@ def write_submission(path: Path, exams: pd.DataFrame, slices: pd.DataFrame, layo
 
     Args:
         path: the CSV.
-        exams: STUDY and the nine labels, one row an exam.
-        slices: SOP and `label`, one row a slice.
-        layout: which rows, in which order.
+        exams: STUDY and the nine labels, one row per exam.
+        slices: SOP and `label`, one row per slice.
+        layout: the rows and their order.
 
     Raises:
-        UserError: a row is missing, given twice, NaN or outside [0, 1].
+        UserError: a row is missing, repeated, NaN or outside [0, 1].
     """
     values = to_series(exams, slices)
     faults = []
-    twice = values.index[values.index.duplicated()].unique()
-    if len(twice):
-        faults.append(f"{len(twice)} ids predicted twice, e.g. {twice[0]}")
+    repeated = values.index[values.index.duplicated()].unique()
+    if len(repeated):
+        faults.append(f"{len(repeated)} ids predicted twice, e.g. {repeated[0]}")
         values = values[~values.index.duplicated()]
     values = values.reindex(layout.ids)
-    wrong = values.index[~((values >= 0) & (values <= 1)).to_numpy()]
-    if len(wrong):
-        faults.append(f"{len(wrong)} ids without a probability in [0, 1], e.g. {wrong[0]}: {values[wrong[0]]}")
+    invalid = values.index[~((values >= 0) & (values <= 1)).to_numpy()]
+    if len(invalid):
+        faults.append(f"{len(invalid)} ids without a probability in [0, 1], e.g. {invalid[0]}: {values[invalid[0]]}")
     if faults:
-        raise UserError.listing(f"{shown(path)}: not written, the predictions are incomplete:", faults)
+        raise UserError.listing(f"Incomplete predictions; not written: {shown(path)}:", faults)
     table = pd.DataFrame({"id": layout.ids, "label": rounded(values.to_numpy(np.float64))})
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")

@@ -1,26 +1,24 @@
-"""report.md and report.png: what a run reached, label by label, and what it could not read."""
+"""report.md and report.png: the scores of a run, label by label, and the slices it could not read."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from input.contest import EXAM_LABELS, SOP, STUDY
+from input.contest import EXAM_LABELS, LABEL_TITLES, SOP, STUDY
 from pipeline.files import atomic_path, write_text
 from pipeline.settings import SubmissionsSettings
 from submissions.bootstrap_intervals import Interval, resample_counts
 from submissions.calibration import Calibration
-from submissions.leaderboard import run_table
+from submissions.leaderboard import LEGEND, run_table
 from submissions.operating_points import PREVALENCE, SENSITIVITY, operating_points
 from submissions.score import Score, differences
 
-SYNTHETIC = "Synthetic data: these exams are drawn phantoms. The figures prove the pipeline, not clinical skill."
-COLUMNS_EXPLAINED = """CV is the contest's metric of decoded out-of-fold predictions (lower is better), its interval a
-bootstrap over exams. exam and image are the weighted log losses of its two parts; slice AUC is over the slices of
-exams with PE, PE AUC over exams with the score 1 - P(negative) - P(indeterminate); price is what obeying the
-consistency rules added. Where there is a test truth, the second table holds the same figures of the submissions on
-it. `*` marks the candidate in submission.csv."""
-#: Quarantined files that the report lists one by one.
+SYNTHETIC = "Synthetic data: these exams are generated phantoms. The figures test the pipeline, not clinical skill."
+#: The meaning of the columns in one paragraph.
+COLUMNS_EXPLAINED = "; ".join(f"`{title}`: {meaning}" for title, meaning in LEGEND.items()) + "."
+#: Quarantined slices that the report lists individually.
 LISTED = 50
 
 
@@ -38,39 +36,39 @@ def write_report(
     """Write report.md and report.png.
 
     Args:
-        directory: where they go.
+        directory: the folder for both files.
         rows: the leaderboard's rows of this run.
         out_of_fold: candidate -> score of its decoded out-of-fold predictions.
-        test: candidate -> score of its submission on the test truth; empty where there is none.
-        quarantined: STUDY, SOP, quarantine (reason), one row a slice that no network saw.
-        is_phantom: puts the notice on synthetic data at the top and into the picture.
+        test: candidate -> score of its submission on the test truth; empty without a test truth.
+        quarantined: STUDY, SOP, quarantine (reason), one row per slice that no network saw.
+        is_phantom: adds the notice on synthetic data at the top and in the picture.
         settings: resamples and seed of the paired differences.
         folds: (training exams,) the fold of each exam of the out-of-fold scores.
     """
     promoted = rows.loc[rows["promoted"].astype(str).str.lower() == "true", "candidate"].iloc[0]
     oof, tested = out_of_fold[promoted], test.get(promoted)
     parts = [
-        "# Report of a run",
+        "# Run report",
         *([f"**{SYNTHETIC}**"] if is_phantom else []),
         "## Candidates",
         f"```\n{run_table(rows)}\n```",
-        COLUMNS_EXPLAINED,
-        f"## Against `{promoted}`",
-        f"What each other candidate has more than `{promoted}` (95 % by paired bootstrap over exams; metric and parts "
-        "are losses, above zero is worse; of an AUC, below zero is worse):",
+        "\n".join(f"- `{title}`: {meaning}" for title, meaning in LEGEND.items()),
+        f"## Difference from `{promoted}`",
+        f"Every other candidate minus `{promoted}` (95 % by paired bootstrap over exams; metric and parts are losses, "
+        "above zero is worse; for an AUC, below zero is worse):",
         _difference_table(promoted, {"out of fold": out_of_fold, "test": test}, settings),
         f"## Labels of `{promoted}`",
         _label_table(oof, tested),
         "## Calibration of P(PE)",
         _calibration_table(oof, tested),
-        "A perfectly calibrated model has an expected calibration error (ECE) above zero too: the null is its mean at "
-        "this number of exams, with its 95th percentile.",
+        "The expected calibration error (ECE) of a perfectly calibrated model is above zero too: the null is its mean "
+        "at this number of exams, with its 95th percentile.",
         "![reliability](report.png)",
-        "## An operating point for PE",
+        "## Operating point for PE",
         _operating_table(oof, tested, folds),
-        f"The threshold is the highest that finds {SENSITIVITY:.0%} of the exams with PE: on the other folds for the "
-        "out-of-fold row, on all training exams for the test row. Intervals are Wilson's; PPV and NPV hold at a "
-        f"prevalence of {PREVALENCE:.0%}.",
+        f"The threshold is the highest with a sensitivity of {SENSITIVITY:.0%} for PE: on the other folds for the "
+        "out-of-fold row, on all training exams for the test row. Intervals are Wilson intervals; PPV and NPV are for "
+        f"a prevalence of {PREVALENCE:.0%}.",
         "## Unreadable slices",
         _quarantine_list(quarantined),
     ]
@@ -79,30 +77,34 @@ def write_report(
 
 
 def _difference_table(promoted: str, scores: dict[str, dict[str, Score]], settings: SubmissionsSettings) -> str:
-    """Every candidate's metric, its parts and the AUCs minus the promoted one's, on the same resampled exams."""
+    """Every candidate's metric, its parts and the AUCs minus the promoted candidate's, on the same resamples."""
     lines = ["| exams | candidate | metric | exam part | image part | slice AUC | PE AUC |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
-    for exams, found in scores.items():
-        if not found:
+    for exams, scores_by_candidate in scores.items():
+        if not scores_by_candidate:
             continue
-        best = found[promoted]
+        best = scores_by_candidate[promoted]
         counts = resample_counts(best.exams, settings.bootstrap, settings.seed)
-        for name, other in found.items():
+        for name, other in scores_by_candidate.items():
             if name != promoted:
                 cells = map(_signed, differences(other, best, counts).values())
                 lines.append(f"| {exams} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _signed(found: Interval) -> str:
-    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})" if np.isfinite(found.value) else "-"
+def _signed(interval: Interval) -> str:
+    if not np.isfinite(interval.value):
+        return "-"
+    return f"{interval.value:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
 
 
 def _label_table(out_of_fold: Score, test: Score | None) -> str:
     lines = ["| label | log loss, CV | log loss, test |", "|---|---:|---:|"]
     for label in EXAM_LABELS:
-        lines.append(f"| {label} | {out_of_fold.labels[label]:.4f} | {f'{test.labels[label]:.4f}' if test else '-'} |")
-    lines.append(f"| slices (weight q) | {out_of_fold.image_part:.4f} | {f'{test.image_part:.4f}' if test else '-'} |")
+        on_test = f"{test.labels[label]:.4f}" if test else "-"
+        lines.append(f"| {LABEL_TITLES[label]} | {out_of_fold.labels[label]:.4f} | {on_test} |")
+    on_test = f"{test.image_part:.4f}" if test else "-"
+    lines.append(f"| slices (weight q) | {out_of_fold.image_part:.4f} | {on_test} |")
     return "\n".join(lines)
 
 
@@ -110,21 +112,21 @@ def _calibration_table(out_of_fold: Score, test: Score | None) -> str:
     lines = ["| exams | ECE | null (95th percentile) | Brier score |", "|---|---:|---:|---:|"]
     for name, score in (("out of fold", out_of_fold), ("test", test)):
         if score:
-            found = score.calibration
-            lines.append(f"| {name} | {found.ece:.4f} | {found.null:.4f} ({found.null_high:.4f}) | {found.brier:.4f} |")
+            check = score.calibration
+            lines.append(f"| {name} | {check.ece:.4f} | {check.null:.4f} ({check.null_high:.4f}) | {check.brier:.4f} |")
     return "\n".join(lines)
 
 
 def _operating_table(out_of_fold: Score, test: Score | None, folds: np.ndarray) -> str:
     lines = ["| exams | sensitivity | specificity | PPV | NPV |", "|---|---:|---:|---:|---:|"]
-    for name, each in operating_points(out_of_fold, test, folds).items():
-        lines.append(f"| {name} | {each.sensitivity} | {each.specificity} | {each.ppv:.3f} | {each.npv:.3f} |")
+    for name, point in operating_points(out_of_fold, test, folds).items():
+        lines.append(f"| {name} | {point.sensitivity} | {point.specificity} | {point.ppv:.3f} | {point.npv:.3f} |")
     return "\n".join(lines)
 
 
 def _quarantine_list(quarantined: pd.DataFrame) -> str:
     if quarantined.empty:
-        return "None: every slice was read."
+        return "None. Every slice was read."
     reasons = quarantined["quarantine"].value_counts()
     lines = [f"Slices with a prior instead of a prediction: {len(quarantined)}", ""]
     lines += [f"- {count} x {reason}" for reason, count in reasons.items()]
@@ -137,7 +139,7 @@ def _quarantine_list(quarantined: pd.DataFrame) -> str:
 
 
 def _draw(path: Path, out_of_fold: Score, test: Score | None, notice: str) -> None:
-    # The figure class alone draws without a display and without pyplot's global state.
+    # Figure works without a display and without the global state of pyplot.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained", dpi=110)
@@ -150,26 +152,21 @@ def _draw(path: Path, out_of_fold: Score, test: Score | None, notice: str) -> No
         xlabel="predicted P(PE)", ylabel="share of exams with PE", title="Reliability", xlim=(0, 1), ylim=(0, 1)
     )
     reliability.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15))
-    places = np.arange(len(EXAM_LABELS))
+    rows = np.arange(len(EXAM_LABELS))
     for shift, name, score in ((-0.2, "out of fold", out_of_fold), (0.2, "test", test)):
         if score:
-            losses.barh(places + shift, [score.labels[label] for label in EXAM_LABELS], 0.4, label=name)
-    losses.set_yticks(places, EXAM_LABELS)
+            losses.barh(rows + shift, [score.labels[label] for label in EXAM_LABELS], 0.4, label=name)
+    losses.set_yticks(rows, [LABEL_TITLES[label] for label in EXAM_LABELS])
     losses.invert_yaxis()
     losses.set(xlabel="log loss", title="Exam labels")
     losses.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     if notice:
         figure.supxlabel(notice, fontsize=8, color="0.35")
     with atomic_path(path) as temporary:
-        # Without the version text the same figures give the same bytes.
+        # Without the version of Matplotlib in the file, equal figures give equal bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _reliability_curve(axes: object, name: str, found: Calibration) -> None:
-    axes.plot(
-        found.predicted,
-        found.observed,
-        "o-",
-        markersize=4,
-        label=f"{name} (ECE {found.ece:.3f}, null {found.null:.3f})",
-    )
+def _reliability_curve(axes: Any, name: str, check: Calibration) -> None:
+    label = f"{name} (ECE {check.ece:.3f}, null {check.null:.3f})"
+    axes.plot(check.predicted, check.observed, "o-", markersize=4, label=label)

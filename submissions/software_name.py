@@ -1,11 +1,11 @@
-"""What this software calls itself in files that leave the house."""
+"""Name, version and disclaimer of this software in files for users."""
 
 import tomllib
 
 from pipeline import paths
 from pipeline.artifact import read_manifest
 
-#: Stands in every object for a PACS, in the model card and in the notebook.
+#: Part of every DICOM object, the model card and the notebook.
 RESEARCH_USE_ONLY = "Research use only. Not for diagnosis."
 
 
@@ -15,5 +15,5 @@ def project() -> dict[str, str]:
 
 
 def algorithm_version() -> str:
-    """The software's version and the identity of the finished ensemble: the same text means the same answers."""
+    """The software's version and the identity of the finished ensemble; equal texts mean equal predictions."""
     return f"{project()['version']}+{read_manifest(paths.ensemble_run())['identity']}"

@@ -1,4 +1,4 @@
-"""The product of this stage: a valid CSV for every candidate, the leaderboard's rows, and the report."""
+"""The artifact of this stage: a valid CSV for every candidate, leaderboard rows, the report and the model card."""
 
 import shutil
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from submissions.finished_run import (
     trained_on_phantoms,
     truth_path,
 )
+from submissions.hardware import hardware
 from submissions.kaggle_csv import Layout, read_layout, write_submission
 from submissions.leaderboard import (
     append,
@@ -33,49 +34,59 @@ from submissions.leaderboard import (
     cv_columns,
     leaderboard_path,
     rows_of_run,
+    run_legend,
     run_table,
     truth_columns,
 )
-from submissions.model_card import hardware, write_card
+from submissions.model_card import write_card
 from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
 from submissions.score_report import SYNTHETIC, write_report
 
 
 def write_all(settings: Settings, *, force: bool = False) -> None:
-    """Decode, write and check every candidate's submission, score them, and say where everything lies."""
+    """Decode, write, check and score every candidate's submission, and print the results and their paths.
+
+    Args:
+        settings: those of the finished run.
+        force: rebuild an artifact that is up to date.
+
+    Raises:
+        UserError: no finished ensemble, damaged files, or a submission that is not valid.
+    """
     candidates = read_candidates(paths.ensemble_run())
-    product = submission_artifact(settings, candidates)
-    if product.is_current(force=force):
-        verify(product.directory)
+    artifact = submission_artifact(settings, candidates)
+    if artifact.is_current(force=force):
+        verify(artifact.directory)
     else:
-        with product.building(fresh=force):
-            rows = _build(settings, candidates, product)
-            product.finish(
+        with artifact.building(fresh=force):
+            rows = _build(settings, candidates, artifact)
+            artifact.finish(
                 rows={"candidates": len(candidates.names), **rows},
                 metrics={"promoted": candidates.promoted},
                 is_phantom=trained_on_phantoms(),
                 hardware=hardware(),
-                run_settings=settings.without_place(),
+                run_settings=settings.without_paths(),
             )
-    if len(rows_of_run(product.identity)):
+    if len(rows_of_run(artifact.identity)):
         write_card(settings)
     else:
         board = paths.shown(leaderboard_path())
-        say(f"{board}: no row of this run, hence no model card; ./run.sh --from submissions --force adds both")
-    _show(settings, product.identity)
+        say(f"{board}: no row of this run, so no model card is written. Add both: ./run.sh --from submissions --force")
+    _print_results(settings, artifact.identity)
 
 
-def _build(settings: Settings, candidates: Candidates, product: Artifact) -> dict[str, int]:
+def _build(settings: Settings, candidates: Candidates, artifact: Artifact) -> dict[str, int]:
+    """Write the artifact's files and the leaderboard's rows; return row counts for the manifest."""
     layout = read_layout(settings.data_root)
-    for name in progress(candidates.names, what="submissions", unit="candidate"):
-        write_candidate(product.directory / f"{name}.csv", *candidates.predictions(name, "test"), layout)
-    with atomic_path(product.directory / SUBMISSION) as temporary:
-        shutil.copyfile(product.directory / f"{candidates.promoted}.csv", temporary)
-    require_valid(product.directory / SUBMISSION, layout)
+    for name in progress(candidates.names, desc="submissions", unit="candidate"):
+        write_candidate(artifact.directory / f"{name}.csv", *candidates.predictions(name, "test"), layout)
+    with atomic_path(artifact.directory / SUBMISSION) as temporary:
+        shutil.copyfile(artifact.directory / f"{candidates.promoted}.csv", temporary)
+    require_valid(artifact.directory / SUBMISSION, layout)
 
     scores = _out_of_fold_scores(settings, candidates)
-    tests = _test_scores(settings, candidates, product.directory)
-    facts = _facts(settings, product.identity)
+    tests = _test_scores(settings, candidates, artifact.directory)
+    facts = _facts(settings, artifact.identity)
     rows = [
         {
             **facts,
@@ -88,9 +99,9 @@ def _build(settings: Settings, candidates: Candidates, product: Artifact) -> dic
     ]
     append(leaderboard_path(), rows)
     write_report(
-        product.directory,
-        rows=rows_of_run(product.identity),
-        out_of_fold={name: found for name, (found, _) in scores.items()},
+        artifact.directory,
+        rows=rows_of_run(artifact.identity),
+        out_of_fold={name: decoded for name, (decoded, _) in scores.items()},
         test=tests,
         quarantined=quarantined_slices(),
         is_phantom=trained_on_phantoms(),
@@ -106,10 +117,16 @@ def _training_folds() -> np.ndarray:
 
 
 def write_candidate(path: Path, exams: pd.DataFrame, slices: pd.DataFrame, layout: Layout) -> None:
-    """Decode predictions, write the submission, read it again and check it.
+    """Decode predictions, write the submission, and check the written file.
+
+    Args:
+        path: the CSV.
+        exams: StudyInstanceUID, the nine labels and optionally expected_q, one row per exam.
+        slices: StudyInstanceUID, SOPInstanceUID and `label`, one row per slice.
+        layout: the rows and their order.
 
     Raises:
-        UserError: incomplete predictions, or a fault of the file that was written.
+        UserError: incomplete predictions, or a written file that is not valid.
     """
     decoded_exams, decoded_slices = decode(exams, slices)
     write_submission(path, decoded_exams, decoded_slices, layout)
@@ -117,20 +134,20 @@ def write_candidate(path: Path, exams: pd.DataFrame, slices: pd.DataFrame, layou
 
 
 def _out_of_fold_scores(settings: Settings, candidates: Candidates) -> dict[str, tuple[Score, float]]:
-    """Score of every candidate's decoded out-of-fold predictions, and what decoding cost."""
+    """Score of every candidate's decoded out-of-fold predictions, and the decoding cost."""
     truth = prepared_truth(load_exams(), load_slices())
     counts = _counts(settings, truth)
-    found = {}
-    for name in progress(candidates.names, what="out-of-fold scores", unit="candidate"):
+    scores = {}
+    for name in progress(candidates.names, desc="out-of-fold scores", unit="candidate"):
         exams, slices = candidates.predictions(name, "oof")
         raw = score(truth, exams, slices)
         decoded = score(truth, *decode(exams, slices), counts=counts, seed=settings.submissions.seed)
-        found[name] = decoded, decoded.total.value - raw.total.value
-    return found
+        scores[name] = decoded, decoded.total.value - raw.total.value
+    return scores
 
 
 def _test_scores(settings: Settings, candidates: Candidates, directory: Path) -> dict[str, Score]:
-    """Scores of the files as written on the test truth, which nothing before this has read; empty without one."""
+    """Scores of the written files on the test truth, which no earlier step reads; empty without a test truth."""
     path = truth_path(settings)
     if not path.is_file():
         return {}
@@ -140,7 +157,7 @@ def _test_scores(settings: Settings, candidates: Candidates, directory: Path) ->
         name: score(
             truth, *read_predictions(directory / f"{name}.csv", truth), counts=counts, seed=settings.submissions.seed
         )
-        for name in progress(candidates.names, what="test scores", unit="candidate")
+        for name in progress(candidates.names, desc="test scores", unit="candidate")
     }
 
 
@@ -159,16 +176,16 @@ def _facts(settings: Settings, run: str) -> dict[str, Any]:
     }
 
 
-def _show(settings: Settings, run: str) -> None:
+def _print_results(settings: Settings, run: str) -> None:
     directory = paths.shown(paths.submissions())
     rows = rows_of_run(run)
     if len(rows):
-        say(f"\n{run_table(rows)}\n")
-        say("CV: out-of-fold metric, lower is better; `*` is promoted; columns are explained in report.md")
+        say(f"\n{run_table(rows)}\n\n{run_legend(rows)}\n")
     if trained_on_phantoms():
         say(SYNTHETIC)
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
     say(f"report:      {directory}/report.md, report.png")
     say(f"model card:  {directory}/model_card.md, model_card.json")
     say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
-    say(f"check it:    ./run.sh check {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}")
+    check = f"./run.sh check-submission {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}"
+    say(f"check it:    {check}")

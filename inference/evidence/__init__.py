@@ -1,6 +1,6 @@
-"""The evidence report: one HTML file with what the ensemble saw, said and is worth.
+"""The evidence report: one HTML file that shows what the ensemble predicts, on what evidence, and how reliably.
 
-Takes a finished run, or freshly predicted studies; makes a page that needs no network: a list of exams by risk, a page
-an exam (labels, slices in three windows, measured lines, what moved the stack), and a page on the model. The numbers
-come from the modules that the CSVs and report.md come from.
+Input: a finished run, or freshly predicted studies. Output: a self-contained page with a list of exams by risk, a page
+per exam (labels, findings, slices in three windows, diameters, feature contributions), and a page on the model. All
+numbers come from the modules that also write the CSVs and report.md.
 """

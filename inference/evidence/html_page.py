@@ -1,7 +1,7 @@
-"""The HTML file: Jinja2 with autoescape, style and script inline, and a policy under which nothing else can load.
+"""Render the HTML file with Jinja2: autoescape on, style and script inline, no external resources.
 
-The Content-Security-Policy names the style and the script by their sha256, allows images from data URIs only, and
-no connection at all: a text that slipped through as markup could neither run nor call home.
+The Content-Security-Policy allows the style and the script by their sha256, images from data URIs only, and no
+connections: text that was wrongly treated as markup could neither run nor send anything.
 """
 
 import base64
@@ -16,27 +16,28 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from features.windows import WINDOWS
 from inference.evidence.exam_cases import UNLABELLED
-from inference.evidence.exam_page import STRONGEST, ExamPage
+from inference.evidence.exam_page import ExamPage
+from inference.evidence.exam_tables import STRONGEST
 from inference.evidence.model_facts import Model
 from inference.evidence.slice_images import window_tables
 from inference.evidence.svg_charts import square, thinned
-from input.contest import EXAM_LABELS
+from input.contest import EXAM_LABELS, LABEL_TITLES
 from pipeline.files import atomic_path
 from submissions.operating_points import PREVALENCE, SENSITIVITY
 from submissions.score import Score
 from submissions.score_report import COLUMNS_EXPLAINED, SYNTHETIC
 
 _HERE = Path(__file__).resolve().parent
-#: Quarantined slices listed one by one.
-LISTED = 50
+#: Unreadable slices that are listed one by one.
+LISTED_SLICES = 50
 
 
-def write_page(path: Path, pages: list[ExamPage], model: Model) -> None:
-    """Render the report, atomically; exam by exam, so that the pictures are never all in one string.
+def write_page(html: Path, pages: list[ExamPage], model: Model) -> None:
+    """Render the report atomically, exam by exam, so that the images are never all in one string.
 
     Args:
-        path: the HTML file.
-        pages: the exams, the likeliest PE first.
+        html: the HTML file.
+        pages: the exams, highest risk first.
         model: the promoted candidate.
     """
     style, script = ((_HERE / name).read_text() for name in ("style.css", "script.js"))
@@ -50,28 +51,27 @@ def write_page(path: Path, pages: list[ExamPage], model: Model) -> None:
         policy=content_security_policy(style, script),
         pages=pages,
         model=model,
-        board=_board(model),
+        leaderboard=_leaderboard_rows(model),
         charts=_charts(model.scores),
-        products=[_product(each) for each in model.products],
-        libraries=model.products[-1].get("libraries", {}) if model.products else {},
-        machine=model.products[-1] if model.products else {},
-        labels=EXAM_LABELS,
+        artifacts=[_artifact_row(manifest) for manifest in model.artifacts],
+        latest=model.artifacts[-1] if model.artifacts else {},
+        label_titles={label: LABEL_TITLES[label] for label in EXAM_LABELS},
         windows={name: (level, width, window_tables()[name]) for name, (level, width) in WINDOWS.items()},
-        synthetic=SYNTHETIC,
-        drawn=all(page.case.role != UNLABELLED for page in pages),
-        explained=COLUMNS_EXPLAINED,
+        synthetic_notice=SYNTHETIC,
+        exams_of_run=all(page.case.role != UNLABELLED for page in pages),
+        columns_explained=COLUMNS_EXPLAINED.replace("`", ""),
         sensitivity=SENSITIVITY,
         prevalence=PREVALENCE,
         strongest=STRONGEST,
-        listed=LISTED,
+        listed_slices=LISTED_SLICES,
     )
-    # A file's name may hold bytes that are no text.
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    # File names may contain bytes that are not valid text.
+    with atomic_path(html) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
 
 
 def content_security_policy(style: str, script: str) -> str:
-    """Inline style and script by hash, data images, and nothing else."""
+    """The policy: the inline style and script by hash, images from data URIs, and nothing else."""
     return (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -82,38 +82,40 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _board(model: Model) -> list[dict[str, Any]]:
-    rows = model.board.to_dict("records")
+def _leaderboard_rows(model: Model) -> list[dict[str, Any]]:
+    rows = model.leaderboard.to_dict("records")
     return [{**row, "promoted": str(row["promoted"]).lower() == "true"} for row in rows]
 
 
 def _charts(scores: dict[str, Score]) -> list[tuple[str, Markup]]:
-    """ROC, precision and recall, and reliability of P(PE), with a line for each set of exams."""
-    both = {name: each for name, each in scores.items() if 0 < each.positive.sum() < len(each.positive)}
-    roc = {name: _roc(each) for name, each in both.items()}
-    recall = {name: _recall(each) for name, each in both.items()}
-    reliable = {
-        name: np.column_stack([each.calibration.predicted, each.calibration.observed]) for name, each in scores.items()
+    """ROC, precision-recall and reliability curves of P(PE), one line per set of exams."""
+    with_both_classes = {
+        name: score for name, score in scores.items() if 0 < score.positive.sum() < len(score.positive)
+    }
+    roc = {name: _roc(score) for name, score in with_both_classes.items()}
+    precision_recall = {name: _precision_recall(score) for name, score in with_both_classes.items()}
+    reliability = {
+        name: np.column_stack([score.calibration.predicted, score.calibration.observed])
+        for name, score in scores.items()
     }
     return [
         ("ROC", square("ROC curve for PE", "1 - specificity", "sensitivity", roc, diagonal=True)),
-        ("Precision and recall", square("Precision-recall curve for PE", "recall", "precision", recall)),
-        ("Reliability", square("Reliability of P(PE)", "predicted P(PE)", "share of exams with PE", reliable,
+        ("Precision-recall", square("Precision-recall curve for PE", "recall", "precision", precision_recall)),
+        ("Reliability", square("Reliability of P(PE)", "predicted P(PE)", "fraction of exams with PE", reliability,
                                diagonal=True, dots=True)),
     ]  # fmt: skip
 
 
-def _roc(found: Score) -> np.ndarray:
-    false, true, _ = roc_curve(found.positive, found.suspicion)
-    return thinned(np.column_stack([false, true]))
+def _roc(score: Score) -> np.ndarray:
+    false_positive_rate, true_positive_rate, _ = roc_curve(score.positive, score.pe_scores)
+    return thinned(np.column_stack([false_positive_rate, true_positive_rate]))
 
 
-def _recall(found: Score) -> np.ndarray:
-    precision, recall, _ = precision_recall_curve(found.positive, found.suspicion)
+def _precision_recall(score: Score) -> np.ndarray:
+    precision, recall, _ = precision_recall_curve(score.positive, score.pe_scores)
     return thinned(np.column_stack([recall, precision]))
 
 
-def _product(manifest: dict[str, Any]) -> dict[str, Any]:
+def _artifact_row(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that the page shows."""
-    wanted = ("name", "identity", "version", "source", "wall_seconds", "rows", "metrics", "settings", "inputs", "seed")
-    return {name: manifest.get(name, "") for name in wanted}
+    return {name: manifest.get(name, "") for name in ("name", "identity", "source", "wall_seconds", "rows", "settings")}

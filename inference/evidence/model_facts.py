@@ -1,4 +1,4 @@
-"""What the report tells of the promoted model: scores, curves, folds, the operating point, where it comes from."""
+"""Facts about the promoted model for the evidence report: scores, curves, folds, operating points, provenance."""
 
 import dataclasses
 from typing import Any
@@ -11,13 +11,14 @@ from features.store import store_table
 from inference.evidence.reliability import Reliability, reliability
 from input.contest import STUDY
 from input.tables import load_exams, load_slices
+from models.network_names import network_names
 from pipeline import paths
 from pipeline.artifact import MANIFEST, identity_of, verify
 from pipeline.files import read_json
 from pipeline.settings import Settings
 from submissions.bootstrap_intervals import RankedScores
 from submissions.finished_run import (
-    PRODUCT,
+    ARTIFACT_NAME,
     SUBMISSION,
     Candidates,
     known_test_truth,
@@ -25,9 +26,10 @@ from submissions.finished_run import (
     trained_on_phantoms,
 )
 from submissions.leaderboard import commit, leaderboard_path, read_leaderboard
-from submissions.operating_points import Operation, operating_points
+from submissions.operating_points import OperatingPoint, operating_points
 from submissions.score import Score, prepared_truth, read_predictions, score
 
+#: Names of the two sets of exams that are scored.
 OUT_OF_FOLD, TEST = "out of fold", "test"
 
 
@@ -36,41 +38,39 @@ class Model:
     """The promoted candidate.
 
     Attributes:
-        name: the candidate's.
-        board: the leaderboard's rows of this run; empty where the submissions are not those of this ensemble.
-        scores: `out of fold`, and `test` where there are submissions of this ensemble and a test truth: the same
+        name: of the candidate.
+        leaderboard: the leaderboard's rows of this run; empty without submissions of this ensemble.
+        scores: `out of fold`, and `test` if there are submissions of this ensemble and a test truth: the same
             figures as in report.md.
         reliability: of every label, out of fold.
-        operated: the operating point on the same exams, as in report.md.
-        folds: a row a fold, with the slice networks' own figures on it.
-        products: manifests, in the order of the stages.
-        quarantined: STUDY, SOP, quarantine of every slice that no network saw.
-        is_phantom: trained on drawn exams.
+        operating_points: on the same sets of exams, as in report.md.
+        folds: one row per fold, including the slice networks' own AUC on it.
+        artifacts: manifests, in the order of the stages.
+        quarantined: STUDY, SOP, quarantine of every slice that no network received.
+        is_phantom: trained on synthetic exams.
         settings: identity of the resolved settings.
-        commit: of the checkout now.
+        commit: the checkout's current commit.
     """
 
     name: str
-    board: pd.DataFrame
+    leaderboard: pd.DataFrame
     scores: dict[str, Score]
     reliability: Reliability
-    operated: dict[str, Operation]
+    operating_points: dict[str, OperatingPoint]
     folds: list[dict[str, Any]]
-    products: list[dict[str, Any]]
+    artifacts: list[dict[str, Any]]
     quarantined: pd.DataFrame
     is_phantom: bool
     settings: str
     commit: str
 
 
-def describe_model(settings: Settings, candidates: Candidates, run: str = "") -> Model:
-    """Gather the facts of the promoted candidate from the products on disk.
+def describe_model(settings: Settings, candidates: Candidates) -> Model:
+    """Gather the facts about the promoted candidate from the artifacts on disk.
 
     Args:
         settings: of the run.
         candidates: the finished ensemble.
-        run: identity of the submissions that are being written; empty: those that lie there, if they are of this
-            ensemble.
 
     Raises:
         UserError: the submission does not match its manifest.
@@ -81,22 +81,24 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
     predicted = decode(*candidates.predictions(candidates.promoted, "oof"))
     seed = settings.submissions.seed
     scores = {OUT_OF_FOLD: score(truth, *predicted, seed=seed)}
-    products = _products(settings, candidates)
-    if not run and products and products[-1]["name"] == PRODUCT:
-        run = products[-1]["identity"]
+    artifacts = _manifests(settings, candidates)
+    run = ""
+    if artifacts and artifacts[-1]["name"] == ARTIFACT_NAME:
+        run = artifacts[-1]["identity"]
         verify(paths.submissions(), [SUBMISSION])
-    known = known_test_truth(settings)
-    if run and known:
-        scores[TEST] = score(known, *read_predictions(paths.submissions() / SUBMISSION, known), seed=seed)
-    board = read_leaderboard(leaderboard_path())
+    test_truth = known_test_truth(settings)
+    if run and test_truth:
+        submitted = read_predictions(paths.submissions() / SUBMISSION, test_truth)
+        scores[TEST] = score(test_truth, *submitted, seed=seed)
+    leaderboard = read_leaderboard(leaderboard_path())
     return Model(
         name=candidates.promoted,
-        board=board[board["run"] == run].sort_values("cv", kind="stable"),
+        leaderboard=leaderboard[leaderboard["run"] == run].sort_values("cv", kind="stable"),
         scores=scores,
         reliability=reliability(truth.exams, predicted[0], seed=seed),
-        operated=operating_points(scores[OUT_OF_FOLD], scores.get(TEST), folds),
-        folds=_folds(settings, scores[OUT_OF_FOLD], folds, products),
-        products=products,
+        operating_points=operating_points(scores[OUT_OF_FOLD], scores.get(TEST), folds),
+        folds=_fold_rows(settings, scores[OUT_OF_FOLD], folds, artifacts),
+        artifacts=artifacts,
         quarantined=quarantined_slices(),
         is_phantom=trained_on_phantoms(),
         settings=identity_of(settings.as_dict()),
@@ -104,25 +106,28 @@ def describe_model(settings: Settings, candidates: Candidates, run: str = "") ->
     )
 
 
-def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold, exams, exams with PE, metric, PE AUC, and the slice AUC of every slice network on its held-out fold.
+def _fold_rows(
+    settings: Settings, out_of_fold: Score, folds: np.ndarray, artifacts: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Exams, exams with PE, metric, PE AUC, and every slice network's slice AUC on its held-out fold.
 
-    Exam networks have none: their manifests hold the loss alone.
+    Exam networks are missing: their manifests contain the loss only.
     """
-    of_network = {each["name"]: each.get("metrics", {}) for each in products}
+    metrics_of = {manifest["name"]: manifest.get("metrics", {}) for manifest in artifacts}
     rows = []
     for fold in np.unique(folds):
-        held = folds == fold
-        positive = oof.positive[held]
+        held_out = folds == fold
+        positive = out_of_fold.positive[held_out]
+        auc = RankedScores(out_of_fold.pe_scores[held_out], positive, np.arange(held_out.sum())).auc()
         rows.append(
             {
                 "fold": int(fold),
-                "exams": int(held.sum()),
+                "exams": int(held_out.sum()),
                 "with_pe": int(positive.sum()),
-                "metric": float(oof.loss[held].sum() / oof.weight[held].sum()),
-                "exam_auc": RankedScores(oof.suspicion[held], positive, np.arange(held.sum())).auc(),
+                "metric": float(out_of_fold.loss[held_out].sum() / out_of_fold.weight[held_out].sum()),
+                "exam_auc": auc,
                 "networks": {
-                    name: of_network.get(f"models/{name}/fold{fold}", {}).get("oof_slice_auc")
+                    name: metrics_of.get(f"models/{name}/fold{fold}", {}).get("oof_slice_auc")
                     for name in settings.models.backbones
                 },
             }
@@ -130,19 +135,23 @@ def _folds(settings: Settings, oof: Score, folds: np.ndarray, products: list[dic
     return rows
 
 
-def _products(settings: Settings, candidates: Candidates) -> list[dict[str, Any]]:
-    """The manifests that there are; submissions of another ensemble are not this model's."""
-    runs = [paths.model_run(name, fold) for name in settings.models.networks for fold in range(settings.input.folds)]
+def _manifests(settings: Settings, candidates: Candidates) -> list[dict[str, Any]]:
+    """The manifests of the run's finished artifacts; submissions of another ensemble are omitted."""
+    runs = [
+        paths.model_run(name, fold) for name in network_names(settings.models) for fold in range(settings.input.folds)
+    ]
     folders = [paths.prepared(), paths.store(), *runs, paths.ensemble_run(), paths.submissions()]
     manifests = [{"name": "", **read_json(folder / MANIFEST)} for folder in folders if (folder / MANIFEST).is_file()]
     return [
-        each for each in manifests if each["name"] != PRODUCT or each["inputs"].get("ensemble") == candidates.identity
+        manifest
+        for manifest in manifests
+        if manifest["name"] != ARTIFACT_NAME or manifest["inputs"].get("ensemble") == candidates.identity
     ]
 
 
 def training_numbers(columns: list[str]) -> pd.DataFrame:
-    """Measured numbers of the run's training exams, to tell what is unlike them; empty without a store."""
+    """Measured numbers of the run's training exams, the reference for unusual values; empty without a store."""
     table = store_table(paths.store(), "exams")
     if table is None:
         return pd.DataFrame(columns=[STUDY, *columns])
-    return table.loc[table["split"] == "train", [each for each in columns if each in table]]
+    return table.loc[table["split"] == "train", [column for column in columns if column in table]]

@@ -1,6 +1,6 @@
 "use strict";
-// Pages are sections of this file, chosen by the hash. An exam's pictures lie in a JSON block that is parsed when its
-// page is opened; the three windows are SVG filters over one image, so a step through the slices sets three sources.
+// Pages are sections of this file, selected by the URL fragment. An exam's images are in a JSON block that is parsed
+// when its page is opened. The three windows are SVG filters over one image, so moving to a slice sets three sources.
 (() => {
   const pages = [...document.querySelectorAll("section.page")];
   const opened = new Map();
@@ -18,38 +18,38 @@
   function viewer(section, data) {
     const find = (query) => section.querySelector(query);
     const all = (query) => [...section.querySelectorAll(query)];
-    // Without pictures the slider still walks along the curve, slice by slice.
+    // Without images the slider still moves along the curve, slice by slice.
     const planes = data.planes.length ? data.planes : data.p.map((_, row) => row);
     const box = find(".viewer"), slider = find(".slider"), readout = find(".readout"), cursor = find(".cursor"), curve = find(".curve");
     const slices = all("img.slice"), overlays = all("img.overlay"), lines = all("svg.lines");
     const marked = [...new Set([...data.keys, ...data.lines.map((line) => line.plane)])].sort((a, b) => a - b);
-    let place = 0, showOverlay = false, showLines = true;
+    let position = 0, showOverlay = false, showLines = true;
 
     slider.max = String(Math.max(0, planes.length - 1));
     const hasOverlays = Object.keys(data.overlays).length > 0;
-    const button = (act) => find(`[data-act="${act}"]`);
+    const button = (action) => find(`[data-act="${action}"]`);
     button("overlay").hidden = !hasOverlays;
     button("lines").hidden = data.lines.length === 0;
 
     function nearest(plane) {
       let best = 0;
-      planes.forEach((each, index) => { if (Math.abs(each - plane) < Math.abs(planes[best] - plane)) best = index; });
+      planes.forEach((other, index) => { if (Math.abs(other - plane) < Math.abs(planes[best] - plane)) best = index; });
       return best;
     }
 
     function show(index) {
       if (!planes.length) return;
-      place = Math.min(planes.length - 1, Math.max(0, index));
-      const plane = planes[place];
-      slider.value = String(place);
+      position = Math.min(planes.length - 1, Math.max(0, index));
+      const plane = planes[position];
+      slider.value = String(position);
       if (data.images.length) {
-        const source = "data:image/jpeg;base64," + data.images[place];
+        const source = "data:image/jpeg;base64," + data.images[position];
         slices.forEach((image) => { image.src = source; });
       }
-      const over = data.overlays[plane];
+      const overlay = data.overlays[plane];
       overlays.forEach((image) => {
-        image.hidden = !(showOverlay && over);
-        if (!image.hidden) image.src = "data:image/png;base64," + over;
+        image.hidden = !(showOverlay && overlay);
+        if (!image.hidden) image.src = "data:image/png;base64," + overlay;
       });
       draw(showLines ? data.lines.filter((line) => line.plane === plane) : []);
       const x = 1000 * plane / Math.max(1, data.p.length - 1);
@@ -59,7 +59,7 @@
       if (z !== null) words.push(`z ${z.toFixed(1)} mm`);
       words.push(p === null ? "no probability" : `P(PE) ${p.toFixed(3)}`);
       if (marked.includes(plane)) words.push("key slice");
-      if (showOverlay && !over) words.push("no activation map here");
+      if (showOverlay && !overlay) words.push("no activation map for this slice");
       slider.setAttribute("aria-valuetext", words.join(", "));
       readout.textContent = words.join(" · ");
       readout.title = String(data.sop[plane]);
@@ -85,21 +85,21 @@
       });
     }
 
-    function toggle(act) {
-      if (button(act).hidden) return;
-      if (act === "overlay") showOverlay = !showOverlay; else showLines = !showLines;
-      button(act).setAttribute("aria-pressed", String(act === "overlay" ? showOverlay : showLines));
-      // An activation map lies on key slices only: switching it on goes to the nearest one.
-      if (act === "overlay" && showOverlay && !data.overlays[planes[place]]) {
-        const with_map = Object.keys(data.overlays).map(Number);
-        place = nearest(with_map.reduce((a, b) => Math.abs(b - planes[place]) < Math.abs(a - planes[place]) ? b : a));
+    function toggle(action) {
+      if (button(action).hidden) return;
+      if (action === "overlay") showOverlay = !showOverlay; else showLines = !showLines;
+      button(action).setAttribute("aria-pressed", String(action === "overlay" ? showOverlay : showLines));
+      // Only key slices have an activation map: switching it on moves to the nearest of them.
+      if (action === "overlay" && showOverlay && !data.overlays[planes[position]]) {
+        const mapped = Object.keys(data.overlays).map(Number);
+        position = nearest(mapped.reduce((a, b) => Math.abs(b - planes[position]) < Math.abs(a - planes[position]) ? b : a));
       }
-      show(place);
+      show(position);
     }
 
     function nextKey() {
       if (!marked.length) return;
-      const later = marked.find((plane) => plane > planes[place]);
+      const later = marked.find((plane) => plane > planes[position]);
       show(nearest(later === undefined ? marked[0] : later));
     }
 
@@ -115,15 +115,15 @@
     box.addEventListener("wheel", (event) => {
       if (!event.target.closest(".stack") || !event.shiftKey) return;
       event.preventDefault();
-      show(place + Math.sign(event.deltaY || event.deltaX));
+      show(position + Math.sign(event.deltaY || event.deltaX));
     }, { passive: false });
-    all("[data-choose]").forEach((each) => each.addEventListener("click", () => choose(each.dataset.choose)));
-    all("[data-plane]").forEach((each) => each.addEventListener("click", () => show(nearest(Number(each.dataset.plane)))));
+    all("[data-choose]").forEach((element) => element.addEventListener("click", () => choose(element.dataset.choose)));
+    all("[data-plane]").forEach((element) => element.addEventListener("click", () => show(nearest(Number(element.dataset.plane)))));
     button("overlay").addEventListener("click", () => toggle("overlay"));
     button("lines").addEventListener("click", () => toggle("lines"));
     button("key").addEventListener("click", nextKey);
     show(nearest(data.start));
-    return { show, toggle, nextKey, choose, at: () => place, last: () => planes.length - 1 };
+    return { show, toggle, nextKey, choose, at: () => position, last: () => planes.length - 1 };
   }
 
   const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 };
@@ -156,8 +156,8 @@
 
   function route(first) {
     const wanted = location.hash.slice(1);
-    const page = pages.find((each) => each.id === wanted) || pages[0];
-    pages.forEach((each) => { each.hidden = each !== page; });
+    const page = pages.find((section) => section.id === wanted) || pages[0];
+    pages.forEach((section) => { section.hidden = section !== page; });
     exam = page.dataset.exam ? Number(page.dataset.exam) : null;
     document.querySelectorAll("nav [data-page]").forEach((link) => {
       if (link.dataset.page === (exam ? "list" : page.id)) link.setAttribute("aria-current", "page");
@@ -170,12 +170,11 @@
   }
 
   function filter() {
-    const words = document.getElementById("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = document.getElementById("search").value.toLowerCase().split(/[\s_]+/).filter(Boolean);
     const rows = [...document.querySelectorAll(".exams tbody tr")];
     let shown = 0;
     for (const row of rows) {
-      const text = row.dataset.search.replaceAll("_", " ") + " " + row.dataset.search;
-      row.hidden = !words.every((word) => text.includes(word));
+      row.hidden = !words.every((word) => row.dataset.search.includes(word));
       shown += row.hidden ? 0 : 1;
     }
     document.getElementById("shown").textContent = words.length ? `${shown} of ${rows.length}` : "";

@@ -1,35 +1,35 @@
-"""The report's charts as inline SVG: no library, no network; colours come from the page's style sheet.
+"""The report's charts as inline SVG: no library, no external resource; colours come from the page's style sheet.
 
 Every text passes through `Markup.format`, which escapes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
 
-#: Side of a square chart's plot and the margins about it, in SVG units.
+#: Side of a square chart's plot area and the margins around it, in SVG units.
 SIDE, LEFT, BOTTOM, TOP, RIGHT = 220, 40, 38, 12, 12
-#: Size of the slice curve, which is stretched to its place; lines keep their width.
+#: Size of the slice curve in SVG units; the page stretches it without changing the line width.
 CURVE_WIDTH, CURVE_HEIGHT = 1000, 100
 Points = Sequence[tuple[float, float]] | np.ndarray
 
 
 def path(points: Iterable[tuple[float, float]]) -> str:
-    """The `d` of a polyline."""
+    """The `d` attribute of a polyline."""
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
 def square(
-    title: str, x_label: str, y_label: str, lines: dict[str, Points], *, diagonal: bool = False, dots: bool = False
+    title: str, x_label: str, y_label: str, lines: Mapping[str, Points], *, diagonal: bool = False, dots: bool = False
 ) -> Markup:
-    """A chart over [0, 1] x [0, 1] with one line a name; the first two names get a class each (line-0, line-1).
+    """Draw a chart over [0, 1] x [0, 1] with one line per name; lines are styled by order (line-0, line-1).
 
     Args:
         title: also its accessible name.
         x_label, y_label: of the axes.
         lines: name -> (n, 2) points.
-        diagonal: a thin line from (0, 0) to (1, 1).
+        diagonal: draw a thin line from (0, 0) to (1, 1).
         dots: mark the points.
     """
     width, height = LEFT + SIDE + RIGHT, TOP + SIDE + BOTTOM
@@ -40,7 +40,7 @@ def square(
         parts.append(_line(points, f"line line-{number}"))
         if dots:
             parts += [
-                Markup('<circle class="dot line-{}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(number, *_place(x, y))
+                Markup('<circle class="dot line-{}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(number, *_position(x, y))
                 for x, y in points
             ]
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
@@ -48,18 +48,19 @@ def square(
     )
 
 
-def _place(x: float, y: float) -> tuple[float, float]:
+def _position(x: float, y: float) -> tuple[float, float]:
+    """SVG coordinates of a point of the chart."""
     return LEFT + SIDE * float(x), TOP + SIDE * (1 - float(y))
 
 
-def _line(points: Points, kind: str) -> Markup:
-    return Markup('<path class="{}" d="{}"/>').format(kind, path(_place(x, y) for x, y in points))
+def _line(points: Points, css_class: str) -> Markup:
+    return Markup('<path class="{}" d="{}"/>').format(css_class, path(_position(x, y) for x, y in points))
 
 
 def _frame(x_label: str, y_label: str) -> Markup:
     parts = [Markup('<rect class="frame" x="{}" y="{}" width="{}" height="{}"/>').format(LEFT, TOP, SIDE, SIDE)]
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        x, y = _place(tick, tick)
+        x, y = _position(tick, tick)
         parts.append(
             Markup(
                 '<path class="grid" d="M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{right}"/>'
@@ -80,24 +81,24 @@ def _frame(x_label: str, y_label: str) -> Markup:
 
 
 def slice_curve(probability: np.ndarray, keys: Sequence[int], positive: np.ndarray | None = None) -> Markup:
-    """Slice probabilities from feet (left) to head (right); the page moves the cursor along it.
+    """Draw slice probabilities from feet (left) to head (right); the page moves the cursor along the curve.
 
     Args:
         probability: (n,) NaN where a slice has none.
-        keys: rows of the key slices, marked.
-        positive: (n,) known truth of drawn exams, a band below; None where unknown.
+        keys: rows of the key slices, which are marked.
+        positive: (n,) ground truth, drawn as a band below the curve; None where unknown.
     """
     count = len(probability)
-    places = [(_column(row, count), _height(each)) for row, each in enumerate(probability) if np.isfinite(each)]
-    line = path(places) if places else ""
-    area = f"{line}V{CURVE_HEIGHT}H{places[0][0]:.1f}Z" if places else ""
+    points = [(_column(row, count), _height(value)) for row, value in enumerate(probability) if np.isfinite(value)]
+    line = path(points) if points else ""
+    area = f"{line}V{CURVE_HEIGHT}H{points[0][0]:.1f}Z" if points else ""
     marks = Markup("").join(
         Markup('<path class="key" d="M{:.1f} {:.1f}v0"/>').format(_column(row, count), _height(probability[row]))
         for row in keys
         if np.isfinite(probability[row])
     )
     half = CURVE_WIDTH / max(1, count - 1) / 2
-    columns = [_column(row, count) for row in np.flatnonzero(positive if positive is not None else [])]
+    columns = [] if positive is None else [_column(int(row), count) for row in np.flatnonzero(positive)]
     band = "".join(f"M{max(0, x - half):.1f} {CURVE_HEIGHT - 2}H{min(CURVE_WIDTH, x + half):.1f}" for x in columns)
     return Markup(
         '<svg class="curve" viewBox="0 0 {w} {h}" preserveAspectRatio="none" aria-hidden="true">'
@@ -123,7 +124,7 @@ def bar(share: float) -> Markup:
 
 
 def signed_bar(value: float, largest: float) -> Markup:
-    """A number as a bar from the middle: right and red raises, left and blue lowers."""
+    """A number as a bar from the middle: positive to the right (class `raises`), negative to the left (`lowers`)."""
     length = 50 * min(1.0, abs(value) / largest) if largest > 0 else 0.0
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
@@ -132,7 +133,7 @@ def signed_bar(value: float, largest: float) -> Markup:
     ).format("raises" if value > 0 else "lowers", 50.0 if value > 0 else 50 - length, length)
 
 
-def thinned(points: np.ndarray, most: int = 150) -> np.ndarray:
-    """At most so many of the points (n, 2), the first and the last among them."""
-    rows = np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))
+def thinned(points: np.ndarray, limit: int = 150) -> np.ndarray:
+    """Evenly select at most `limit` of the points (n, 2), including the first and the last."""
+    rows = np.unique(np.linspace(0, len(points) - 1, min(limit, len(points))).round().astype(int))
     return points[rows]

@@ -1,5 +1,5 @@
-"""Answers for an archive: a summary picture and a structured report a study, as DICOM objects.
+"""DICOM objects for an archive (PACS): a summary image and a structured report per study.
 
-Takes freshly predicted series; makes two objects that lie in the source's study, each in a new series, and say what
-they are not for. `export_dicom` in `export` is what the command calls; nothing else imports this package.
+Input: freshly predicted series. Output: two objects in the source's study, each in a new series and marked for research
+use only. `export_dicom` in `export_dicom` is the entry point; nothing else imports this package.
 """

@@ -1,23 +1,23 @@
 """The codes of the structured report.
 
-SNOMED CT (SCT), DICOM's own (DCM) and UCUM codes stand wherever one with the same meaning exists; those in pydicom's
-dictionary are taken from there, the others are
+SNOMED CT (SCT), DICOM (DCM) and UCUM codes are used wherever one with the same meaning exists. Most come from pydicom's
+dictionary; the others are
 
     SCT 706870000         Acute pulmonary embolism
     SCT 133971000119108   Chronic pulmonary embolism
     SCT 705057003         Presence
 
-What the contest asks and no public scheme names has a code of the private scheme 99PEENSEMBLE, defined here:
+Labels of the contest without a public code have a code of the private scheme 99PEENSEMBLE, defined here:
 
-    PE-NEGATIVE     the exam shows no pulmonary embolism, and its quality allows to say so
-    PE-INDET        the exam's quality does not allow to say whether there is pulmonary embolism
+    PE-NEGATIVE     the exam shows no pulmonary embolism and is of sufficient quality
+    PE-INDET        the exam's quality is insufficient to decide whether there is pulmonary embolism
     PE-CENTRAL      pulmonary embolism in the pulmonary trunk or a main pulmonary artery
     PE-ACUTE-CHRON  pulmonary embolism, acute and chronic
     RVLV-GTE-1      pulmonary embolism, diameter of the right ventricle at least that of the left
     RVLV-LT-1       pulmonary embolism, diameter of the right ventricle below that of the left
     RVLV-RATIO      diameter of the right ventricle over that of the left (LOINC 59078-6 is its inverse)
 
-A file with such a code carries the scheme's identification (PS3.3 C.12.1.1.7).
+A file with such a code contains the identification of the scheme (PS3.3 C.12.1.1.7).
 """
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -44,7 +44,7 @@ PULMONARY_EMBOLISM = codes.SCT.PulmonaryEmbolism
 PRESENCE = Code("705057003", "SCT", "Presence")
 PRESENT, ABSENT = codes.SCT.Present, codes.SCT.Absent
 
-#: Contest label -> what its probability speaks of.
+#: Contest label -> the finding whose probability it is.
 FINDINGS: dict[str, Code] = {
     NEGATIVE: Code("PE-NEGATIVE", SCHEME, "Negative exam for pulmonary embolism"),
     INDETERMINATE: Code("PE-INDET", SCHEME, "Exam indeterminate for pulmonary embolism"),
@@ -56,11 +56,11 @@ FINDINGS: dict[str, Code] = {
     CHRONIC: Code("133971000119108", "SCT", "Chronic pulmonary embolism"),
     ACUTE_AND_CHRONIC: Code("PE-ACUTE-CHRON", SCHEME, "Acute and chronic pulmonary embolism"),
 }
-#: Contest label -> side of the lungs.
+#: Contest label -> laterality of the lung.
 SIDES: dict[str, Code] = {LEFT: codes.SCT.Left, RIGHT: codes.SCT.Right}
 
 _RATIO = Code("RVLV-RATIO", SCHEME, "RV/LV diameter ratio")
-#: Column of the store's exam table -> name, unit and site of a measurement; a store may lack any of them.
+#: Column of the store's exam table -> name, unit and site of a measurement; any column may be missing.
 MEASUREMENTS: dict[str, tuple[Code, Code, Code]] = {
     "rv_lv_ratio_measured": (_RATIO, NO_UNITS, codes.SCT.Heart),
     "rv_mm": (codes.SCT.Diameter, codes.UCUM.Millimeter, codes.SCT.RightVentricle),
@@ -70,13 +70,13 @@ MEASUREMENTS: dict[str, tuple[Code, Code, Code]] = {
 }
 
 
-def sites_of(label: str) -> list[FindingSite]:
-    """Where a label's finding lies; empty where the label does not say."""
+def finding_sites(label: str) -> list[FindingSite]:
+    """The anatomical site of a label's finding; empty if the label has none."""
     return [FindingSite(codes.SCT.Lung, laterality=SIDES[label])] if label in SIDES else []
 
 
 def private_scheme() -> CodingSchemeIdentificationItem:
-    """The identification of 99PEENSEMBLE."""
+    """The identification of the private scheme."""
     return CodingSchemeIdentificationItem(
         designator=SCHEME,
         name="Labels of the RSNA-STR pulmonary embolism contest",

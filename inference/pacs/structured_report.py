@@ -1,13 +1,13 @@
-"""The structured report of one exam: Comprehensive 3D SR after TID 1500 (PS3.16).
+"""The structured report of one exam: Comprehensive 3D SR, TID 1500 (PS3.16).
 
 Measurement Report
     observer: this software, its version
-    a measurement group a label: probability (DCM 122157, no units), present when above 0.5
-    a measurement group with diameters and ratio, where the store has measured them
-    a measurement group a key image: probability of PE on the slice, reference to the source image
+    one measurement group per label: probability (DCM 122157, no units), present if above 0.5
+    one measurement group with diameters and ratio, if the store has them
+    one measurement group per key image: probability of PE on the slice, reference to the source image
     comments: research use only; identifiers that were replaced (see inference.pacs.source_header)
 
-The document is complete and preliminary, its verification flag UNVERIFIED: no person has looked at it.
+The document is complete and preliminary; its verification flag is UNVERIFIED, because no person has reviewed it.
 """
 
 import dataclasses
@@ -51,12 +51,12 @@ class KeyImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a report says.
+class ReportContent:
+    """The content of a report.
 
     Attributes:
         labels: contest label -> probability.
-        measured: column of the store's exam table -> value; only what was measured.
+        measured: column of the store's exam table -> value; measured columns only.
         key_images: the likeliest slices, likeliest first; at least one.
         comments: further text items.
         name, version, manufacturer: of the algorithm.
@@ -71,29 +71,29 @@ class Answer:
     manufacturer: str
 
 
-def structured_report(answer: Answer) -> Comprehensive3DSR:
-    """The report as a DICOM object in a new series of the source's study."""
-    algorithm = AlgorithmIdentification(answer.name, answer.version)
-    groups = [_label_group(label, answer.labels[label], algorithm) for label in EXAM_LABELS]
-    groups += _measured_groups(answer.measured, algorithm)
-    groups += [_image_group(number, image, algorithm) for number, image in enumerate(answer.key_images, start=1)]
-    content = MeasurementReport(
-        observation_context=_observer(answer),
+def structured_report(content: ReportContent) -> Comprehensive3DSR:
+    """Build the report as a DICOM object in a new series of the source's study."""
+    algorithm = AlgorithmIdentification(content.name, content.version)
+    groups = [_label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS]
+    groups += _measured_groups(content.measured, algorithm)
+    groups += [_image_group(number, image, algorithm) for number, image in enumerate(content.key_images, start=1)]
+    report = MeasurementReport(
+        observation_context=_observer(content),
         procedure_reported=codes.SCT.ComputedTomography,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    content[0].ContentSequence.extend(_comment(text) for text in (RESEARCH_USE_ONLY, *answer.comments))
+    report[0].ContentSequence.extend(_comment(text) for text in (RESEARCH_USE_ONLY, *content.comments))
     return Comprehensive3DSR(
-        evidence=[image.header for image in answer.key_images],
-        content=content,
+        evidence=[image.header for image in content.key_images],
+        content=report,
         series_instance_uid=UID(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=UID(),
         instance_number=1,
-        manufacturer=answer.manufacturer,
-        manufacturer_model_name=answer.name,
-        software_versions=answer.version,
+        manufacturer=content.manufacturer,
+        manufacturer_model_name=content.name,
+        software_versions=content.version,
         series_description=DESCRIPTION,
         is_complete=True,
         is_final=False,
@@ -102,12 +102,12 @@ def structured_report(answer: Answer) -> Comprehensive3DSR:
     )
 
 
-def _observer(answer: Answer) -> ObservationContext:
+def _observer(content: ReportContent) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=valid_uid(f"{answer.name} {answer.version}"),
-        name=answer.name,
-        manufacturer_name=answer.manufacturer,
-        model_name=answer.version,
+        uid=valid_uid(f"{content.name} {content.version}"),
+        name=content.name,
+        manufacturer_name=content.manufacturer,
+        model_name=content.version,
     )
     return ObservationContext(ObserverContext(codes.DCM.Device, device))
 
@@ -115,15 +115,15 @@ def _observer(answer: Answer) -> ObservationContext:
 def _label_group(
     label: str, probability: float, algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
-    """A label's probability, and whether it is called present: the nine calls obey the contest's rules together."""
-    found = dicom_codes.PRESENT if probability > 0.5 else dicom_codes.ABSENT
+    """A label's probability, and whether it is present; the nine decisions obey the contest's consistency rules."""
+    presence = dicom_codes.PRESENT if probability > 0.5 else dicom_codes.ABSENT
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=label),
         finding_type=dicom_codes.FINDINGS[label],
         algorithm_id=algorithm,
-        finding_sites=dicom_codes.sites_of(label),
+        finding_sites=dicom_codes.finding_sites(label),
         measurements=[_probability(probability)],
-        qualitative_evaluations=[QualitativeEvaluation(dicom_codes.PRESENCE, found)],
+        qualitative_evaluations=[QualitativeEvaluation(dicom_codes.PRESENCE, presence)],
     )
 
 

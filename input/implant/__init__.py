@@ -1,5 +1,6 @@
-"""Clots implanted into a user's real PE-negative CT: real anatomy and noise, exact truth.
+"""Synthetic clots implanted into a user's PE-negative CT scans: real anatomy and noise, exact ground truth.
 
-Takes DICOM series or NIfTI volumes without PE; finds pulmonary arteries, writes synthetic clots into them and makes a
-contest tree with labels and masks. Reads `input.phantom` for the shape of clots; no later stage imports it.
+Input: DICOM series or NIfTI volumes without PE. Output: a contest tree with labels and masks. Detects pulmonary
+arteries (`real_arteries`), inserts clots of `input.phantom` into their lumina and writes the exams
+(`implanted_contest`); no later stage imports this package.
 """

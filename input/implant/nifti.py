@@ -1,105 +1,86 @@
-"""Reads a CT volume from a NIfTI-1 file (.nii, .nii.gz): one header, one array, nothing else.
+"""CT volumes from NIfTI files (.nii, .nii.gz), read with nibabel and brought into canonical orientation.
 
-The header's world axes run to the patient's right, front and head (NIfTI-1 standard, nifti1.h); this
-project's run to the left, back and head. Only scans whose axes lie along the patient's are taken.
+The world axes of NIfTI run to the patient's right, front and head; those of this project to the left, back and head.
+Only volumes whose array axes are parallel to the patient's axes are accepted.
 """
 
-import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from pipeline.errors import UserError
 
-HEADER_BYTES = 348
-#: NIfTI datatype code -> numpy type without byte order.
-TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
-MOST_VOXELS = 2048 * 2048 * 2048 // 8  # a file that asks for more is not a chest CT
-LEAST_COSINE = 0.999  # of the angle between an array axis and the patient's axis
+MAX_VOXELS = 2**30  # no chest CT is larger
+MAX_OBLIQUITY = np.arccos(0.999)  # angle between an array axis and the patient's axis, radians
+#: Raised by nibabel for files that are not NIfTI, damaged or truncated.
+READ_ERRORS = (OSError, EOFError, MemoryError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
 @dataclass(frozen=True)
 class CtVolume:
-    """A CT volume in canonical order."""
+    """A CT volume in canonical orientation."""
 
     hu: np.ndarray  # int16 (z, y, x), [-1024, 3071]; z to the head, y to the back, x to the patient's left
     spacing_mm: tuple[float, float, float]  # (z, y, x)
 
 
 def read_nifti(path: Path) -> CtVolume:
-    """Read a CT volume; attenuation is clipped to [-1024, 3071] HU, so padding becomes air.
+    """Read a CT volume. Attenuation is clipped to [-1024, 3071] HU, so padding becomes air.
 
     Raises:
-        UserError: no NIfTI-1 file, no volume of a known type, truncated, or axes that are oblique or unknown.
+        UserError: not a NIfTI file, damaged or truncated, not one volume of real numbers, too large, or with
+            oblique or unknown orientation. The message does not name the file.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-            shape, kind, offset, slope, intercept, affine = _parse(header, path)
-            count = int(np.prod(shape))
-            file.seek(offset)
-            raw = file.read(count * kind.itemsize)
-    except (OSError, EOFError, zlib.error) as fault:
-        raise UserError(f"{path}: unreadable: {fault}") from fault
-    if len(raw) < count * kind.itemsize:
-        raise UserError(f"{path}: truncated: {len(raw)} of {count * kind.itemsize} bytes of voxels")
-    stored = np.frombuffer(raw, kind).reshape(shape, order="F")
-    hu = np.clip(np.nan_to_num(stored * np.float32(slope) + np.float32(intercept), nan=-1024), -1024, 3071)
-    return _canonical(np.rint(hu).astype(np.int16), affine, path)
+        image = nib.load(path, mmap=False)
+        if not isinstance(image, nib.Nifti1Image):
+            raise UserError(f"Unknown file format. Expected NIfTI, got {type(image).__name__}.")
+        _check_header(image)
+        affine = np.asarray(image.affine)
+        orientation = _orientation(affine)
+        hu = _attenuation(image)
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"Unreadable NIfTI file ({reason}). Expected a complete .nii or .nii.gz file.") from error
+    canonical = nib.apply_orientation(hu, orientation).transpose(2, 1, 0)
+    x, y, z = nib.affines.voxel_sizes(affine @ nib.orientations.inv_ornt_aff(orientation, hu.shape)).tolist()
+    return CtVolume(np.ascontiguousarray(canonical), (z, y, x))
 
 
-def _parse(header: bytes, path: Path) -> tuple[tuple[int, int, int], np.dtype, int, float, float, np.ndarray]:
-    """Shape, type, offset, slope, intercept and the 3x3 part of the affine (columns: array axes)."""
-    order = next((o for o in "<>" if len(header) == HEADER_BYTES and _number(header, o, "i4", 0) == HEADER_BYTES), None)
-    if order is None or header[344:347] != b"n+1":
-        raise UserError(f"{path}: not a NIfTI-1 file with its voxels inside (.nii or .nii.gz)")
-    dims = np.frombuffer(header, f"{order}i2", 8, 40).tolist()
-    shape, code = tuple(dims[1:4]), _number(header, order, "i2", 70)
-    if dims[0] not in (3, 4) or (dims[0] == 4 and dims[4] > 1) or min(shape) < 2 or np.prod(shape) > MOST_VOXELS:
-        raise UserError(f"{path}: expected one volume of at least 2 x 2 x 2 voxels, found dimensions {dims}")
-    if code not in TYPES:
-        raise UserError(f"{path}: voxel type {code} is not read; known: {', '.join(map(str, TYPES))}")
-    slope, intercept = _number(header, order, "f4", 112), _number(header, order, "f4", 116)
-    if not np.isfinite(slope) or slope == 0:
-        slope, intercept = 1.0, 0.0  # the standard: zero means that the stored values are the values
-    offset = _number(header, order, "f4", 108)
-    if not HEADER_BYTES <= offset < 2**31:  # false for NaN too
-        raise UserError(f"{path}: its voxels begin at byte {offset:g}; expected {HEADER_BYTES} or later")
-    return shape, np.dtype(order + TYPES[code]), int(offset), slope, intercept, _affine(header, order, path)
+def _check_header(image: nib.Nifti1Image) -> None:
+    """Check shape, data type and orientation codes before any voxel is read."""
+    shape = image.shape
+    if len(shape) not in (3, 4) or shape[3:] not in ((), (1,)) or min(shape[:3]) < 2:
+        raise UserError(f"Not a single volume. Expected at least 2 x 2 x 2 voxels, got shape {shape}.")
+    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
+        raise UserError(f"Volume too large. Expected at most {MAX_VOXELS} voxels, got shape {shape}.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise UserError(f"Unsupported data type. Expected integers or floats, got {image.get_data_dtype()}.")
+    if image.header["sform_code"] <= 0 and image.header["qform_code"] <= 0:
+        raise UserError("Unknown orientation: sform_code and qform_code are 0. Set one of them.")
 
 
-def _affine(header: bytes, order: str, path: Path) -> np.ndarray:
-    if _number(header, order, "i2", 254) > 0:
-        return np.frombuffer(header, f"{order}f4", 12, 280).reshape(3, 4)[:, :3].astype(float)
-    if _number(header, order, "i2", 252) > 0:
-        b, c, d = np.frombuffer(header, f"{order}f4", 3, 256).astype(float).tolist()
-        a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
-        turn = np.array(
-            [
-                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-            ]
-        )
-        flip, *size = np.frombuffer(header, f"{order}f4", 4, 76).astype(float).tolist()
-        return turn * np.array([size[0], size[1], size[2] * (-1 if flip < 0 else 1)])
-    raise UserError(f"{path}: its header does not say how the patient lies (sform and qform codes are 0)")
+def _orientation(affine: np.ndarray) -> np.ndarray:
+    """Return the transform (see nibabel.orientations) from array axes to x, y, z of the canonical orientation."""
+    if not np.isfinite(affine).all() or not nib.affines.voxel_sizes(affine).all():
+        raise UserError("Invalid orientation: the affine is singular or not finite.")
+    orientation = nib.io_orientation(affine)
+    if np.isnan(orientation).any() or not (nib.affines.obliquity(affine) < MAX_OBLIQUITY).all():
+        raise UserError("Oblique volume. Expected axes parallel to the patient's. Resample it to axial slices.")
+    return nib.orientations.ornt_transform(orientation, nib.orientations.axcodes2ornt("LPS"))
 
 
-def _canonical(stored: np.ndarray, affine: np.ndarray, path: Path) -> CtVolume:
-    """Array axes (i, j, k) -> (z, y, x), rising to the head, back and left."""
-    size = np.linalg.norm(affine, axis=0)
-    cosines = np.diag([-1.0, -1.0, 1.0]) @ affine / np.maximum(size, 1e-9)  # rows: left, back, head
-    axis_of = np.abs(cosines).argmax(axis=1)
-    along = cosines[np.arange(3), axis_of]
-    if sorted(axis_of.tolist()) != [0, 1, 2] or np.abs(along).min() < LEAST_COSINE:
-        raise UserError(f"{path}: its axes are oblique to the patient's; resample it onto axial slices first")
-    turned = stored.transpose(axis_of[::-1])
-    turned = turned[tuple(slice(None, None, 1 if sign > 0 else -1) for sign in along[::-1])]
-    return CtVolume(np.ascontiguousarray(turned), tuple(float(size[i]) for i in axis_of[::-1]))
-
-
-def _number(header: bytes, order: str, kind: str, offset: int) -> float:
-    return np.frombuffer(header, order + kind, 1, offset)[0].item()
+def _attenuation(image: nib.Nifti1Image) -> np.ndarray:
+    """Return the rescaled voxels (i, j, k), int16 HU, in single precision where the stored type permits."""
+    proxy = cast(ArrayProxy, image.dataobj)  # as for every image that was read from a file
+    stored = proxy.get_unscaled().reshape(image.shape[:3])
+    hu = np.nan_to_num(stored * np.float32(proxy.slope) + np.float32(proxy.inter), nan=-1024)
+    return np.rint(np.clip(hu, -1024, 3071)).astype(np.int16)

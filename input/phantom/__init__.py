@@ -1,12 +1,12 @@
-"""The embedded contest: synthetic CT pulmonary angiograms with the contest's labels, files and quirks.
+"""The synthetic contest: CT pulmonary angiograms with the contest's labels, file layout and DICOM quirks.
 
-Takes the [phantom] settings and a seed; makes a contest tree (DICOM, CSVs) plus its truth. No real
-patient is in it, so a score on it says that the pipeline works and nothing about patients. `implant` puts
-drawn clots into a user's real PE-negative scans instead. `draw_contest` and `draw_page` are what the
-input stage's commands call; every later stage reads the tree like the contest's own.
+Input: the [phantom] settings and a seed. Output: a contest tree (DICOM, CSV) and its ground truth. No real patient
+is in it, so a score on it shows that the pipeline works and says nothing about patients. `generate_contest` and
+`write_example_page` are called by the commands of the input stage; later stages read the tree like the real one.
+`input.implant` puts synthetic clots into a user's own PE-negative scans instead.
 """
 
-from input.phantom.example_page import draw_page
-from input.phantom.synthetic_contest import draw_contest
+from input.phantom.example_page import write_example_page
+from input.phantom.synthetic_contest import generate_contest
 
-__all__ = ["draw_contest", "draw_page"]
+__all__ = ["generate_contest", "write_example_page"]

@@ -1,22 +1,32 @@
-"""The chest wall around the cage (ribs, muscle, fat, skin), the spine, sternum, shoulder blades, the table.
+"""The chest wall around the thoracic cage (ribs, muscle, fat, skin), spine, sternum, scapulae and CT table.
 
-A voxel outside the cage is looked up by its distance from the cage and its angle around the chest,
-which keeps the whole wall a few table look-ups.
+The tissue of a voxel outside the cage depends on its distance from the cage and its angle around the chest, so the
+whole wall takes a few table look-ups.
 """
 
 import numpy as np
 
-from input.phantom.patient import Patient, place
+from input.phantom.patient import Patient, to_patient
 from input.phantom.raster import Grid, Tubes, join, polyline
 from input.phantom.thorax import CageField, cage_axes, reference_axes
 
+#: Attenuation, HU.
 AIR, FAT, MUSCLE, SKIN, MARROW, CORTEX, CARTILAGE = -1000.0, -100.0, 46.0, 20.0, 220.0, 680.0, 110.0
 RIB_PITCH_MM = 25.0
 ANGLES = 512  # table entries from front (-1) to back (1)
 
 
 def wall_layers(patient: Patient, z: np.ndarray) -> dict[str, np.ndarray]:
-    """Outer surface (mm outside the cage's inner surface) of muscle and fat, tables (z, angle)."""
+    """Tabulate the outer surfaces of muscle and fat.
+
+    Args:
+        patient: the patient's dimensions.
+        z: (n,) heights, reference mm.
+
+    Returns:
+        "muscle" and "fat": distance (mm) from the inner surface of the cage, float32 (n, ANGLES); columns run from
+        the front to the back.
+    """
     t = np.linspace(-1, 1, ANGLES)
     upper = np.clip((z + 50) / 70, 0, 1)[:, None]
     shoulder = np.clip((z - 25) / 70, 0, 1)[:, None]
@@ -34,7 +44,13 @@ def wall_layers(patient: Patient, z: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def paint_wall(volume: np.ndarray, patient: Patient, cage: CageField) -> None:
-    """Fill the volume (z, y, x) outside the cage: air, skin, fat, muscle, ribs. HU."""
+    """Fill the volume outside the cage: air, skin, fat, muscle, ribs.
+
+    Args:
+        volume: HU, (z, y, x), overwritten.
+        patient: the patient's dimensions.
+        cage: the cage, evaluated on the volume's grid.
+    """
     volume.fill(AIR)
     heights = np.asarray(cage.z).reshape(-1)
     layers = wall_layers(patient, heights)
@@ -47,7 +63,7 @@ def paint_wall(volume: np.ndarray, patient: Patient, cage: CageField) -> None:
     muscle, fat = layers["muscle"].reshape(-1)[entry], layers["fat"].reshape(-1)[entry]
     value = np.full(len(flat), FAT, np.float32)
     value[s < muscle] = MUSCLE
-    # A thin fat plane separates the ribs' muscles from those outside them.
+    # A thin fat plane separates the intercostal muscles from those outside them.
     value[(s > 9.5) & (s < 11.5) & (muscle > 16)] = -40
     value[(s > fat) & (s < fat + 2.2)] = SKIN
     value[s >= fat + 2.2] = AIR
@@ -58,7 +74,10 @@ def paint_wall(volume: np.ndarray, patient: Patient, cage: CageField) -> None:
 def _paint_ribs(
     value: np.ndarray, s: np.ndarray, entry: np.ndarray, row: np.ndarray, heights: np.ndarray, patient: Patient
 ) -> None:
-    """Ribs run down from the spine to the front, so that an axial slice cuts each of them once."""
+    """Paint the ribs and intercostal muscles into `value` (HU of the wall's voxels).
+
+    Ribs descend from the spine to the front, so an axial slice cuts each of them once.
+    """
     t = np.linspace(-1, 1, ANGLES)
     drop = np.interp(t, [-1, -0.8, -0.3, 0.2, 0.7, 1], [50, 62, 62, 45, 18, 0])
     phase = (heights[:, None] + drop[None, :]) / RIB_PITCH_MM + patient.rib_phase
@@ -75,14 +94,14 @@ def _paint_ribs(
 
 
 def paint_bones(volume: np.ndarray, patient: Patient, grid: Grid) -> None:
-    """Vertebrae with canal and processes, sternum and shoulder blades, on the reference axes. HU."""
+    """Paint vertebrae (with spinal canal and processes) and the sternum into a volume (z, y, x) of HU, in place."""
     x, y, z = reference_axes(patient, grid)
     _paint_spine(volume, x, y, z)
     _paint_sternum(volume, patient, x, y, z)
 
 
 def _window(x: np.ndarray, y: np.ndarray, low: tuple[float, float], high: tuple[float, float]) -> tuple[slice, slice]:
-    """The (y, x) slices of a rectangle of reference mm."""
+    """Index slices (y, x) of a rectangle; `low` and `high` are (x, y) in reference mm."""
     xs, ys = x.reshape(-1), y.reshape(-1)
     return (
         slice(*np.searchsorted(ys, [low[1], high[1]]).tolist()),
@@ -90,7 +109,7 @@ def _window(x: np.ndarray, y: np.ndarray, low: tuple[float, float], high: tuple[
     )
 
 
-def _blend(target: np.ndarray, cover: np.ndarray, value: np.ndarray | float) -> None:
+def _blend(target: np.ndarray, cover: np.ndarray, value: np.ndarray | np.floating) -> None:
     target += np.clip(cover, 0, 1) * (value - target)
 
 
@@ -124,7 +143,7 @@ def _paint_sternum(volume: np.ndarray, patient: Patient, x: np.ndarray, y: np.nd
 
 
 def scapulae(patient: Patient) -> Tubes:
-    """The shoulder blades as thin curved plates of tubes (mm), above the carina and behind."""
+    """Return the shoulder blades as stacks of tubes (mm) that form thin curved plates behind the upper lungs."""
     sheets = []
     for height in np.arange(-40, 92, 7.0):
         a, b = cage_axes(patient, np.array([min(height, 25.0)]))
@@ -134,12 +153,12 @@ def scapulae(patient: Patient) -> Tubes:
         x, y = (a + out) * np.cos(angle), (b + out) * np.sin(angle)
         for side in (-1, 1):
             points = np.column_stack([side * x, y, np.full(6, height)])
-            sheets.append(polyline(place(patient, points), np.linspace(1.8, 3.6, 6), spacing=9))
+            sheets.append(polyline(to_patient(patient, points), np.linspace(1.8, 3.6, 6), spacing=9))
     return join(sheets)
 
 
 def paint_table(volume: np.ndarray, patient: Patient, grid: Grid) -> None:
-    """The scanner's table: a thin curved shell below the patient (at the front of a prone one)."""
+    """Paint the CT table into a volume (z, y, x) of HU, in place: a thin curved shell below the patient."""
     x, y, z = grid.open()
     _, depth = cage_axes(patient, z.reshape(-1))
     layers = wall_layers(patient, z.reshape(-1))["fat"]

@@ -1,4 +1,4 @@
-"""What looks a little like a clot and is none: nodes, mucus plugs, flow artefacts, other filling defects."""
+"""Structures that resemble clots: lymph nodes, mucus plugs, flow artifacts, filling defects other than PE."""
 
 from dataclasses import dataclass
 
@@ -12,28 +12,39 @@ from input.phantom.vessel_trees import LEFT_LUNG, RIGHT_LUNG, Arteries
 
 @dataclass(frozen=True)
 class Confounders:
-    """Shapes (mm) to blend, each with its own attenuation or strength."""
+    """Confounders of one exam; tubes in mm, attenuation in HU."""
 
     nodes: Tubes | None  # lymph nodes beside hilar arteries, soft tissue
     plugged: np.ndarray  # (airway pieces,) bool: filled with mucus
-    flow: tuple[tuple[Tubes, float], ...]  # unmixed blood: tubes and attenuation
-    defects: tuple[tuple[Tubes, float], ...]  # filling defects that are not PE
+    flow: tuple[tuple[Tubes, float], ...]  # incompletely mixed blood: tubes and attenuation
+    defects: tuple[tuple[Tubes, float], ...]  # filling defects other than PE: tubes and attenuation
 
 
-def draw_confounders(
-    on: frozenset[str], arteries: Arteries, veins: Tubes, cava: Tubes, airways: Tubes, artery_hu: float,
+def sample_confounders(
+    labels: frozenset[str], arteries: Arteries, veins: Tubes, cava: Tubes, airways: Tubes, artery_hu: float,
     difficulty: Difficulty, rng: np.random.Generator,
 ) -> Confounders:  # fmt: skip
-    """Draw an exam's confounders; only those with a label of their own depend on the labels `on`."""
+    """Sample the confounders of an exam; only those with a label of their own depend on `labels`.
+
+    Args:
+        labels: positive exam and QA labels.
+        arteries: the arterial tree.
+        veins: pulmonary veins.
+        cava: superior vena cava.
+        airways: trachea and bronchi.
+        artery_hu: attenuation of arterial blood.
+        difficulty: mean numbers of nodes and plugs.
+        rng: the exam's stream for physics.
+    """
     nodes = _nodes(arteries, rng.poisson(difficulty.nodes), rng)
     plugged = _plugs(airways, rng.poisson(difficulty.plugs), rng)
-    flow = _flow(arteries, artery_hu, rng) if FLOW_ARTIFACT in on else ()
-    defects = _defects(veins, cava, rng) if FILLING_DEFECT_NOT_PE in on else ()
+    flow = _flow(arteries, artery_hu, rng) if FLOW_ARTIFACT in labels else ()
+    defects = _defects(veins, cava, rng) if FILLING_DEFECT_NOT_PE in labels else ()
     return Confounders(nodes, plugged, flow, defects)
 
 
 def _nodes(arteries: Arteries, count: int, rng: np.random.Generator) -> Tubes | None:
-    """Ovals of 8-18 mm that touch the outside of lobar arteries."""
+    """Place ovals of 8-18 mm that touch lobar arteries from outside."""
     tubes = arteries.tubes
     hilar = np.flatnonzero((tubes.r0 > 3.5) & (tubes.r0 < 10))
     if not count or not len(hilar):
@@ -49,7 +60,7 @@ def _nodes(arteries: Arteries, count: int, rng: np.random.Generator) -> Tubes | 
 
 
 def _plugs(airways: Tubes, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Short runs of small bronchi."""
+    """Mark short runs of small bronchi as plugged."""
     plugged = np.zeros(len(airways), bool)
     small = np.flatnonzero(airways.r0 < 3)
     for start in rng.choice(small, count) if len(small) else ():
@@ -58,21 +69,20 @@ def _plugs(airways: Tubes, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _flow(arteries: Arteries, artery_hu: float, rng: np.random.Generator) -> tuple[tuple[Tubes, float], ...]:
-    """Streams of weaker contrast in segmental arteries: ill-defined and brighter than clot."""
+    """Place streams of weaker contrast in segmental arteries: ill-defined and brighter than clot."""
     region = arteries.region[arteries.segment]
     tubes = arteries.tubes
     wide = np.isin(region, (LEFT_LUNG, RIGHT_LUNG)) & (tubes.r0 > 2.0)
     streams = []
     for segment in rng.choice(np.unique(arteries.segment[wide]), int(rng.integers(2, 5))):
-        own = tubes.take(np.flatnonzero(arteries.segment == segment))
-        streams.append(
-            (Tubes(own.start, own.end, own.r0 * 0.55, own.r1 * 0.55), artery_hu * float(rng.uniform(0.5, 0.7)))
-        )
+        lumen = tubes.take(np.flatnonzero(arteries.segment == segment))
+        stream = Tubes(lumen.start, lumen.end, lumen.r0 * 0.55, lumen.r1 * 0.55)
+        streams.append((stream, artery_hu * float(rng.uniform(0.5, 0.7))))
     return tuple(streams)
 
 
 def _defects(veins: Tubes, cava: Tubes, rng: np.random.Generator) -> tuple[tuple[Tubes, float], ...]:
-    """A tumour in a large pulmonary vein, or a thrombus around a catheter in the upper vena cava."""
+    """Place a tumour in a large pulmonary vein, or a thrombus around a catheter in the superior vena cava."""
     source = veins if rng.random() < 0.5 else cava
     wide = np.flatnonzero(source.r0 >= np.quantile(source.r0, 0.97 if source is veins else 0.3))
     start = int(rng.choice(wide))

@@ -1,4 +1,4 @@
-"""Writes a drawn exam as the contest's DICOM files, one a slice."""
+"""Write a synthetic exam as DICOM files of the contest's layout, one file per slice."""
 
 import hashlib
 from io import BytesIO
@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import CTImageStorage, JPEGLosslessSV1
+from pydicom.uid import UID, CTImageStorage, JPEGLosslessSV1
 
 from input.phantom.dicom_quirks import Quirks
 from input.phantom.jpeg_lossless import encode
@@ -18,44 +18,55 @@ from input.phantom.raster import Grid
 
 
 def uid(seed: int, *parts: str | int) -> str:
-    """The 12 hex digits that stand for a UID in the contest, derived from the seed and what they name."""
+    """Derive an identifier of 12 hex digits, the contest's form of a UID, from the seed and the parts of a name."""
     return hashlib.sha256("/".join(map(str, (seed, *parts))).encode()).hexdigest()[:12]
 
 
-class StoredExam(Protocol):
-    """What of an exam goes into its files: `DrawnExam`, or an exam with implanted clots."""
+class WritableExam(Protocol):
+    """The parts of an exam that are written to its files: of a `SyntheticExam`, or of an exam with implanted clots."""
 
-    hu: np.ndarray  # int16 (z, y, x), canonical orientation
-    grid: Grid
-    scanner: Scanner
-    fov_mm: float
+    @property
+    def hu(self) -> np.ndarray:
+        """int16 (z, y, x), canonical orientation."""
+
+    @property
+    def grid(self) -> Grid:
+        """Coordinates of the voxels."""
+
+    @property
+    def scanner(self) -> Scanner:
+        """Manufacturer and kernel."""
+
+    @property
+    def fov_mm(self) -> float:
+        """Field of view."""
 
 
 def write_exam(
-    exam: StoredExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str],
+    exam: WritableExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str],
     description: str = "PE CHEST (PHANTOM)",
 ) -> None:  # fmt: skip
-    """Write one file a slice, named after its SOPInstanceUID, into an existing folder.
+    """Write one file per slice, named by its SOPInstanceUID, into an existing folder.
 
     Args:
-        exam: from `draw_exam`.
-        quirks: how to store it.
-        folder: the series' folder.
+        exam: the exam to write.
+        quirks: the storage of the exam.
+        folder: folder of the series.
         study: StudyInstanceUID.
         series: SeriesInstanceUID.
-        sops: SOPInstanceUID of every slice, z rising.
+        sops: SOPInstanceUID of every slice, z ascending.
         description: SeriesDescription.
     """
     stored = stored_values(exam, quirks)
     header = _header(exam, quirks, study, series)
     header.SeriesDescription = description
     origin = _corner(exam, quirks)
-    # The contest's 12-digit identifiers are not valid UIDs; they are written all the same.
+    # The contest's identifiers of 12 hex digits are not valid UIDs.
     with config.disable_value_validation():
         for i, sop in enumerate(sops):
             rank = len(sops) - 1 - i if quirks.reversed_numbers else i
             header.InstanceNumber = rank + quirks.first_number
-            header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = sop
+            header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(sop)
             z = round(float(exam.grid.z[i]), 4)
             header.ImagePositionPatient = [round(origin[0], 4), round(origin[1], 4), z]
             header.SliceLocation = z
@@ -65,26 +76,26 @@ def write_exam(
             (folder / f"{sop}.dcm").write_bytes(buffer.getvalue())
 
 
-def stored_values(exam: StoredExam, quirks: Quirks) -> np.ndarray:
-    """Stored pixel values (z, rows, columns): turned as stored, padded, rescaled; int16 or uint16."""
+def stored_values(exam: WritableExam, quirks: Quirks) -> np.ndarray:
+    """Return the pixel values as stored (z, rows, columns): flipped, padded and rescaled; int16 or uint16."""
     hu = exam.hu.astype(np.int32)
     if quirks.padding is not None:
         radius = exam.fov_mm / 2
         x, y = exam.grid.x - exam.grid.x.mean(), exam.grid.y - exam.grid.y.mean()
         hu[:, (x[None, :] ** 2 + y[:, None] ** 2) > radius**2] = quirks.padding
-    turned = hu[:, :: quirks.column_sign, :: quirks.row_sign]
-    values = np.rint((turned - quirks.intercept) / quirks.slope)
+    flipped = hu[:, :: quirks.column_sign, :: quirks.row_sign]
+    values = np.rint((flipped - quirks.intercept) / quirks.slope)
     if quirks.signed:
         return np.clip(values, -32768, 32767).astype("<i2")
     return np.clip(values, 0, 65535).astype("<u2")
 
 
-def _corner(exam: StoredExam, quirks: Quirks) -> tuple[float, float]:
-    """x and y (mm) of the centre of the first stored pixel."""
+def _corner(exam: WritableExam, quirks: Quirks) -> tuple[float, float]:
+    """Return x and y (mm) of the centre of the first stored pixel."""
     return float(exam.grid.x[:: quirks.row_sign][0]), float(exam.grid.y[:: quirks.column_sign][0])
 
 
-def _header(exam: StoredExam, quirks: Quirks, study: str, series: str) -> Dataset:
+def _header(exam: WritableExam, quirks: Quirks, study: str, series: str) -> Dataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.TransferSyntaxUID = quirks.syntax

@@ -1,42 +1,42 @@
-"""How hard the drawn contest is: one table of named parameters."""
+"""Difficulty levels of the synthetic contest: one table of named parameters."""
 
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
-#: Bounds of q (share of positive slices) between its quartiles, kept away from the smallest and largest burdens.
+#: Bounds of q (share of positive slices) between its quartiles, without the smallest and largest burdens.
 BURDEN_BOUNDS = (0.025, 0.07, 0.144, 0.26, 0.70)
-#: As the contest has them: median .144, maximum .870; with `burden_skew` 2 the mean is .178, so that with 30.4 % of
-#: exams positive 5.4 % of the slices are.
+#: The bounds of the contest: median .144, maximum .870. With `burden_skew` 2 the mean is .178, so with 30.4 % of the
+#: exams positive, 5.4 % of the slices are.
 CONTEST_BOUNDS = (0.01, 0.07, 0.144, 0.24, 0.87)
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """The parameters that separate an easy contest from one like the real thing.
+    """Parameters of one level.
 
-    Lengths are mm, attenuations HU. Ranges are (low, high) of a uniform draw.
+    Lengths in mm, attenuation in HU. Ranges are the (low, high) of a uniform distribution.
     """
 
-    noise_sd: tuple[float, float]  # in soft tissue
-    clot_artery_mm: tuple[float, float]  # diameters of the arteries that hold clots outside the main arteries
-    small_share: float  # share of clots in arteries below `clot_artery_mm`, down to `small_artery_mm`
+    noise_sd: tuple[float, float]  # noise in soft tissue
+    clot_artery_mm: tuple[float, float]  # diameter of arteries with clots, outside the main arteries
+    small_share: float  # share of clots in narrower arteries, down to `small_artery_mm`
     small_artery_mm: float
-    clot_ratio: tuple[float, float]  # diameter of an acute, not occlusive clot over its artery's
-    occlusive_share: float  # of acute clots
+    clot_ratio: tuple[float, float]  # diameter of an acute, non-occlusive clot / diameter of its artery
+    occlusive_share: float  # of acute clots outside the main arteries
     acute_hu: tuple[float, float]
     chronic_hu: tuple[float, float]
-    burden: float  # multiplies the drawn q
-    burden_bounds: tuple[float, float, float, float, float]  # of q, between the quartiles, before `burden`
-    burden_skew: float  # of the top quartile: 1 = log-uniform, more = the largest burdens are rarer
-    web_share: float  # of chronic clots outside the main arteries: bands across the lumen
-    visible_mm2: float  # clot area from which a slice counts as positive
+    burden: float  # factor on q
+    burden_bounds: tuple[float, float, float, float, float]  # of q between the quartiles, before `burden`
+    burden_skew: float  # top quartile: 1 = log-uniform, larger = the largest burdens are rarer
+    web_share: float  # share of webs among chronic clots outside the main arteries
+    visible_mm2: float  # smallest clot area of a positive slice
     nodes: float  # mean number of hilar lymph nodes
     plugs: float  # mean number of mucus plugs
-    effusion_share: float  # exams with pleural fluid
-    opacity_share: float  # exams with patches of ground glass or consolidation
-    twigs: int  # of one kind of vessel in both lungs; more of them are thinner
-    dilation: tuple[float, float]  # largest widening of the trunk by right heart strain and by chronic disease
+    effusion_share: float  # share of exams with pleural fluid
+    opacity_share: float  # share of exams with patches of ground glass or consolidation
+    twigs: int  # terminal branches of the arteries, and of the veins, in both lungs; more are thinner
+    dilation: tuple[float, float]  # largest relative width of the trunk in right heart strain and in chronic disease
 
 
 DIFFICULTIES = {
@@ -62,7 +62,11 @@ DIFFICULTIES = {
 
 
 def difficulty_named(name: str) -> Difficulty:
-    """The table's entry; an unknown name lists the known ones."""
+    """Look up a level by name.
+
+    Raises:
+        UserError: for an unknown name; lists the known ones.
+    """
     if name not in DIFFICULTIES:
-        raise UserError(f"phantom.difficulty: expected one of {', '.join(DIFFICULTIES)}, found {name!r}")
+        raise UserError(f"Unknown difficulty. Expected one of {', '.join(DIFFICULTIES)}, got {name!r}.")
     return DIFFICULTIES[name]

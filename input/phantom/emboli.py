@@ -1,8 +1,8 @@
-"""Clots in the arteries: where, how long, acute or chronic, so that an exam's labels come true.
+"""Clots in the arteries: location, length and kind, chosen so that the exam has its target labels.
 
-An acute clot lies in the middle of its artery with a rim of contrast, or fills and widens it; in the
-trunk it may ride on the bifurcation. A chronic clot clings to one wall, or is a web: a band across the
-lumen. Clots follow the arterial tree across branchings. The share of positive slices is steered to the exam's drawn q.
+An acute clot is central in its artery with a rim of contrast, or fills and widens it; in the trunk it may be a saddle
+embolus. A chronic clot is adherent to one wall, or is a web: a band across the lumen. Clots follow the arterial tree
+across branchings. The share of positive slices is steered towards the exam's q.
 """
 
 from dataclasses import dataclass, replace
@@ -22,26 +22,28 @@ from input.phantom.vessel_trees import (
     Arteries,
 )
 
-WEB_TUBES = 5  # that make a web's band
-WEB_THICKNESS = (0.2, 0.3)  # over the artery's diameter
-SADDLE_SHARE = 0.4  # of acute central clots in exams with clots on both sides
+WEB_TUBES = 5  # parallel tubes that form the band of a web
+WEB_THICKNESS = (0.2, 0.3)  # relative to the diameter of the artery
+SADDLE_SHARE = 0.4  # share of saddle emboli among acute central clots of exams with clots on both sides
+MAX_EXTENSIONS = 80  # further clots that may be added to reach the target share of positive slices
+OCCLUSIVE_WIDENING = 1.15  # relative diameter of an occluded artery
 
 
 @dataclass(frozen=True)
 class Clot:
-    """One clot: the artery pieces it follows and how it fills them."""
+    """One clot: the artery pieces that it follows, and how it fills them."""
 
     pieces: np.ndarray  # indices of artery pieces, upstream to downstream
-    region: int  # of the piece it started from
+    region: int  # region of the piece where it started
     chronic: bool
     occlusive: bool
-    ratio: float  # clot over artery diameter
-    offset: np.ndarray  # (3,) unit vector: towards the wall a chronic clot clings to, or along a web
+    ratio: float  # diameter of the clot / diameter of the artery
+    offset: np.ndarray  # (3,) unit vector: towards the wall of a chronic clot, or along a web
     hu: float
-    web: bool = False  # a band across the lumen; `ratio` is then its thickness over the artery's diameter
+    web: bool = False  # a band across the lumen; `ratio` is then its relative thickness
 
     def as_row(self, arteries: Arteries) -> dict[str, float | int | str | bool]:
-        """Facts of the clot for the truth table."""
+        """Return the clot's row of the truth table."""
         radius = arteries.tubes.r0[self.pieces]
         kind = "web" if self.web else "chronic" if self.chronic else "occlusive" if self.occlusive else "acute"
         return {
@@ -51,21 +53,19 @@ class Clot:
 
 
 def clot_tubes(clot: Clot, arteries: Arteries) -> Tubes:
-    """The clot as tubes, its pieces in order (a web's once for every tube of it).
+    """Return the clot as tubes: narrower than the artery, tapered at both ends, eccentric when chronic.
 
-    Narrower than the artery, tapering at both ends, beside the axis when chronic.
+    The tubes are in the order of `clot.pieces`, for a web repeated once per tube of the band.
     """
     tubes = arteries.tubes.take(clot.pieces)
     n = len(tubes)
     edges = np.linspace(-1, 1, n + 1)
     taper = np.sqrt(np.clip(1 - (np.abs(edges) * 0.92) ** 4, 0.1, 1))
-    aside = np.zeros(3)
-    if clot.chronic:
-        aside = clot.offset
+    aside = clot.offset if clot.chronic else np.zeros(3)
     reach = (1 - clot.ratio) * 1.02
-    # A web is several thin tubes side by side, from wall to wall.
+    # A web is several thin parallel tubes from wall to wall.
     shifts = np.linspace(-reach, reach, WEB_TUBES) if clot.web else [reach]
-    beside = [
+    parallel = [
         Tubes(
             tubes.start + aside * (tubes.r0 * shift)[:, None],
             tubes.end + aside * (tubes.r1 * shift)[:, None],
@@ -74,28 +74,28 @@ def clot_tubes(clot: Clot, arteries: Arteries) -> Tubes:
         )
         for shift in shifts
     ]
-    return join(beside)
+    return join(parallel)
 
 
-def widened(arteries: Arteries, clots: list[Clot]) -> Arteries:
-    """The arteries, wider where a clot fills them."""
+def widen_arteries(arteries: Arteries, clots: list[Clot]) -> Arteries:
+    """Widen the arteries of the lungs where an occlusive clot fills them."""
     r0, r1 = arteries.tubes.r0.copy(), arteries.tubes.r1.copy()
     for clot in clots:
         if clot.occlusive:
             pieces = clot.pieces[arteries.region[arteries.segment[clot.pieces]] >= RIGHT_LUNG]
-            r0[pieces] = arteries.tubes.r0[pieces] * 1.15
-            r1[pieces] = arteries.tubes.r1[pieces] * 1.15
+            r0[pieces] = arteries.tubes.r0[pieces] * OCCLUSIVE_WIDENING
+            r1[pieces] = arteries.tubes.r1[pieces] * OCCLUSIVE_WIDENING
     return replace(arteries, tubes=replace(arteries.tubes, r0=r0, r1=r1))
 
 
-class Placement:
-    """Places the clots of one exam.
+class ClotPlacement:
+    """Placement of the clots of one exam.
 
     Args:
         arteries: the exam's arterial tree.
-        z: (n,) slice positions, mm.
+        z: (n,) slice positions, mm, ascending.
         step: slice thickness, mm.
-        difficulty: widths, ratios and attenuations.
+        difficulty: artery diameters, clot ratios and attenuation.
         rng: the exam's stream for clots.
     """
 
@@ -113,45 +113,52 @@ class Placement:
         self.covered = np.zeros(len(z), bool)
         self.clots: list[Clot] = []
 
-    def place(self, on: frozenset[str], q: float) -> list[Clot]:
-        """Clots that make the labels `on` true and cover about the share `q` of the slices."""
-        wanted = max(1, round(q * len(self.z)))
-        required = self._required(on)
-        kinds = self._kinds(on, max(len(required), 2 if ACUTE_AND_CHRONIC in on else 1))
+    def place(self, labels: frozenset[str], q: float) -> list[Clot]:
+        """Place clots that give the exam its labels and cover about a share of `q` of the slices.
+
+        Args:
+            labels: positive exam labels.
+            q: target share of positive slices, 0-1.
+        """
+        target = max(1, round(q * len(self.z)))
+        required = self._required(labels)
+        mixed = ACUTE_AND_CHRONIC in labels
+        chronic = self._chronic_flags(labels, max(len(required), 2 if mixed else 1))
         regions = sorted({region for group in required for region in group})
-        if ACUTE_AND_CHRONIC in on and len(required) == 1:
+        if mixed and len(required) == 1:
             required = required * 2
         for i, group in enumerate(required):
-            left = max(1.0, (wanted - self.covered.sum()) / (len(required) - i))
-            if {LEFT_MAIN, RIGHT_MAIN} <= set(group) and not kinds[i] and self.rng.random() < SADDLE_SHARE:
-                self._add_saddle(left)
+            slices = max(1.0, (target - self.covered.sum()) / (len(required) - i))
+            if {LEFT_MAIN, RIGHT_MAIN} <= set(group) and not chronic[i] and self.rng.random() < SADDLE_SHARE:
+                self._add_saddle(slices)
             else:
-                self._add(group, kinds[i], left, first=True)
-        for _ in range(80):
-            left = wanted - int(self.covered.sum())
-            if left <= 0:
+                self._add(group, chronic[i], slices, first=True)
+        for _ in range(MAX_EXTENSIONS):
+            missing = target - int(self.covered.sum())
+            if missing <= 0:
                 break
-            kind = bool(self.rng.random() < 0.5) if ACUTE_AND_CHRONIC in on else CHRONIC in on
-            self._add(regions, kind, min(left, max(2.0, wanted * self.rng.uniform(0.2, 0.7))))
+            is_chronic = bool(self.rng.random() < 0.5) if mixed else CHRONIC in labels
+            self._add(regions, is_chronic, min(missing, max(2.0, target * self.rng.uniform(0.2, 0.7))))
         return self.clots
 
-    def _required(self, on: frozenset[str]) -> list[list[int]]:
-        """Groups of regions, each of which must hold a clot."""
+    def _required(self, labels: frozenset[str]) -> list[list[int]]:
+        """Return groups of regions; each group needs at least one clot."""
         groups = []
-        if CENTRAL in on:
-            mains = [RIGHT_MAIN] * (RIGHT in on) + [LEFT_MAIN] * (LEFT in on)
+        if CENTRAL in labels:
+            mains = [RIGHT_MAIN] * (RIGHT in labels) + [LEFT_MAIN] * (LEFT in labels)
             groups.append([TRUNK, *mains] if mains else [TRUNK])
-        groups += [[RIGHT_LUNG]] * (RIGHT in on) + [[LEFT_LUNG]] * (LEFT in on)
+        groups += [[RIGHT_LUNG]] * (RIGHT in labels) + [[LEFT_LUNG]] * (LEFT in labels)
         return groups
 
-    def _kinds(self, on: frozenset[str], count: int) -> list[bool]:
-        """Chronic or not, for every required clot."""
-        if ACUTE_AND_CHRONIC in on:
-            kinds = [True, False] + [bool(self.rng.random() < 0.5) for _ in range(count)]
-            return [kinds[i] for i in self.rng.permutation(2)] + kinds[2:]
-        return [CHRONIC in on] * count
+    def _chronic_flags(self, labels: frozenset[str], count: int) -> list[bool]:
+        """Return for every required clot whether it is chronic."""
+        if ACUTE_AND_CHRONIC in labels:
+            flags = [True, False] + [bool(self.rng.random() < 0.5) for _ in range(count)]
+            return [flags[i] for i in self.rng.permutation(2)] + flags[2:]
+        return [CHRONIC in labels] * count
 
     def _add(self, regions: list[int], chronic: bool, slices: float, *, first: bool = False) -> None:
+        """Add a clot in one of `regions` that covers about `slices` slices; `first`: not in a small artery."""
         start = self._start(regions, first)
         path = self._path(start, set(regions), slices)
         d, rng = self.difficulty, self.rng
@@ -159,7 +166,7 @@ class Placement:
         occlusive = not chronic and not central and rng.random() < d.occlusive_share
         ratio = 1.02 if occlusive else float(rng.uniform(0.55, 0.75) if chronic else rng.uniform(*d.clot_ratio))
         if central and not chronic:
-            # The trunk is wider than the leg veins where the clot was cast.
+            # The trunk is wider than the leg veins where the clot formed.
             ratio *= float(rng.uniform(0.6, 0.85))
         web = bool(chronic and not central and d.web_share and rng.random() < d.web_share)
         if web:
@@ -171,7 +178,7 @@ class Placement:
         self._keep(Clot(path, int(self.region[start]), chronic, occlusive, ratio, aside, hu, web))
 
     def _add_saddle(self, slices: float) -> None:
-        """An acute clot that rides on the bifurcation: one worm into either main artery."""
+        """Add an acute saddle embolus: a clot on the bifurcation that extends into both main arteries."""
         rng = self.rng
         hu, ratio = float(rng.uniform(*self.difficulty.acute_hu)), float(rng.uniform(0.4, 0.62))
         for region in (RIGHT_MAIN, LEFT_MAIN):
@@ -183,7 +190,7 @@ class Placement:
         self.covered |= self._covers(clot.pieces, 1.0 if clot.web else clot.ratio)
 
     def _covers(self, path: np.ndarray, ratio: float) -> np.ndarray:
-        """Which slices a clot along `path` would show in."""
+        """Return which slices, (n,) bool, a clot along `path` would be visible in."""
         tubes = self.arteries.tubes
         reach = self.width[path] / 2 * ratio * 0.7
         low = np.minimum(tubes.start[path, 2], tubes.end[path, 2]) - reach
@@ -191,7 +198,7 @@ class Placement:
         return ((self.z[:, None] + self.step / 2 > low) & (self.z[:, None] - self.step / 2 < high)).any(axis=1)
 
     def _start(self, regions: list[int], first: bool) -> int:
-        """A piece to start from: evenly spread over z, and where no clot is yet when extending."""
+        """Sample the piece where a clot starts: uniform over z, with a preference for slices without a clot."""
         d = self.difficulty
         small = self.rng.random() < d.small_share and not first
         low, high = (d.small_artery_mm, d.clot_artery_mm[0]) if small else d.clot_artery_mm
@@ -208,7 +215,7 @@ class Placement:
         return int(self.rng.choice(index, p=weight / weight.sum()))
 
     def _path(self, start: int, allowed: set[int], slices: float) -> np.ndarray:
-        """Follow the tree down- and upstream from `start` until about `slices` slices are covered."""
+        """Follow the tree downstream and upstream from `start` until about `slices` slices are covered."""
         path = [start]
         longest = self.rng.uniform(25, 70)
         forward, backward = True, True
@@ -216,11 +223,7 @@ class Placement:
             if self._covers(np.array(path), 0.8).sum() >= slices and len(path) > 1:
                 break
             if forward:
-                options = [
-                    p
-                    for p in self.next[path[-1]]
-                    if self.region[p] in allowed and self.width[p] > self.difficulty.small_artery_mm and self.inside[p]
-                ]
+                options = self._downstream(path[-1], allowed)
                 forward = bool(options)
                 if forward:
                     path.append(options[int(self.rng.integers(len(options)))])
@@ -231,11 +234,19 @@ class Placement:
                     path.insert(0, above)
         return np.array(path)
 
+    def _downstream(self, piece: int, allowed: set[int]) -> list[int]:
+        """Return the next pieces that may contain a clot: in an allowed region, wide enough and on the grid."""
+        narrowest = self.difficulty.small_artery_mm
+        return [
+            i for i in self.next[piece] if self.region[i] in allowed and self.width[i] > narrowest and self.inside[i]
+        ]
+
 
 def _neighbours(arteries: Arteries) -> tuple[list[list[int]], np.ndarray]:
-    """Pieces downstream of every piece, and the piece upstream (-1 at the trunk)."""
+    """Return the pieces downstream of every piece, and the piece upstream (-1 at the trunk)."""
     count = len(arteries.segment)
-    first, last = {}, {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
     for i, segment in enumerate(arteries.segment.tolist()):
         first.setdefault(segment, i)
         last[segment] = i
@@ -250,25 +261,25 @@ def _neighbours(arteries: Arteries) -> tuple[list[list[int]], np.ndarray]:
     return following, previous
 
 
-def drawn_labels(areas: dict[tuple[int, bool], np.ndarray], visible_mm2: float) -> frozenset[str]:
-    """The clot labels that a drawn exam really shows.
+def visible_clot_labels(areas: dict[tuple[int, bool], np.ndarray], visible_mm2: float) -> frozenset[str]:
+    """Derive the clot labels of an exam from the clots that are visible.
 
     Args:
         areas: clot area (mm2) in every slice, (n,), by (region, chronic).
-        visible_mm2: area from which a clot counts.
+        visible_mm2: smallest area of a visible clot.
     """
-    seen = {key for key, area in areas.items() if area.max(initial=0) >= visible_mm2}
-    regions = {region for region, _ in seen}
-    kinds = {chronic for _, chronic in seen}
-    on = set()
+    visible = {key for key, area in areas.items() if area.max(initial=0) >= visible_mm2}
+    regions = {region for region, _ in visible}
+    chronic = {is_chronic for _, is_chronic in visible}
+    labels = set()
     if regions & set(CENTRAL_REGIONS):
-        on.add(CENTRAL)
+        labels.add(CENTRAL)
     if regions & {LEFT_MAIN, LEFT_LUNG}:
-        on.add(LEFT)
+        labels.add(LEFT)
     if regions & {RIGHT_MAIN, RIGHT_LUNG}:
-        on.add(RIGHT)
-    if kinds == {True}:
-        on.add(CHRONIC)
-    if kinds == {True, False}:
-        on.add(ACUTE_AND_CHRONIC)
-    return frozenset(on)
+        labels.add(RIGHT)
+    if chronic == {True}:
+        labels.add(CHRONIC)
+    if chronic == {True, False}:
+        labels.add(ACUTE_AND_CHRONIC)
+    return frozenset(labels)

@@ -1,19 +1,19 @@
-"""Encodes 16-bit images as JPEG Lossless (ITU-T T.81, process 14, selection value 1), whole images at a time in numpy.
+"""JPEG Lossless encoder for 16-bit images (ITU-T T.81, process 14, selection value 1), vectorized in NumPy.
 
-The contest stores part of its exams so. One fixed Huffman table fits the differences of CT slices.
+Part of the contest's exams are stored in this syntax. One fixed Huffman table suits the differences of CT slices.
 """
 
 import struct
 
 import numpy as np
 
-#: Difference categories from the commonest in CT to the rarest, and the lengths of their codes.
+#: Difference categories from the most to the least common in CT, and the lengths of their codes (bits).
 CATEGORIES = (5, 4, 6, 3, 7, 2, 8, 1, 0, 9, 10, 11, 12, 13, 14, 15, 16)
 LENGTHS = (2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 
 
 def encode(values: np.ndarray) -> bytes:
-    """The JPEG stream of one image (rows, columns), int16 or uint16 (the bits are kept either way)."""
+    """Encode an image (rows, columns), int16 or uint16, as a JPEG stream; the 16 bits are stored unchanged."""
     codes, lengths = _code_table()
     difference = _differences(values)
     magnitude = np.abs(difference)
@@ -23,11 +23,11 @@ def encode(values: np.ndarray) -> bytes:
     bits = np.where(category == 16, 0, category)
     extra = np.where(difference < 0, difference - 1, difference) & ((1 << bits) - 1)
     stream = _pack((codes[category] << bits) | extra, lengths[category] + bits)
-    return _head(*values.shape) + stream.replace(b"\xff", b"\xff\x00") + b"\xff\xd9"
+    return _headers(*values.shape) + stream.replace(b"\xff", b"\xff\x00") + b"\xff\xd9"
 
 
 def _differences(values: np.ndarray) -> np.ndarray:
-    """Each sample less its left neighbour (the one above in the first column), modulo 2**16, (-32768, 32768]."""
+    """Subtract from each sample its left neighbour (first column: the one above), modulo 2**16, in (-32768, 32768]."""
     samples = values.view(np.uint16).astype(np.int64)
     predicted = np.empty_like(samples)
     predicted[:, 1:] = samples[:, :-1]
@@ -38,7 +38,7 @@ def _differences(values: np.ndarray) -> np.ndarray:
 
 
 def _code_table() -> tuple[np.ndarray, np.ndarray]:
-    """Canonical Huffman codes and their lengths, by category (T.81 annex C)."""
+    """Return the canonical Huffman codes and their lengths by category (T.81 annex C)."""
     codes, lengths = np.zeros(17, np.int64), np.zeros(17, np.int64)
     code, previous = 0, LENGTHS[0]
     for category, length in zip(CATEGORIES, LENGTHS, strict=True):
@@ -59,7 +59,8 @@ def _pack(words: np.ndarray, lengths: np.ndarray) -> bytes:
     return np.packbits(padded).tobytes()
 
 
-def _head(rows: int, columns: int) -> bytes:
+def _headers(rows: int, columns: int) -> bytes:
+    """Return the stream up to the coded data: SOI, Huffman table, frame and scan headers."""
     counts = bytes(LENGTHS.count(length) for length in range(1, 17))
     table = b"\x00" + counts + bytes(CATEGORIES)
     frame = struct.pack(">BHHBBBB", 16, rows, columns, 1, 1, 0x11, 0)

@@ -1,20 +1,28 @@
-"""The air-filled lungs: density gradient, texture, emphysema, patches of disease and pleural fluid."""
+"""The aerated lungs: density gradient, texture, emphysema, opacities and pleural fluid."""
 
 import numpy as np
 
-from input.phantom.patient import Patient, place
+from input.phantom.patient import Patient, to_patient
 from input.phantom.raster import Grid
 from input.phantom.thorax import CageField, cage_axes, lung_margin
 
-FLUID = 8.0
+FLUID = 8.0  # HU
 TEXTURE_MODES = 10
 
 
 def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Grid, texture: "Texture") -> None:
-    """Blend both lungs into the volume (z, y, x), HU."""
+    """Blend both lungs into a volume.
+
+    Args:
+        volume: HU, (z, y, x), changed in place.
+        patient: the patient's dimensions and lung disease.
+        cage: the thoracic cage, evaluated on `grid`.
+        grid: coordinates of the volume.
+        texture: the exam's lung texture.
+    """
     margin = lung_margin(patient, cage)
     cover = np.clip(margin / np.float32(max(grid.pixel, 0.9)) + np.float32(0.5), 0, 1)
-    # The parts that lie lower weigh on themselves: denser at the back of a patient on the back.
+    # Gravity compresses the dependent lung: it is denser at the back of a supine patient.
     down = -1 if patient.prone else 1
     lung = texture.field(grid)
     lung += np.float32(patient.lung_hu) + np.float32(down * patient.lung_gradient / 160) * cage.y
@@ -26,9 +34,9 @@ def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Gri
 
 
 class Texture:
-    """A smooth random field: a few axial patterns whose weights wander with height.
+    """A smooth random field: a sum of a few axial patterns whose weights vary with height.
 
-    Sum of outer products, so that a slab costs one matrix product. Emphysema widens its dark side.
+    As a sum of outer products, a slab costs one matrix product. Emphysema raises the amplitude.
     """
 
     def __init__(self, patient: Patient, rng: np.random.Generator) -> None:
@@ -38,7 +46,7 @@ class Texture:
         self.sd = 9.0 + 28.0 * patient.emphysema
 
     def field(self, grid: Grid) -> np.ndarray:
-        """The field on a grid, HU, (z, y, x) float32."""
+        """Evaluate the field on a grid: HU, float32 (z, y, x)."""
         angle = (
             self.waves[:, 0, None, None] * grid.x[None, None, :]
             + self.waves[:, 1, None, None] * grid.y[None, :, None]
@@ -50,9 +58,9 @@ class Texture:
 
 
 def _add_opacities(lung: np.ndarray, patient: Patient, grid: Grid) -> None:
-    """Ground glass and consolidation: soft round patches of added density."""
+    """Add ground glass and consolidation: soft round patches of added density."""
     for x, y, z, radius, density in patient.opacities:
-        centre = place(patient, [(x, y, z)])[0]
+        centre = to_patient(patient, [(x, y, z)])[0]
         box = grid.box(centre - 1.6 * radius, centre + 1.6 * radius)
         gx, gy, gz = grid.part(box).open()
         distance = ((gx - centre[0]) ** 2 + (gy - centre[1]) ** 2 + (gz - centre[2]) ** 2) / np.float32(radius**2)
@@ -61,7 +69,7 @@ def _add_opacities(lung: np.ndarray, patient: Patient, grid: Grid) -> None:
 
 
 def _add_fluid(lung: np.ndarray, patient: Patient, cage: CageField, down: int) -> None:
-    """Pleural fluid fills the lowest part of the pleural space up to a level, with compressed lung above it."""
+    """Add pleural fluid: the dependent pleural space is filled up to a level, with compressed lung above it."""
     if not any(patient.effusion):
         return
     _, depth = cage_axes(patient, cage.z)

@@ -1,7 +1,7 @@
-"""One drawn patient: sizes, shapes and habits that differ from exam to exam, labels aside.
+"""One synthetic patient: body size, shape and lung disease, independent of the exam's labels.
 
-Everything here is drawn before and independently of the exam's labels, with the same distributions
-for exams with and without PE; the RV/LV ratio is the one number that the label decides.
+Everything here is sampled before the clots and with the same distributions for exams with and without PE; the RV/LV
+ratio (see `exam_generator`) is the only anatomical measure that depends on a label.
 """
 
 from dataclasses import dataclass, field
@@ -13,30 +13,38 @@ PRONE_SHARE = 0.04
 
 @dataclass(frozen=True)
 class Patient:
-    """Sizes in mm. `scale` maps the reference anatomy (a man of 175 cm) onto the patient, per axis."""
+    """Dimensions in mm. `scale` maps the reference anatomy (a man of 175 cm) onto the patient, per axis."""
 
     scale: np.ndarray  # (3,) x, y, z
-    shift: np.ndarray  # (3,) mm: where the patient lies in the scanner
+    shift: np.ndarray  # (3,) mm: position in the scanner
     fat: float  # subcutaneous thickness
     muscle: float  # 1 = average
-    breast: float  # thickness of the breasts; 0 in most men
+    breast: float  # thickness of the breasts, close to 0 in men
     heart: float  # 1 = average size
     tilt: float  # extra rotation of the heart's axis, radians
     dome: float  # height of the diaphragm, mm above average
-    kyphosis: float
-    rib_phase: float
-    vessel: float  # scale of the vessels' widths
+    kyphosis: float  # 0 = average; positive = deeper chest
+    rib_phase: float  # 0-1: where along z the ribs start
+    vessel: float  # scale of the vessel diameters
     prone: bool
-    effusion: tuple[float, float]  # height of pleural fluid at the back, right and left; 0 = none
-    opacities: np.ndarray  # (n, 5) x, y, z, radius, added density 0-1 of patches in the lungs
+    effusion: tuple[float, float]  # height of dependent pleural fluid, right and left; 0 = none
+    opacities: np.ndarray  # (n, 5) patches in the lungs: x, y, z, radius, added density 0-1
     lung_hu: float
     lung_gradient: float  # HU from front to back of the lung
     emphysema: float  # 0-1
-    jitter: np.random.Generator = field(compare=False, repr=False)  # for knots of the vessels
+    jitter: np.random.Generator = field(compare=False, repr=False)  # moves control points of the anatomy
 
 
-def draw_patient(rng: np.random.Generator, *, effusion_share: float, opacity_share: float) -> Patient:
-    """Draw a patient; the same call order always, so that one choice does not move the others."""
+def sample_patient(rng: np.random.Generator, *, effusion_share: float, opacity_share: float) -> Patient:
+    """Sample a patient.
+
+    The generator is called in a fixed order, so that one outcome does not change the others.
+
+    Args:
+        rng: the exam's stream for the patient.
+        effusion_share: probability of pleural fluid, 0-1.
+        opacity_share: probability of patches of ground glass or consolidation, 0-1.
+    """
     female = rng.random() < 0.5
     size = rng.normal(0.94 if female else 1.0, 0.04)
     scale = size * (1 + rng.normal(0, [0.04, 0.06, 0.05]))
@@ -73,12 +81,12 @@ def draw_patient(rng: np.random.Generator, *, effusion_share: float, opacity_sha
     )
 
 
-def place(patient: Patient, points: list | np.ndarray) -> np.ndarray:
-    """Reference points (n, 3) in the patient's coordinates."""
+def to_patient(patient: Patient, points: list | np.ndarray) -> np.ndarray:
+    """Map reference points (n, 3) to patient coordinates, mm."""
     return np.asarray(points, float) * patient.scale + patient.shift
 
 
 def jittered(patient: Patient, points: list | np.ndarray, sd: float = 1.5) -> np.ndarray:
-    """The same, each point moved by a little (mm), so that no two exams share anatomy."""
-    placed = place(patient, points)
-    return placed + patient.jitter.normal(0, sd, placed.shape)
+    """Map reference points to patient coordinates and displace them by `sd` mm, so that no two exams share anatomy."""
+    mapped = to_patient(patient, points)
+    return mapped + patient.jitter.normal(0, sd, mapped.shape)

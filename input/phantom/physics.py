@@ -1,4 +1,4 @@
-"""What the scanner and the injection add: contrast phase, streaks, breathing, noise, kernel."""
+"""Acquisition effects: contrast phase, streak artifacts, breathing motion, noise and reconstruction kernel."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from input.phantom.raster import Grid
 
 @dataclass(frozen=True)
 class Contrast:
-    """Attenuation of blood by place, HU."""
+    """Attenuation of blood by vessel, HU."""
 
     artery: float
     vein: float
@@ -23,16 +23,17 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How an exam is reconstructed; independent of what it shows."""
+    """Reconstruction of an exam, independent of its content."""
 
     manufacturer: str
     kernel: str
-    blur_mm: float  # standard deviation of the point spread
-    sharpen: float  # unsharp masking of an edge-enhancing kernel
-    noise_sd: float
-    grain_mm: float  # correlation of the noise
+    blur_mm: float  # standard deviation of the point spread function
+    sharpen: float  # strength of unsharp masking; 0 for a smooth kernel
+    noise_sd: float  # HU
+    grain_mm: float  # correlation length of the noise
 
 
+#: Manufacturer, kernel, blur_mm, sharpen, grain_mm.
 SCANNERS = (
     ("GE MEDICAL SYSTEMS", "STANDARD", 0.65, 0.0, 0.8),
     ("SIEMENS", "B30f", 0.75, 0.0, 0.95),
@@ -44,15 +45,15 @@ SCANNERS = (
 SCANNER_SHARES = (0.34, 0.26, 0.12, 0.14, 0.1, 0.04)
 
 
-def draw_contrast(rng: np.random.Generator, *, poor: bool) -> Contrast:
-    """Draw the contrast phase; `poor` is one that a reader would call indeterminate (artery below 190 HU)."""
+def sample_contrast(rng: np.random.Generator, *, poor: bool) -> Contrast:
+    """Sample the contrast phase; `poor` gives one that a reader would call indeterminate (artery below 190 HU)."""
     artery = float(np.clip(rng.normal(385, 62), 290, 540))
     weak = float(rng.uniform(90, 185))
     vein = float(rng.uniform(270, 410))
     aorta = float(np.clip(vein + rng.normal(-5, 30), 250, 410))
     cava = float(np.exp(rng.uniform(np.log(320), np.log(1300))))
     if poor:
-        # Either the bolus came late (all blood grey) or has not arrived (cava bright, lungs dark).
+        # Either the scan was too late (all blood grey) or too early (cava bright, pulmonary vessels dark).
         late = rng.random() < 0.6
         artery, cava = weak, float(rng.uniform(120, 260)) if late else cava
         vein = weak * float(rng.uniform(0.8, 1.2)) if late else float(rng.uniform(50, 120))
@@ -61,19 +62,19 @@ def draw_contrast(rng: np.random.Generator, *, poor: bool) -> Contrast:
     return Contrast(artery, vein, aorta, cava, artery * float(rng.uniform(0.92, 1.08)), vein, lower_cava)
 
 
-def draw_scanner(rng: np.random.Generator, noise_sd: tuple[float, float]) -> Scanner:
-    """Draw manufacturer, kernel and noise."""
+def sample_scanner(rng: np.random.Generator, noise_sd: tuple[float, float]) -> Scanner:
+    """Sample manufacturer, kernel and noise level; `noise_sd` is the range of the noise, HU."""
     name, kernel, blur, sharpen, grain = SCANNERS[rng.choice(len(SCANNERS), p=SCANNER_SHARES)]
     return Scanner(name, kernel, blur, sharpen, float(rng.uniform(*noise_sd)), grain)
 
 
 def smooth(volume: np.ndarray, sd_pixels: float) -> np.ndarray:
-    """Smooth (z, y, x) in the axial plane by a short kernel of standard deviation `sd_pixels`."""
+    """Smooth a volume (z, y, x) in the axial plane with a Gaussian kernel of standard deviation `sd_pixels`."""
     if sd_pixels < 0.15:
         return volume
     reach = 1 if sd_pixels < 0.75 else int(np.ceil(2.5 * sd_pixels))
     if reach == 1:
-        # Three taps with exactly this variance; cheaper than a sampled bell.
+        # Three taps with exactly this variance; cheaper than a sampled Gaussian.
         side = min(sd_pixels**2 / 2, 1 / 3)
         weights = np.array([side, 1 - 2 * side, side], np.float32)
     else:
@@ -83,14 +84,14 @@ def smooth(volume: np.ndarray, sd_pixels: float) -> np.ndarray:
 
 
 def add_streaks(volume: np.ndarray, grid: Grid, source: np.ndarray, strength: float, rng: np.random.Generator) -> None:
-    """Add the fan of dark and bright streaks around a vein full of undiluted contrast.
+    """Add dark and bright streaks around a vein with undiluted contrast medium.
 
     Args:
         volume: HU, changed in place.
-        grid: its coordinates.
+        grid: coordinates of the volume.
         source: (nz, 2) x, y of the vein in every slice, NaN where it is absent.
-        strength: HU at the vein's wall.
-        rng: the exam's stream.
+        strength: amplitude at the wall of the vein, HU.
+        rng: the exam's stream for physics.
     """
     phases = rng.uniform(0, 2 * np.pi, (len(grid.z), 3))
     for i, (sx, sy) in enumerate(source):
@@ -109,14 +110,23 @@ def add_streaks(volume: np.ndarray, grid: Grid, source: np.ndarray, strength: fl
 
 
 def breathe(volume: np.ndarray, grid: Grid, amplitude_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur by breathing: every slice becomes the mean of copies shifted along y and x.
+    """Simulate breathing motion: every slice becomes the mean of copies shifted along y and x.
 
-    The amplitude swings from slice to slice (the table moves while the chest does).
+    The amplitude varies from slice to slice, since the table moves during the breath.
+
+    Args:
+        volume: HU, (z, y, x); not changed.
+        grid: coordinates of the volume.
+        amplitude_mm: largest shift, mm.
+        rng: the exam's stream for physics.
+
+    Returns:
+        The blurred volume, (z, y, x).
     """
-    swing = np.abs(np.sin(grid.z / 17.0 + rng.uniform(0, 6.3))) * 0.6 + 0.4
+    relative = np.abs(np.sin(grid.z / 17.0 + rng.uniform(0, 6.3))) * 0.6 + 0.4
     moved = np.empty_like(volume)
     for i, plane in enumerate(volume):
-        dy = round(amplitude_mm * float(swing[i]) / grid.pixel)
+        dy = round(amplitude_mm * float(relative[i]) / grid.pixel)
         dx = round(dy * float(rng.uniform(-0.6, 0.6)))
         copies = [np.roll(plane, (k * dy, k * dx), (0, 1)) for k in (-1, 1)]
         jump = round(float(rng.normal(0, amplitude_mm / 3)) / grid.pixel)
@@ -125,14 +135,24 @@ def breathe(volume: np.ndarray, grid: Grid, amplitude_mm: float, rng: np.random.
 
 
 def finish(volume: np.ndarray, grid: Grid, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
-    """Point spread, edge enhancement and correlated noise of the scanner's `noise_sd`; HU float32."""
+    """Apply point spread, edge enhancement and correlated noise.
+
+    Args:
+        volume: HU, (z, y, x); not changed.
+        grid: coordinates of the volume.
+        scanner: kernel and noise level.
+        rng: the exam's stream for noise.
+
+    Returns:
+        HU, float32 (z, y, x).
+    """
     sharp = smooth(volume, scanner.blur_mm / grid.pixel)
     if scanner.sharpen:
         sharp = sharp + np.float32(scanner.sharpen) * (sharp - smooth(sharp, 1.1 / grid.pixel))
     noise = rng.standard_normal(volume.shape, np.float32)
     noise = smooth(noise, scanner.grain_mm / grid.pixel)
     sd = float(noise[len(noise) // 2].std())
-    # Less where the rays pass through little tissue: the front, back and sides.
+    # Noise is lower where the rays pass through little tissue: at the front, back and sides.
     profile = np.float32(scanner.noise_sd / sd) * (
         1.15 - 0.35 * np.hypot(grid.x[None, :] / 150, grid.y[:, None] / 120).clip(0, 1.4)
     ).astype(np.float32)

@@ -1,25 +1,30 @@
-"""From shapes in mm to voxels: the grid of an exam and the anti-aliased drawing of tubes.
+"""Rasterization: voxel grids, and the anti-aliased coverage of tubes and ellipsoids on them.
 
-Points are (x, y, z) in mm, LPS (x to the patient's left, y to the back, z to the head); arrays are
-(z, y, x). Coverage is the share of a voxel that a shape fills, 0-1.
+Points are (x, y, z) in mm, LPS (x to the patient's left, y to the back, z to the head); arrays are (z, y, x).
+Coverage is the share of a voxel that a shape fills, 0-1.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-#: Finest detail along z, mm: thicker slices are supersampled, so that a vessel within a slice is averaged.
+#: Sub-slice distance along z, mm: thicker slices are supersampled, so a vessel within a slice is averaged.
 FINE_STEP_MM = 1.8
+#: Tubes are painted in blocks of about this many voxels, to bound the memory.
+BLOCK_VOXELS = 300_000
+
+#: Index slices (z, y, x) of a part of a volume.
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxel centres of some slices of an exam, in patient coordinates (mm)."""
+    """Voxel centres of an exam or a part of it, in patient coordinates (mm)."""
 
-    x: np.ndarray  # (nx,) rising: to the patient's left
-    y: np.ndarray  # (ny,) rising: to the back
-    z: np.ndarray  # (nz,) rising: to the head
-    step: float  # slice thickness and distance
+    x: np.ndarray  # (nx,) ascending, to the patient's left
+    y: np.ndarray  # (ny,) ascending, to the back
+    z: np.ndarray  # (nz,) ascending, to the head
+    step: float  # slice thickness and slice distance
 
     @property
     def pixel(self) -> float:
@@ -33,11 +38,11 @@ class Grid:
 
     @property
     def fine(self) -> int:
-        """Sub-slices a slice is averaged from."""
+        """Number of sub-slices that are averaged per slice."""
         return max(1, round(self.step / FINE_STEP_MM))
 
-    def box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
-        """The (z, y, x) slices of the grid that lie between two points (x, y, z); may be empty."""
+    def box(self, low: np.ndarray, high: np.ndarray) -> Box:
+        """Return the box between two points (x, y, z), mm; it may be empty."""
         ranges = []
         for axis, a, b, half in (
             (self.z, low[2], high[2], self.step / 2),
@@ -46,14 +51,14 @@ class Grid:
         ):
             start = int(np.searchsorted(axis, a - half, "left"))
             ranges.append(slice(start, max(start, int(np.searchsorted(axis, b + half, "right")))))
-        return tuple(ranges)
+        return ranges[0], ranges[1], ranges[2]
 
-    def part(self, box: tuple[slice, slice, slice]) -> "Grid":
-        """The grid of a box."""
+    def part(self, box: Box) -> "Grid":
+        """Return the grid of a box."""
         return Grid(self.x[box[2]], self.y[box[1]], self.z[box[0]], self.step)
 
     def open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x, y, z as float32 arrays that broadcast to (nz, ny, nx)."""
+        """Return x, y, z as float32 arrays that broadcast to (nz, ny, nx)."""
         return (
             self.x.astype(np.float32)[None, None, :],
             self.y.astype(np.float32)[None, :, None],
@@ -63,7 +68,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tubes:
-    """Straight pieces with round cross-section: from `start` to `end`, radius `r0` to `r1`."""
+    """Straight pieces of round cross-section from `start` to `end`, with radius `r0` to `r1`."""
 
     start: np.ndarray  # (n, 3) mm
     end: np.ndarray  # (n, 3) mm
@@ -74,21 +79,27 @@ class Tubes:
         return len(self.r0)
 
     def take(self, chosen: np.ndarray) -> "Tubes":
-        """The pieces with these indices (or where a mask is true)."""
+        """Return the pieces with these indices, or where a boolean mask is true."""
         return Tubes(self.start[chosen], self.end[chosen], self.r0[chosen], self.r1[chosen])
 
     def thicker(self, by: float) -> "Tubes":
-        """The same pieces with radii `by` mm larger."""
+        """Return the same pieces with radii larger by `by` mm."""
         return Tubes(self.start, self.end, self.r0 + by, self.r1 + by)
 
 
 def join(parts: list[Tubes]) -> Tubes:
-    """Several sets of pieces as one."""
+    """Concatenate several sets of pieces."""
     return Tubes(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("start", "end", "r0", "r1")))
 
 
 def polyline(points: list | np.ndarray, radii: list | np.ndarray | float, spacing: float = 6.0) -> Tubes:
-    """A smooth tube through `points` (n, 3) with `radii` (n,), as pieces of about `spacing` mm (Catmull-Rom)."""
+    """Interpolate a smooth tube through points (Catmull-Rom spline).
+
+    Args:
+        points: (n, 3) mm.
+        radii: (n,) mm, or one radius for all points.
+        spacing: approximate length of a piece, mm.
+    """
     points = np.asarray(points, float)
     radii = np.broadcast_to(np.asarray(radii, float), len(points))
     padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
@@ -102,16 +113,19 @@ def polyline(points: list | np.ndarray, radii: list | np.ndarray | float, spacin
     return Tubes(line[:-1], line[1:], width[:-1], width[1:])
 
 
-def tube_coverage(grid: Grid, tubes: Tubes) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """Draw tubes: the box of the grid that they touch, and their coverage in it, float32 (z, y, x).
+def tube_coverage(grid: Grid, tubes: Tubes) -> tuple[Box, np.ndarray]:
+    """Rasterize tubes.
 
-    Every piece is drawn in its own small box at `grid.fine` sub-slices a slice; pieces join by the
-    maximum, and the sub-slices of a slice are averaged (partial volume).
+    Every piece is painted in its own small box at `grid.fine` sub-slices per slice; pieces join by the maximum, and
+    the sub-slices of a slice are averaged (partial volume).
+
+    Returns:
+        The box of the grid that the tubes touch, and their coverage in it, float32 (z, y, x).
     """
     soft = max(grid.pixel, 0.9)
     reach = np.maximum(tubes.r0, tubes.r1)[:, None] + soft / 2
     low, high = np.minimum(tubes.start, tubes.end) - reach, np.maximum(tubes.start, tubes.end) + reach
-    empty = (slice(0, 0),) * 3
+    empty = (slice(0, 0), slice(0, 0), slice(0, 0))
     if not len(tubes):
         return empty, np.zeros((0, 0, 0), np.float32)
     box = grid.box(low.min(axis=0), high.max(axis=0))
@@ -125,7 +139,7 @@ def tube_coverage(grid: Grid, tubes: Tubes) -> tuple[tuple[slice, slice, slice],
 
 
 def _paint(volume: np.ndarray, axes: tuple, tubes: Tubes, low: np.ndarray, high: np.ndarray, soft: float) -> None:
-    """Paint all pieces at once: the voxels of all their boxes as one ragged list, in blocks."""
+    """Paint all pieces: the voxels of all their boxes as one ragged list, in blocks."""
     first = np.stack([np.searchsorted(axis, low[:, i], "left") for i, axis in enumerate(axes)], axis=1)
     last = np.stack([np.searchsorted(axis, high[:, i], "right") for i, axis in enumerate(axes)], axis=1)
     size = np.maximum(last - first, 0)
@@ -134,7 +148,7 @@ def _paint(volume: np.ndarray, axes: tuple, tubes: Tubes, low: np.ndarray, high:
     ends = np.cumsum(counts[order])
     start = 0
     while start < len(order):
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + 300_000, "right")))
+        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + BLOCK_VOXELS, "right")))
         _paint_block(volume, axes, tubes, first, size, counts, order[start:stop], soft)
         start = stop
 
@@ -147,8 +161,8 @@ def _paint_block(
     piece = np.repeat(np.arange(len(pieces), dtype=np.int32), n)
     local = np.arange(len(piece), dtype=np.int32) - np.repeat((np.cumsum(n) - n).astype(np.int32), n)
     nx, ny = size[pieces, 0].astype(np.int32)[piece], size[pieces, 1].astype(np.int32)[piece]
-    rest, ix = np.divmod(local, nx)
-    iz, iy = np.divmod(rest, ny)
+    row, ix = np.divmod(local, nx)
+    iz, iy = np.divmod(row, ny)
     corner = first[pieces].astype(np.int32)
     ix, iy, iz = ix + corner[piece, 0], iy + corner[piece, 1], iz + corner[piece, 2]
     direction = (tubes.end - tubes.start)[pieces]
@@ -171,16 +185,17 @@ def _paint_block(
     np.maximum.at(volume.reshape(-1), flat, np.minimum(cover[inside], np.float32(1)))
 
 
-def ellipsoid_coverage(
-    grid: Grid, centre: np.ndarray, axes: np.ndarray, semi: np.ndarray
-) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """Draw an ellipsoid softly: its box, and coverage float32 (z, y, x).
+def ellipsoid_coverage(grid: Grid, centre: np.ndarray, axes: np.ndarray, semi: np.ndarray) -> tuple[Box, np.ndarray]:
+    """Rasterize an ellipsoid with a soft edge.
 
     Args:
-        grid: where to draw.
+        grid: coordinates of the volume.
         centre: (3,) mm.
         axes: (3, 3) unit vectors as rows.
         semi: (3,) semi-axes in mm along the rows of `axes`.
+
+    Returns:
+        The box of the ellipsoid, and its coverage in it, float32 (z, y, x).
     """
     extent = np.sqrt(((axes * np.asarray(semi)[:, None]) ** 2).sum(axis=0)) + grid.pixel
     box = grid.box(np.asarray(centre) - extent, np.asarray(centre) + extent)
@@ -189,7 +204,17 @@ def ellipsoid_coverage(
 
 
 def ellipsoid_distance(grid: Grid, centre: np.ndarray, axes: np.ndarray, semi: np.ndarray) -> np.ndarray:
-    """About the signed distance (mm) to an ellipsoid's surface, negative inside; float32 (z, y, x)."""
+    """Approximate the signed distance (mm) to the surface of an ellipsoid, negative inside.
+
+    Args:
+        grid: coordinates of the volume.
+        centre: (3,) mm.
+        axes: (3, 3) unit vectors as rows.
+        semi: (3,) semi-axes in mm along the rows of `axes`.
+
+    Returns:
+        float32 (z, y, x).
+    """
     x, y, z = grid.open()
     x, y, z = x - np.float32(centre[0]), y - np.float32(centre[1]), z - np.float32(centre[2])
     value = np.zeros(grid.shape, np.float32)

@@ -1,4 +1,4 @@
-"""Paints an exam slab by slab: body, lungs, heart, vessels, clots, then what the scanner does to it."""
+"""Rendering of an exam slab by slab: body, lungs, heart, vessels, clots, then the acquisition effects."""
 
 import numpy as np
 
@@ -7,48 +7,54 @@ from input.phantom import chest_wall as wall
 from input.phantom import physics
 from input.phantom import vessel_trees as vessels
 from input.phantom.abdomen import paint_abdomen
-from input.phantom.confounders import draw_confounders
+from input.phantom.confounders import sample_confounders
 from input.phantom.difficulty import Difficulty
 from input.phantom.emboli import Clot, clot_tubes
 from input.phantom.heart_anatomy import Heart, paint_heart
 from input.phantom.lungs import Texture, paint_lungs
+from input.phantom.mediastinum import build_airways, build_great_vessels
 from input.phantom.patient import Patient
-from input.phantom.raster import Grid, Tubes, join, tube_coverage
+from input.phantom.raster import Box, Grid, Tubes, tube_coverage
 from input.phantom.thorax import cage_field
 
-MEDIASTINAL_FAT = -80.0
+MEDIASTINAL_FAT = -80.0  # HU
 BRONCHIAL_WALL_MM = 0.9
+STREAK_HU = 450.0  # attenuation of the superior vena cava above which streaks appear
 
 
 class Scene:
-    """Everything of an exam that does not depend on the slab being drawn."""
+    """The parts of an exam that do not depend on the slab being rendered.
+
+    Args:
+        patient: the patient's dimensions.
+        heart: the chambers.
+        arteries: the arterial tree, widened by the clots.
+        clots: the clots.
+        labels: positive exam and QA labels.
+        difficulty: parameters of the level.
+        rng: the exam's `streams`.
+    """
 
     def __init__(
-        self, patient: Patient, heart: Heart, arteries: vessels.Arteries, clots: list[Clot], on: frozenset[str],
+        self, patient: Patient, heart: Heart, arteries: vessels.Arteries, clots: list[Clot], labels: frozenset[str],
         difficulty: Difficulty, rng: dict[str, np.random.Generator],
     ) -> None:  # fmt: skip
-        self.patient, self.heart, self.arteries, self.clots, self.on, self.rng = (
-            patient,
-            heart,
-            arteries,
-            clots,
-            on,
-            rng,
-        )
-        self.veins = vessels.draw_veins(patient, rng["anatomy"], twigs=difficulty.twigs)
-        self.great = vessels.draw_great_vessels(patient)
-        self.airways = vessels.draw_airways(patient, arteries)
+        self.patient, self.heart, self.arteries, self.clots, self.rng = patient, heart, arteries, clots, rng
+        self.veins = vessels.build_veins(patient, rng["anatomy"], twigs=difficulty.twigs)
+        self.great = build_great_vessels(patient)
+        self.airways = build_airways(patient, arteries)
         self.texture = Texture(patient, rng["anatomy"])
         self.scapulae = wall.scapulae(patient)
-        self.contrast = physics.draw_contrast(rng["physics"], poor=QA_CONTRAST in on)
-        self.scanner = physics.draw_scanner(rng["physics"], difficulty.noise_sd)
-        self.breath_mm = float(rng["physics"].uniform(5, 9)) * (QA_MOTION in on)
-        self.confounders = draw_confounders(
-            on, arteries, self.veins, self.great["cava"], self.airways, self.contrast.artery, difficulty, rng["physics"]
-        )
+        self.contrast = physics.sample_contrast(rng["physics"], poor=QA_CONTRAST in labels)
+        self.scanner = physics.sample_scanner(rng["physics"], difficulty.noise_sd)
+        self.breath_mm = float(rng["physics"].uniform(5, 9)) * (QA_MOTION in labels)
+        self.confounders = sample_confounders(
+            labels, arteries, self.veins, self.great["cava"], self.airways, self.contrast.artery, difficulty,
+            rng["physics"],
+        )  # fmt: skip
 
-    def draw(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """HU (int16) and artery mask (bool) of a slab, both (z, y, x)."""
+    def render(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Render a slab: HU (int16) and artery mask (bool), both (z, y, x)."""
         volume = np.empty(grid.shape, np.float32)
         self._paint_body(volume, grid)
         artery = self._paint_vessels(volume, grid)
@@ -67,40 +73,41 @@ class Scene:
         paint_lungs(volume, self.patient, cage, grid, self.texture)
         wall.paint_table(volume, self.patient, grid)
         blend(volume, grid, self.scapulae, 420)
-        c = self.contrast
-        right_atrium = 0.6 * c.right_heart + 0.4 * c.lower_cava
+        blood = self.contrast
         hu = {
             "fat": MEDIASTINAL_FAT,
             "muscle": 62.0,
-            "rv": c.right_heart,
-            "ra": right_atrium,
-            "lv": c.left_heart,
-            "la": c.left_heart,
+            "rv": blood.right_heart,
+            "ra": 0.6 * blood.right_heart + 0.4 * blood.lower_cava,
+            "lv": blood.left_heart,
+            "la": blood.left_heart,
         }
         paint_heart(volume, self.heart, grid, hu)
 
     def _paint_vessels(self, volume: np.ndarray, grid: Grid) -> np.ndarray:
-        c, great, other = self.contrast, self.great, self.confounders
+        """Blend airways, vessels and clots; returns the artery mask, bool (z, y, x)."""
+        blood, great, confounders = self.contrast, self.great, self.confounders
         blend(volume, grid, great["oesophagus"], 38)
-        if other.nodes is not None:
-            blend(volume, grid, other.nodes, 48)
-        blend(volume, grid, great["lower_cava"], c.lower_cava)
+        if confounders.nodes is not None:
+            blend(volume, grid, confounders.nodes, 48)
+        blend(volume, grid, great["lower_cava"], blood.lower_cava)
         blend(volume, grid, great["azygos"], 90)
-        blend(volume, grid, great["brachiocephalic"], c.cava * 0.8)
-        blend(volume, grid, great["cava"], c.cava)
+        blend(volume, grid, great["brachiocephalic"], blood.cava * 0.8)
+        blend(volume, grid, great["cava"], blood.cava)
         self._paint_airways(volume, grid)
-        blend(volume, grid, self.veins, c.vein)
-        blend(volume, grid, great["aorta"], c.aorta)
-        for tubes, value in other.defects:
+        blend(volume, grid, self.veins, blood.vein)
+        blend(volume, grid, great["aorta"], blood.aorta)
+        for tubes, value in confounders.defects:
             blend(volume, grid, tubes, value)
-        # Arteries and their clots come last: nothing may hide what the labels speak of.
-        drawn = blend(volume, grid, self.arteries.tubes, c.artery)
-        for tubes, value in other.flow:
-            blend(volume, grid, tubes, value, within=drawn)
+        # Arteries and their clots come last, so that nothing hides what the labels describe.
+        lumen = blend(volume, grid, self.arteries.tubes, blood.artery)
+        for tubes, value in confounders.flow:
+            blend(volume, grid, tubes, value, within=lumen)
         for clot in self.clots:
-            blend(volume, grid, clot_tubes(clot, self.arteries), clot.hu, within=drawn)
+            blend(volume, grid, clot_tubes(clot, self.arteries), clot.hu, within=lumen)
+        box, cover = lumen
         artery = np.zeros(grid.shape, bool)
-        artery[drawn[0]] = drawn[1] > 0.5
+        artery[box] = cover > 0.5
         return artery
 
     def _paint_airways(self, volume: np.ndarray, grid: Grid) -> None:
@@ -109,27 +116,30 @@ class Scene:
         blend(volume, grid, self.airways.take(~plugged), -985)
 
     def _add_streaks(self, volume: np.ndarray, grid: Grid) -> None:
-        """Streaks where the upper vena cava is brighter than 450 HU."""
-        tubes = join([self.great["cava"]])
+        """Add streaks around the superior vena cava where it is brighter than STREAK_HU."""
+        tubes = self.great["cava"]
         middle = (tubes.start + tubes.end) / 2
         order = np.argsort(middle[:, 2])
         z = middle[order, 2]
         source = np.stack([np.interp(grid.z, z, middle[order, i], left=np.nan, right=np.nan) for i in (0, 1)], axis=1)
-        strength = max(0.0, self.contrast.cava - 450) / 850 * 55
+        strength = max(0.0, self.contrast.cava - STREAK_HU) / 850 * 55
         physics.add_streaks(volume, grid, source, strength, self.rng["physics"])
 
 
 def blend(
-    volume: np.ndarray, grid: Grid, tubes: Tubes, value: float, within: tuple[tuple, np.ndarray] | None = None
-) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """Blend tubes of one attenuation (HU) into the volume; returns their box and coverage.
+    volume: np.ndarray, grid: Grid, tubes: Tubes, value: float, within: tuple[Box, np.ndarray] | None = None
+) -> tuple[Box, np.ndarray]:
+    """Blend tubes of one attenuation into a volume.
 
     Args:
-        volume: (z, y, x), changed in place.
-        grid: its coordinates.
-        tubes: what to draw.
-        value: HU.
+        volume: HU, (z, y, x), changed in place.
+        grid: coordinates of the volume.
+        tubes: the tubes to blend.
+        value: attenuation, HU.
         within: box and coverage of other tubes that limit these.
+
+    Returns:
+        Box and coverage of the tubes.
     """
     box, cover = tube_coverage(grid, tubes)
     if cover.size:
@@ -140,12 +150,12 @@ def blend(
     return box, cover
 
 
-def _limited(box: tuple, cover: np.ndarray, outer_box: tuple, outer: np.ndarray) -> np.ndarray:
-    """The coverage where another one has it too."""
+def _limited(box: Box, cover: np.ndarray, outer_box: Box, outer: np.ndarray) -> np.ndarray:
+    """Limit a coverage to that of other tubes: the voxel-wise minimum, 0 outside their box."""
     limited = np.zeros_like(cover)
     low = [max(a.start, b.start) for a, b in zip(box, outer_box, strict=True)]
     high = [max(lo, min(a.stop, b.stop)) for lo, a, b in zip(low, box, outer_box, strict=True)]
-    own = tuple(slice(lo - a.start, hi - a.start) for lo, hi, a in zip(low, high, box, strict=True))
-    other = tuple(slice(lo - b.start, hi - b.start) for lo, hi, b in zip(low, high, outer_box, strict=True))
-    limited[own] = np.minimum(cover[own], outer[other])
+    inner = tuple(slice(lo - a.start, hi - a.start) for lo, hi, a in zip(low, high, box, strict=True))
+    shared = tuple(slice(lo - b.start, hi - b.start) for lo, hi, b in zip(low, high, outer_box, strict=True))
+    limited[inner] = np.minimum(cover[inner], outer[shared])
     return limited

@@ -1,9 +1,8 @@
-"""Body wall, lungs, mediastinum and what lies below the diaphragm, as fields in mm.
+"""Geometry of the thorax as fields in mm: thoracic cage, mediastinum, diaphragm, pericardium and lungs.
 
-The thoracic cage is a rounded ellipse whose half-axes change with height; everything outside it is a
-layer of a thickness that depends on the angle around the chest. The lungs are the cage without the
-mediastinum (a table of half-widths), the heart, the spine and what the diaphragm domes push up.
-All functions take reference coordinates: those of `Patient` divided by its scale.
+The cage is a rounded ellipse whose semi-axes change with height. The lungs are the cage without the mediastinum (a
+table of half-widths), the heart, the spine and the organs below the diaphragm. Reference coordinates are those of the
+reference anatomy: patient coordinates less `Patient.shift`, divided by `Patient.scale`.
 """
 
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from input.phantom.patient import Patient
 from input.phantom.raster import Grid
 
 Z_KNOTS = np.array([-220, -170, -120, -60, -20, 20, 50, 75, 95, 106, 112], float)
-#: Half width and half depth of the cage's inner surface by height, mm.
+#: Half width and half depth of the inner surface of the cage at the heights Z_KNOTS, mm.
 HALF_WIDTH = np.array([118, 122, 122, 119, 115, 108, 96, 78, 52, 26, 6], float)
 HALF_DEPTH = np.array([88, 88, 87, 84, 80, 75, 68, 57, 42, 22, 5], float)
 
 MEDIASTINUM_Y = np.array([-95, -80, -60, -35, -10, 15, 40, 60, 80], float)
 MEDIASTINUM_Z = np.array([-120, -80, -40, -15, 10, 40, 70, 95], float)
-#: Distance of the mediastinum's right edge from the midline, rows by z, columns by y.
+#: Distance of the edges of the mediastinum from the midline, mm; rows by z, columns by y.
 RIGHT_EDGE = np.array(
     [
         [12, 12, 30, 40, 42, 28, 18, 21, 24],
@@ -51,14 +50,14 @@ LEFT_EDGE = np.array(
 
 @dataclass(frozen=True)
 class CageField:
-    """The cage on a grid: `rho` is 1 on its inner surface; `angle` runs from -1 (front) to 1 (back)."""
+    """The thoracic cage evaluated on a grid."""
 
-    x: np.ndarray  # reference mm, broadcast shapes
+    x: np.ndarray  # reference mm, broadcastable
     y: np.ndarray
     z: np.ndarray
-    rho: np.ndarray  # (z, y, x)
-    outside: np.ndarray  # mm outside the inner surface, (z, y, x)
-    angle: np.ndarray  # (z, y, x)
+    rho: np.ndarray  # (z, y, x), relative radius: 1 on the inner surface
+    outside: np.ndarray  # (z, y, x), mm outside the inner surface; negative inside
+    angle: np.ndarray  # (z, y, x), from -1 (front) to 1 (back)
 
 
 def cage_field(patient: Patient, grid: Grid) -> CageField:
@@ -75,15 +74,16 @@ def cage_field(patient: Patient, grid: Grid) -> CageField:
 
 
 def reference_axes(patient: Patient, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The grid's coordinates mapped back onto the reference anatomy; float32, broadcast shapes."""
-    return tuple(
+    """Map x, y, z of a grid to reference coordinates; float32, broadcastable."""
+    x, y, z = (
         ((axis - np.float32(shift)) / np.float32(scale)).astype(np.float32)
         for axis, shift, scale in zip(grid.open(), patient.shift, patient.scale, strict=True)
     )
+    return x, y, z
 
 
 def cage_axes(patient: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half width and half depth (mm) at heights z, floored where the cage ends."""
+    """Return half width and half depth of the cage (reference mm) at heights z, constant beyond its ends."""
     kyphosis = 1 + patient.kyphosis / 400
     a = np.interp(z, Z_KNOTS, HALF_WIDTH).astype(np.float32)
     b = (np.interp(z, Z_KNOTS, HALF_DEPTH) * kyphosis).astype(np.float32)
@@ -91,7 +91,7 @@ def cage_axes(patient: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mediastinum_edges(y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right (negative) and left (positive) edge of the mediastinum, mm; y and z broadcast."""
+    """Return x of the right (negative) and left (positive) edge of the mediastinum, mm; y and z broadcast."""
     fy = np.interp(y, MEDIASTINUM_Y, np.arange(len(MEDIASTINUM_Y)))
     fz = np.interp(z, MEDIASTINUM_Z, np.arange(len(MEDIASTINUM_Z)))
     iy, iz = np.minimum(fy.astype(int), len(MEDIASTINUM_Y) - 2), np.minimum(fz.astype(int), len(MEDIASTINUM_Z) - 2)
@@ -105,7 +105,14 @@ def mediastinum_edges(y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def dome_height(patient: Patient, x: np.ndarray, y: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """Height (reference mm) of the diaphragm; x, y, rho broadcast."""
+    """Return the height of the diaphragm (reference mm).
+
+    Args:
+        patient: the patient's dimensions.
+        x: reference mm.
+        y: reference mm.
+        rho: relative radius in the cage; the arrays broadcast.
+    """
     top = np.where(x < 0, np.float32(-98), np.float32(-110)) + np.float32(patient.dome)
     across = np.where(x < 0, x + 60, x - 62) / np.float32(75)
     along = (y + 12) / np.float32(75)
@@ -114,7 +121,7 @@ def dome_height(patient: Patient, x: np.ndarray, y: np.ndarray, rho: np.ndarray)
 
 
 def heart_outline(patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre, axes and semi-axes (reference mm) of the pericardium."""
+    """Return centre, axes (rows) and semi-axes of the pericardium, reference mm."""
     angle = np.deg2rad(38) + patient.tilt
     u = np.array([np.cos(angle) * 0.94, -np.sin(angle) * 0.94, -0.34])
     v = np.array([-np.sin(angle), -np.cos(angle), 0.0])
@@ -123,12 +130,12 @@ def heart_outline(patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def lung_margin(patient: Patient, cage: CageField) -> np.ndarray:
-    """How deep a point lies in a lung (about mm, negative outside), (z, y, x) or (n,) for points."""
+    """Return the approximate depth in the lung (mm, negative outside), (z, y, x) or (n,) as the cage."""
     x, y, z = cage.x, cage.y, cage.z
     right, left = mediastinum_edges(y, z)
     margin = np.minimum(-cage.outside, np.maximum(x - left, right - x))
     np.minimum(margin, z - dome_height(patient, x, y, cage.rho), out=margin)
-    # The vertebra and the heart push into the lungs.
+    # The spine and the heart indent the lungs.
     spine = np.sqrt((x / 1.1) ** 2 + (y - 62) ** 2) - np.float32(19)
     np.minimum(margin, spine, out=margin)
     centre, axes, semi = heart_outline(patient)
@@ -149,19 +156,29 @@ def lung_margin(patient: Patient, cage: CageField) -> np.ndarray:
 
 
 def lung_points(patient: Patient, count: int, rng: np.random.Generator, margin: float = 4.0) -> np.ndarray:
-    """Draw `count` points (reference mm) evenly in the lungs, at least `margin` mm below their surface."""
-    found: list[np.ndarray] = []
+    """Sample points uniformly in the lungs.
+
+    Args:
+        patient: the patient's dimensions.
+        count: number of points.
+        rng: random generator.
+        margin: least depth below the surface of the lung, mm.
+
+    Returns:
+        (count, 3) reference mm.
+    """
+    accepted: list[np.ndarray] = []
     total = 0
     while total < count:
         points = rng.uniform([-122, -90, -175], [122, 90, 108], (count * 4, 3))
-        chosen = points[point_margin(patient, points) > margin]
-        found.append(chosen)
-        total += len(chosen)
-    return np.concatenate(found)[:count]
+        inside = points[point_margin(patient, points) > margin]
+        accepted.append(inside)
+        total += len(inside)
+    return np.concatenate(accepted)[:count]
 
 
 def point_margin(patient: Patient, points: np.ndarray) -> np.ndarray:
-    """`lung_margin` of reference points (n, 3)."""
+    """Return the depth in the lung, as `lung_margin`, of reference points (n, 3)."""
     x, y, z = points.astype(np.float32).T
     a, b = cage_axes(patient, z)
     u, v = (x / a) ** 2, (y / b) ** 2

@@ -1,15 +1,15 @@
-"""What a Kaggle notebook without Internet needs, packed as data sets.
+"""Data sets for a Kaggle notebook without Internet.
 
     OUT/pe-ensemble/
         code/              the packages of this checkout, the settings, the lock files
-        run/               the finished run as PE_ROOT holds it: networks, ensemble, manifests; settings.toml
+        run/               the finished run in the layout of PE_ROOT: networks, ensemble, manifests; settings.toml
         dataset-metadata.json
     OUT/pe-wheels/
-        requirements.lock  and, once `pip download` has run, a wheel for each of its lines
+        requirements.lock  and, after `pip download`, a wheel for each of its lines
         dataset-metadata.json
 
-No slice, no label row and no table of predictions is packed: the contest's licence does not allow the first two, and
-predicting needs none of them.
+No slices, no labels and no tables of predictions are packed: the contest's licence does not allow the first two, and
+prediction needs none of them.
 """
 
 import json
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.fit_ensemble import ensemble_artifact
-from models.inference import GRAPH, GRAPH_WEIGHTS
+from models.network_names import network_names
+from models.prediction_engine import GRAPH, GRAPH_WEIGHTS
 from pipeline import paths
 from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.console import say
@@ -33,24 +34,24 @@ from submissions.software_name import project
 ENSEMBLE, WHEELS = "pe-ensemble", "pe-wheels"
 PACKAGES = ("input", "features", "models", "ensemble", "submissions", "inference", "pipeline")
 TOP_FILES = ("run.sh", "pyproject.toml", "README.md", "LICENSE", "requirements-cpu.lock", "requirements-gpu.lock")
-#: Folders of products inside the packages, and what is not needed.
-_NOT_CODE = {"raw", "prepared", "store", "runs", "weights", "predicted", "__pycache__"}
+#: Folders of artifacts and caches inside the packages.
+_NOT_CODE = {"raw", "prepared", "store", "runs", "results", "weights", "__pycache__"}
 _CODE = {".py", ".json", ".toml", ".html", ".j2", ".css", ".js"}
 
 
 def pack(settings: Settings, out: Path, *, user: str = "USER") -> None:
-    """Write the data sets of a finished run below `out`, and say what makes and sends them.
+    """Write the data sets of a finished run below `out`, and print the next commands.
 
     Args:
         settings: those of the finished run.
         out: a new or empty folder.
-        user: the owner on Kaggle, for the data sets' ids.
+        user: the data sets' owner on Kaggle.
 
     Raises:
         UserError: no finished run with these settings, a file that does not match its manifest, or `out` is not empty.
     """
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: not empty; kaggle-dataset writes into a new or empty folder")
+        raise UserError(f"Folder is not empty: {out}. Expected a new or empty folder. Choose another --out.")
     require_finished(settings)
     copy_code(out / ENSEMBLE / "code")
     copy_run(settings, out / ENSEMBLE / "run")
@@ -59,11 +60,11 @@ def pack(settings: Settings, out: Path, *, user: str = "USER") -> None:
     for name, title in ((ENSEMBLE, "PE ensemble: code and finished run"), (WHEELS, "PE ensemble: wheels")):
         metadata = {"title": title, "id": f"{user}/{name}", "licenses": [{"name": "other"}]}
         write_json(out / name / "dataset-metadata.json", metadata)
-    _tell(out)
+    _print_next_steps(out)
 
 
 def copy_code(out: Path) -> None:
-    """Copy the packages, the settings and the lock files; products and caches stay."""
+    """Copy the packages, the settings and the lock files, without artifacts and caches."""
     files = [paths.CHECKOUT / name for name in TOP_FILES if (paths.CHECKOUT / name).is_file()]
     files += (paths.CHECKOUT / "settings").glob("*.toml")
     for package in PACKAGES:
@@ -73,30 +74,37 @@ def copy_code(out: Path) -> None:
 
 
 def _is_code(file: Path) -> bool:
-    inside = file.relative_to(paths.CHECKOUT)
-    product = inside.parts[0] == "submissions" and len(inside.parts) == 2 and file.suffix != ".py"
-    return file.is_file() and file.suffix in _CODE and not product and _NOT_CODE.isdisjoint(inside.parts)
+    return file.is_file() and file.suffix in _CODE and _NOT_CODE.isdisjoint(file.relative_to(paths.CHECKOUT).parts)
 
 
 def copy_run(settings: Settings, out: Path) -> None:
-    """Copy what predicting reads of a finished run, each file checked against its manifest first."""
+    """Copy the files of a finished run that prediction reads, each checked against its manifest first.
+
+    Args:
+        settings: those of the finished run.
+        out: the folder to copy to, in the layout of PE_ROOT.
+
+    Raises:
+        UserError: a file does not match its manifest, or the run changed meanwhile.
+    """
     for folder in (paths.prepared(), paths.store()):
-        _copy_product(folder, [], out)
-    for network in settings.models.networks:
+        _copy_files(folder, [], out)
+    for network in network_names(settings.models):
         for fold in range(settings.input.folds):
             folder = paths.model_run(network, fold)
-            there = read_manifest(folder)["files"]
-            names = [GRAPH, GRAPH_WEIGHTS] if GRAPH in there else ["weights.npz"]
-            _copy_product(folder, [*names, *(["scale.npz"] if "scale.npz" in there else [])], out)
+            recorded = read_manifest(folder)["files"]
+            names = [GRAPH, GRAPH_WEIGHTS] if GRAPH in recorded else ["weights.npz"]
+            _copy_files(folder, [*names, *(["scale.npz"] if "scale.npz" in recorded else [])], out)
     folder = paths.ensemble_run()
     trees = [name for name in read_manifest(folder)["files"] if name.startswith("trees/final/")]
-    _copy_product(folder, ["models.json", *trees], out)
+    _copy_files(folder, ["models.json", *trees], out)
     write_text(out / "settings.toml", settings_text(settings))
     if ensemble_artifact(settings).stale_reason():
-        raise UserError("The run changed while it was packed; run kaggle-dataset again")
+        raise UserError("The run changed while it was packaged. Run ./run.sh kaggle-dataset again.")
 
 
-def _copy_product(folder: Path, names: list[str], out: Path) -> None:
+def _copy_files(folder: Path, names: list[str], out: Path) -> None:
+    """Copy files of an artifact and its manifest."""
     verify(folder, names)
     target = out / folder.relative_to(paths.root())
     for name in (*names, MANIFEST):
@@ -109,12 +117,12 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def settings_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `load_settings` reads; no path of this machine is among them."""
-    return "# The resolved settings of the packed run.\n" + "\n".join(_toml(settings.without_place())) + "\n"
+    """The resolved settings as TOML that `load_settings` reads, without paths of this machine."""
+    return "# The resolved settings of the packaged run.\n" + "\n".join(_toml(settings.without_paths())) + "\n"
 
 
 def _toml(table: dict[str, Any], name: str = "") -> list[str]:
-    """Lines of a table: its values, then its sub-tables. JSON's numbers, texts and lists are TOML's too."""
+    """Lines of a table: its values, then its sub-tables. Numbers, strings and lists look the same in JSON and TOML."""
     values = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
     lines = [f"\n[{name}]", *values] if name else values
     for key, value in table.items():
@@ -124,12 +132,12 @@ def _toml(table: dict[str, Any], name: str = "") -> list[str]:
 
 
 def download_command(out: Path, python: str = "") -> list[str]:
-    """The command that fills the wheels' folder from the lock; it takes the wheels that suit its own Python.
+    """The pip command that downloads the wheels of the lock file; it selects wheels for the Python that runs it.
 
     Args:
         out: as given to `pack`.
-        python: a Python of Kaggle's version on Linux x86-64 (`!python --version` in a notebook tells it), e.g.
-            python3.11; this process's when empty.
+        python: a Python of Kaggle's version on Linux x86-64 (`!python --version` in a notebook prints it), e.g.
+            python3.11; the Python of this process if empty.
     """
     options = ["--only-binary", ":all:", "--require-hashes", "--no-deps"]
     files = ["-d", str(out / WHEELS), "-r", str(out / WHEELS / "requirements.lock")]
@@ -139,23 +147,30 @@ def download_command(out: Path, python: str = "") -> list[str]:
 def download_wheels(out: Path, python: str = "") -> None:
     """Run `download_command`.
 
+    Args:
+        out: as given to `pack`.
+        python: see `download_command`.
+
     Raises:
-        UserError: pip failed, or the Python has none.
+        UserError: pip failed or is not installed.
     """
     command = download_command(out, python)
     if subprocess.run([*command[:3], "--version"], capture_output=True).returncode:
         raise UserError(
-            f"{command[0]} has no pip (an environment that uv made has none): name one that has, --python python3"
+            f"{command[0]} has no pip; environments made by uv have none. Give a Python with pip: --python python3"
         )
     if subprocess.run(command).returncode:
-        raise UserError("pip download failed, its lines above say why; the same command goes on with what is missing")
+        raise UserError(
+            "pip download failed; see its output above. Download what is missing with the command that kaggle-dataset "
+            "printed."
+        )
 
 
-def _tell(out: Path) -> None:
+def _print_next_steps(out: Path) -> None:
     size = sum(file.stat().st_size for file in (out / ENSEMBLE).rglob("*") if file.is_file())
     say(f"{paths.shown(out / ENSEMBLE)}: {size / 1e6:.1f} MB, {project()['name']} {project()['version']}")
     say("next:")
     say(f"  {' '.join(download_command(out))}")
     for name in (ENSEMBLE, WHEELS):
         say(f"  kaggle datasets create -p {paths.shown(out / name)} --dir-mode zip")
-    say("  python -m submissions notebook --out pe.ipynb")
+    say("  ./run.sh notebook --out pe.ipynb")

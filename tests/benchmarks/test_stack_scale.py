@@ -1,12 +1,12 @@
-"""The contest that the scale benchmark draws has the real one's shares."""
+"""The simulated contest of the scale benchmark has the statistics of the real one."""
 
 import pytest
 
+from benchmarks.simulated_predictions import CONTEST_SLICES, simulate_contest
 from input.contest import STUDY
-from tests.support.simulated_predictions import CONTEST_SLICES, simulate_contest
 
 
-def test_the_drawn_predictions_have_the_contest_s_shares() -> None:
+def test_the_simulated_contest_has_the_statistics_of_the_real_one() -> None:
     contest, networks = simulate_contest(train=240, test=60, seed=0, folds=2, backbones=("a",))
     q = contest.exams["q"].dropna()
     assert (q > 0).mean() == pytest.approx(0.304, abs=0.06)

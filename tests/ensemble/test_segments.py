@@ -1,16 +1,17 @@
-"""Numbers per exam against the same numbers computed exam by exam."""
+"""Vectorised reductions against the same values computed exam by exam."""
 
 import numpy as np
 import pytest
 
-from ensemble.exam_table import _measured_numbers
+from ensemble.exam_table import _measured_features
 from ensemble.segments import Segments
 
 SIZES = (1, 5, 2, 9)
+Layout = tuple[Segments, np.ndarray, list[slice]]
 
 
 @pytest.fixture
-def layout() -> tuple[Segments, np.ndarray, list[slice]]:
+def layout() -> Layout:
     generator = np.random.default_rng(3)
     starts = np.concatenate([[0], np.cumsum(SIZES)])
     z = np.concatenate([np.sort(generator.uniform(-200, 200, size)) for size in SIZES])
@@ -18,7 +19,7 @@ def layout() -> tuple[Segments, np.ndarray, list[slice]]:
     return Segments(starts, z), generator.normal(size=len(z)), parts
 
 
-def test_quantiles_and_sums_match_numpy(layout):
+def test_quantiles_and_sums_match_numpy(layout: Layout) -> None:
     segments, values, parts = layout
     expected = np.array([np.quantile(values[part], (0.1, 0.5, 0.9)) for part in parts])
     np.testing.assert_allclose(segments.quantiles(values, (0.1, 0.5, 0.9)), expected)
@@ -26,18 +27,18 @@ def test_quantiles_and_sums_match_numpy(layout):
     np.testing.assert_allclose(segments.max(values), [values[part].max() for part in parts])
 
 
-def test_thickness_is_half_the_distance_between_neighbours():
+def test_thickness_is_half_the_distance_between_neighbours() -> None:
     segments = Segments(np.array([0, 4, 5]), np.array([0.0, 2.0, 6.0, 7.0, 3.0]))
     np.testing.assert_allclose(segments.thickness, [2.0, 3.0, 2.5, 1.0, 1.0])
 
 
-def test_top_mm_takes_part_of_the_slice_at_the_border():
+def test_top_mm_includes_part_of_the_last_slice() -> None:
     segments = Segments(np.array([0, 3]), np.array([0.0, 2.0, 4.0]))
     values = np.array([1.0, 5.0, 3.0])
     np.testing.assert_allclose(segments.top_mm(values, (2.0, 3.0, 100.0)), [[5.0, (5 * 2 + 3) / 3, 3.0]])
 
 
-def test_longest_run_and_extent_stop_at_the_exam():
+def test_longest_run_and_extent_do_not_cross_exams() -> None:
     segments = Segments(np.array([0, 4, 7]), np.array([0.0, 1, 2, 3, 0, 1, 2]))
     mask = np.array([True, False, True, True, True, False, False])
     np.testing.assert_allclose(segments.longest_run(mask), [2.0, 1.0])
@@ -45,44 +46,44 @@ def test_longest_run_and_extent_stop_at_the_exam():
     np.testing.assert_allclose(segments.extent(np.zeros(7, bool)), [0.0, 0.0])
 
 
-def test_rolling_numbers_and_smoothing_match_loops(layout):
+def test_rolling_values_and_smoothing_match_loops(layout: Layout) -> None:
     segments, values, parts = layout
     for half in (0.5, 40.0, 1000.0):
         low, high, smooth = [], [], []
         for part in parts:
             z, v, t = segments.z[part], values[part], segments.thickness[part]
-            for here in z:
-                near = np.abs(z - here) <= half
+            for position in z:
+                near = np.abs(z - position) <= half
                 low.append(np.average(v[near], weights=t[near]))
                 high.append(v[near].max())
-                kernel = t * np.exp(-0.5 * ((z - here) / half) ** 2) * (np.abs(z - here) <= 3 * half)
+                distance = np.abs(z - position)
+                kernel = t * np.exp(-0.5 * (distance / half) ** 2) * (distance <= 3 * half)
                 smooth.append(np.average(v, weights=kernel))
         np.testing.assert_allclose(segments.rolling_mean(values, half), low)
         np.testing.assert_allclose(segments.rolling_max(values, half), high)
         np.testing.assert_allclose(segments.smooth(values, half), smooth)
 
 
-def test_neighbours_are_taken_by_mm_and_held_at_the_ends():
+def test_offsets_are_in_mm_and_constant_beyond_the_ends() -> None:
     segments = Segments(np.array([0, 3, 5]), np.array([0.0, 10.0, 30.0, 0.0, 10.0]))
     values = np.array([0.0, 1.0, 5.0, 100.0, 200.0])
     np.testing.assert_allclose(segments.at_offset(values, 5.0), [0.5, 2.0, 5.0, 150.0, 200.0])
     np.testing.assert_allclose(segments.at_offset(values, -20.0), [0.0, 0.0, 1.0, 100.0, 100.0])
 
 
-def test_an_exam_without_z_counts_its_slices():
+def test_an_exam_with_an_unknown_z_uses_slice_numbers() -> None:
     segments = Segments(np.array([0, 3]), np.array([np.nan, 4.0, 5.0]))
     np.testing.assert_allclose(segments.z, [0.0, 1.0, 2.0])
 
 
-def test_a_number_that_no_slice_of_an_exam_has_is_missing_not_zero():
+def test_a_measurement_missing_on_every_slice_is_missing_not_zero() -> None:
     segments = Segments(np.array([0, 2, 4]), np.array([0.0, 1, 0, 1]))
     values, attention = np.array([np.nan, np.nan, 7.0, np.nan]), np.ones(4)
-    found = _measured_numbers(segments, "noise", values, attention)
-    for number in found.values():
-        assert np.isnan(number[0]) and number[1] == pytest.approx(7.0)
+    for feature in _measured_features(segments, "noise", values, attention).values():
+        assert np.isnan(feature[0]) and feature[1] == pytest.approx(7.0)
 
 
-def test_ascending_sorts_within_exams_with_signs_infinities_and_missing_numbers():
+def test_ascending_sorts_within_exams_with_signs_infinities_and_nan() -> None:
     segments = Segments(np.array([0, 5, 9]), np.arange(9.0))
     values = np.array([3.5, -0.25, -np.inf, 0.0, -7.0, np.nan, 1e30, -1e30, np.inf])
     assert segments.ascending(values).tolist() == [2, 4, 1, 3, 0, 7, 6, 8, 5]

@@ -1,4 +1,4 @@
-"""The pixel store: lossless, whole or absent, a plane a chunk."""
+"""The pixel store: lossless, complete or absent, one chunk per plane."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def hu():
     return np.random.default_rng(0).integers(-1024, 3072, (3, 10, 15)).astype(np.int16)
 
 
-def test_pixels_come_back_exactly(tmp_path, hu):
+def test_pixels_are_read_back_exactly(tmp_path, hu):
     exam = write(tmp_path, hu)
     np.testing.assert_array_equal(exam.hu[:], hu)
     np.testing.assert_array_equal(exam.hu[1], hu[1])
     np.testing.assert_array_equal(exam.hu[0:2], hu[0:2])
 
 
-def test_facts_come_back_exactly(tmp_path, hu):
+def test_facts_are_read_back_exactly(tmp_path, hu):
     exam = write(tmp_path, hu)
     assert len(exam) == 3
     assert exam.sop_uids == ("s0", "s1", "s2")
@@ -41,8 +41,8 @@ def test_facts_come_back_exactly(tmp_path, hu):
     assert exam.sidecar["quarantine"] == {"s9": "truncated"}
 
 
-def test_the_middle_is_told_in_stored_columns(tmp_path, hu):
-    # The box's centre is raw column 19, the middle 3 raw pixels of 0.75 mm to its right side: 1.5 stored pixels.
+def test_the_midline_is_in_stored_columns(tmp_path, hu):
+    # The box's centre is raw column 19, the midline is 3 raw pixels of 0.75 mm to its left: 1.5 stored pixels.
     assert write(tmp_path, hu).middle_column == pytest.approx(7.5 - 1.5)
 
 
@@ -57,7 +57,7 @@ def test_the_same_exam_gives_the_same_bytes(tmp_path, hu):
     assert sidecar_path(tmp_path / "one", "a1").read_bytes() == sidecar_path(tmp_path / "two", "a1").read_bytes()
 
 
-def test_without_its_sidecar_an_exam_is_not_there(tmp_path, hu):
+def test_an_exam_without_its_sidecar_is_not_in_the_store(tmp_path, hu):
     write(tmp_path, hu)
     sidecar_path(tmp_path, "a1").unlink()
     assert not is_stored(tmp_path, "a1")
@@ -66,29 +66,29 @@ def test_without_its_sidecar_an_exam_is_not_there(tmp_path, hu):
         open_exam(tmp_path, "a1")
 
 
-def test_an_exam_that_is_being_rewritten_is_not_there(tmp_path, hu, monkeypatch):
+def test_an_exam_whose_rewriting_failed_is_not_in_the_store(tmp_path, hu, monkeypatch):
     write(tmp_path, hu)
 
-    def full_disk(path, data):
+    def fail_as_full_disk(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("features.store.write_bytes", full_disk)
+    monkeypatch.setattr("features.store.write_bytes", fail_as_full_disk)
     with pytest.raises(UserError, match="No space"):
         write(tmp_path, hu[:2])
     assert not is_stored(tmp_path, "a1")
 
 
-def test_a_sidecar_of_another_shape_is_told(tmp_path, hu):
+def test_a_sidecar_of_another_shape_is_an_error(tmp_path, hu):
     write(tmp_path, hu)
     array = array_path(tmp_path, "a1").read_bytes()
     write(tmp_path, hu[:2])
     array_path(tmp_path, "a1").write_bytes(array)
-    with pytest.raises(UserError, match=r"expected shape \[2, 10, 15\]"):
+    with pytest.raises(UserError, match=r"Expected shape \[2, 10, 15\]"):
         open_exam(tmp_path, "a1")
 
 
 @pytest.mark.parametrize("change", [{"sop_uids": ("s0",)}, {"z_mm": np.zeros(2)}])
-def test_planes_without_uid_or_position_are_refused(tmp_path, hu, change):
-    with pytest.raises(ValueError, match="a position and a UID a plane"):
+def test_planes_without_uid_or_position_are_rejected(tmp_path, hu, change):
+    with pytest.raises(ValueError, match="one position and one UID per plane"):
         write(tmp_path, hu, **change)
     assert stored_studies(tmp_path) == []

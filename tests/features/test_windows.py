@@ -1,4 +1,4 @@
-"""Windows and 2.5-D stacks: fixed bounds, and neighbours that repeat at the edges."""
+"""HU windows with fixed bounds, and 2.5-D stacks whose neighbours repeat at the edges."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ def test_a_window_maps_its_bounds_to_zero_and_one():
 
 
 def test_a_window_does_not_depend_on_the_other_pixels():
-    one = apply_window(np.array([40], np.int16), *WINDOWS["mediastinal"])
-    many = apply_window(np.array([40, -1024, 3071], np.int16), *WINDOWS["mediastinal"])
-    assert one[0] == many[0] == 0.5
+    alone = apply_window(np.array([40], np.int16), *WINDOWS["mediastinal"])
+    with_others = apply_window(np.array([40, -1024, 3071], np.int16), *WINDOWS["mediastinal"])
+    assert alone[0] == with_others[0] == 0.5
 
 
 @given(st.integers(-1024, 3071), st.integers(-1024, 3071))
@@ -26,7 +26,7 @@ def test_a_brighter_pixel_is_never_shown_darker(a, b):
     assert 0 <= low <= high <= 1
 
 
-def test_a_window_without_width_is_refused():
+def test_a_window_without_width_is_rejected():
     with pytest.raises(ValueError, match="width"):
         apply_window(np.zeros(1), 40, 0)
 
@@ -58,12 +58,12 @@ def test_a_single_slice_is_every_neighbour():
     assert neighbours_by_distance(np.array([7.0]), 5.0).tolist() == [[0, 0, 0]]
 
 
-def test_descending_positions_are_refused():
+def test_descending_positions_are_rejected():
     with pytest.raises(ValueError, match="ascending"):
         neighbours_by_distance(np.array([1.0, 0.0]), 1.0)
 
 
-def test_a_stack_holds_the_neighbours_as_channels():
+def test_a_stack_has_the_neighbours_as_channels():
     hu = np.arange(3, dtype=np.int16)[:, None, None] * np.ones((1, 2, 4), np.int16)
     stack = stack_slice(hu, np.array([0, 0, 1]))
     assert stack.shape == (2, 4, 3)

@@ -1,4 +1,4 @@
-"""Unlabelled DICOM files become studies in a store, and the ensemble's answer becomes text and a CSV."""
+"""Unlabelled DICOM files become studies in a store; the ensemble's predictions become text and a CSV."""
 
 import re
 import zipfile
@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import inference.predict_series
 from ensemble.predictions import read_measured
 from features.store import open_exam, stored_studies
+from inference import predict_series, predicted_studies
 from inference.predict_series import predict_folder
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
@@ -20,13 +20,13 @@ from pipeline.files import write_json
 from pipeline.settings import FeaturesSettings, InputSettings, ModelsSettings, Settings
 from tests.support.dicom_files import write_slice
 
-#: pydicom warns about the hostile UID; an error would keep it from reaching what is tested.
+#: pydicom warns about the hostile UID.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """Two studies flat in one folder, one of them in reversed order with a hostile UID, beside files that are none."""
+    """Two studies in one flat folder, one in reverse order with a hostile UID, and files that are not usable."""
     folder = tmp_path / "scans"
     for number in range(4):
         tags = {"StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.1.1"}
@@ -39,22 +39,22 @@ def scans(tmp_path: Path) -> Path:
     return folder
 
 
-def test_studies_are_told_apart_by_their_headers_and_ordered_by_z(
+def test_studies_are_grouped_by_their_headers_and_ordered_by_z(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
     store.mkdir()
     studies = read_studies(scans, store, FeaturesSettings())
-    assert [each.study_uid for each in studies] == ["../../escape", "1.2.1"]
+    assert [study.study_uid for study in studies] == ["../../escape", "1.2.1"]
     assert studies[0].slices[SOP].tolist() == ["b00000000002", "b00000000001", "b00000000000"]
     assert studies[1].slices["z_mm"].tolist() == [0.0, 5.0, 10.0, 15.0]
-    assert all(each.quarantined == [] for each in studies)
+    assert all(study.quarantined == [] for study in studies)
     assert stored_studies(store) == ["study00000", "study00001"]
     assert len(read_measured(store).slices) == 7
     assert slice_table(studies)[STUDY].tolist() == ["study00000"] * 3 + ["study00001"] * 4
     shown = capsys.readouterr().out
-    assert "files that are no usable axial CT slice: 2" in shown
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["scans", "store"]
+    assert "files that are not usable axial CT slices: 2" in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans", "store"]
 
 
 @pytest.mark.parametrize("text", ["", "not DICOM"])
@@ -69,7 +69,7 @@ def test_a_folder_without_a_usable_series_is_an_error(tmp_path: Path, text: str)
 
 
 def pack(folder: Path, archive: Path) -> Path:
-    """A zip archive of a folder's files."""
+    """Write a zip archive of a folder's files."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
         for path in sorted(folder.iterdir()):
             opened.write(path, f"patient/{path.name}")
@@ -82,12 +82,12 @@ def read_into(store: Path, source: Path) -> list[Study]:
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["the archive itself", "an archive in a folder"])
-def test_an_archive_becomes_the_same_studies_as_its_folder(scans: Path, tmp_path: Path, inside: bool) -> None:
+def test_an_archive_gives_the_same_studies_as_its_folder(scans: Path, tmp_path: Path, inside: bool) -> None:
     (tmp_path / "packed").mkdir()
     archive = pack(scans, tmp_path / "packed" / "export.zip")
     before = sorted(tmp_path.rglob("*"))
     packed = read_into(tmp_path / "b", archive.parent if inside else archive)
-    assert [each for each in sorted(tmp_path.rglob("*")) if tmp_path / "b" not in (each, each.parent)] == before
+    assert [path for path in sorted(tmp_path.rglob("*")) if tmp_path / "b" not in (path, path.parent)] == before
     plain = read_into(tmp_path / "a", scans)
     pd.testing.assert_frame_equal(slice_table(packed), slice_table(plain))
     for study in stored_studies(tmp_path / "a"):
@@ -98,7 +98,7 @@ def test_an_archive_becomes_the_same_studies_as_its_folder(scans: Path, tmp_path
         )
 
 
-def test_a_damaged_member_is_named_and_the_rest_is_read(
+def test_a_damaged_member_is_named_and_the_other_members_are_read(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = pack(scans, tmp_path / "export.zip")
@@ -121,34 +121,31 @@ def test_labels_are_printed_and_slices_written(
         exams[[GTE_1, CENTRAL]] = 0.8
         return exams, slices[[STUDY, SOP]].assign(label=np.linspace(0.6, 0.9, len(slices)))
 
-    monkeypatch.setattr(inference.predict_series, "require_finished", lambda settings: None)
-    monkeypatch.setattr(inference.predict_series, "predict_exams", lambda settings, store: "from the networks")
-    monkeypatch.setattr(inference.predict_series, "apply", fake_apply)
-    monkeypatch.setattr(inference.predict_series, "trained_on_phantoms", lambda: True)
-    monkeypatch.setattr(
-        inference.predict_series, "places_of", lambda settings, found, store: ({s.name: [] for s in found.studies}, {})
-    )
+    monkeypatch.setattr(predicted_studies, "require_finished", lambda settings: None)
+    monkeypatch.setattr(predicted_studies, "predict_exams", lambda settings, store: "from the networks")
+    monkeypatch.setattr(predicted_studies, "apply", fake_apply)
+    monkeypatch.setattr(predict_series, "trained_on_phantoms", lambda: True)
+    no_findings = lambda settings, predicted, store: ({study.name: [] for study in predicted.studies}, {})  # noqa: E731
+    monkeypatch.setattr(predict_series, "study_findings", no_findings)
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")
     assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "slices.csv").read_bytes()
     shown = capsys.readouterr().out
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
-    assert shown.count("rv_lv_ratio_gte_1           0.800  yes") == 4
-    assert shown.rstrip().endswith("trained on phantoms, not for clinical use")
-    assert (
-        len(re.findall(r"time: reading and storing [0-9.]+ s, networks [0-9.]+ s, ensemble [0-9.]+ s, places", shown))
-        == 2
-    )
+    assert len(re.findall(r"^RV/LV ratio >= 1 +0\.800  yes$", shown, re.MULTILINE)) == 4
+    assert shown.rstrip().endswith(predicted_studies.SYNTHETIC_WARNING)
+    steps = r"time: reading and storing [0-9.]+ s, networks [0-9.]+ s, ensemble [0-9.]+ s, findings"
+    assert len(re.findall(steps, shown)) == 2
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
     assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))
 
 
-def test_networks_of_another_format_are_named_before_a_file_is_read(
+def test_networks_of_another_format_are_reported_before_any_file_is_read(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    monkeypatch.setattr(inference.predict_series, "read_studies", lambda *_: pytest.fail("the series was read"))
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(predicted_studies, "read_studies", lambda *_: pytest.fail("the series was read"))
     settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("mobilenetv2",)))
     for folder in (paths.prepared(), paths.store(), *(paths.model_run("mobilenetv2", fold) for fold in range(2))):
         write_json(folder / "manifest.json", {"identity": "earlier", "version": 0})

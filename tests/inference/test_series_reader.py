@@ -1,4 +1,4 @@
-"""What people hand in to be predicted: JPEG-256 folders, archives, nested exports, and files that are broken."""
+"""Unlabelled input: JPEG-256 folders, archives, nested exports, duplicate and broken files."""
 
 import io
 import zipfile
@@ -11,15 +11,15 @@ from PIL import Image
 from features.store import open_exam
 from inference.series_reader import Study, read_studies
 from input.contest import SOP
-from input.decoding import Outcome
 from input.jpeg256 import window_channels
+from input.safe_decoding import Outcome
 from pipeline.settings import FeaturesSettings
 from tests.support.dicom_files import body_hu, write_slice
 
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """The pool of processes has its own tests; starting one for every source takes seconds."""
+    """Decode in this process: the process pool has its own tests, and starting it takes seconds."""
     monkeypatch.setattr(
         "inference.series_reader.decode_exams", lambda jobs, run: (Outcome(job, run(job, {})) for job in jobs)
     )
@@ -31,7 +31,7 @@ def read(source: Path, store: Path) -> list[Study]:
 
 
 def write_jpegs(folder: Path, count: int, last: int = 0xFFF) -> Path:
-    """A series of the derivative whose names sort against the ranks, down from `last`."""
+    """Write a JPEG-256 series whose SOPInstanceUIDs decrease with the rank, starting at `last`."""
     folder.mkdir(parents=True)
     for rank in range(count):
         buffer = io.BytesIO()
@@ -51,8 +51,8 @@ def write_series(folder: Path, number: int, description: str, **tags: object) ->
 @pytest.mark.parametrize("kind", ["series", "nested", "zip"])
 def test_the_jpeg_derivative_is_read_from_a_folder_an_export_and_an_archive(tmp_path, kind):
     export = tmp_path / "export"
-    series = write_jpegs(export / "here" / "0123456789ab" / "ba9876543210", 3)
-    write_jpegs(export / "here" / "1123456789ab" / "ba9876543211", 2, last=0xEFF)
+    series = write_jpegs(export / "patients" / "0123456789ab" / "ba9876543210", 3)
+    write_jpegs(export / "patients" / "1123456789ab" / "ba9876543211", 2, last=0xEFF)
     (series / "0003_000000000bad.jpg").write_bytes((series / "0002_000000000ffd.jpg").read_bytes()[:400])
     (series / "0004_000000000bbb.jpg").write_bytes(b"no image")
     source = {"series": series, "nested": export, "zip": tmp_path / "export.zip"}[kind]
@@ -61,7 +61,7 @@ def test_the_jpeg_derivative_is_read_from_a_folder_an_export_and_an_archive(tmp_
             for file in sorted(export.rglob("*.jpg")):
                 archive.write(file, file.relative_to(tmp_path))
     studies = read(source, tmp_path / "store")
-    assert [each.study_uid for each in studies] == ["0123456789ab", "1123456789ab"][: 1 if kind == "series" else 2]
+    assert [study.study_uid for study in studies] == ["0123456789ab", "1123456789ab"][: 1 if kind == "series" else 2]
     first = studies[0]
     assert first.slices[SOP].tolist() == ["000000000fff", "000000000ffe", "000000000ffd"]
     assert first.slices["z_mm"].tolist() == [0, 1, 2] and first.flags == ("jpeg256",)
@@ -73,34 +73,34 @@ def test_the_jpeg_derivative_is_read_from_a_folder_an_export_and_an_archive(tmp_
 def test_dicom_and_jpeg_studies_of_one_folder_are_all_read(tmp_path):
     write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
     write_slice(tmp_path / "in" / "a00000000001.dcm")
-    assert [each.study_uid for each in read(tmp_path / "in", tmp_path / "store")] == ["1.2.3", "0123456789ab"]
+    assert [study.study_uid for study in read(tmp_path / "in", tmp_path / "store")] == ["1.2.3", "0123456789ab"]
 
 
-def test_a_second_file_of_a_slice_is_left_out_whatever_its_kind(tmp_path, capsys):
+def test_a_second_file_of_a_slice_is_left_out_in_either_format(tmp_path, capsys):
     write_jpegs(tmp_path / "in" / "0123456789ab" / "ba9876543210", 2)
     write_jpegs(tmp_path / "in" / "copy" / "0123456789ab" / "ba9876543210", 3)
     write_slice(tmp_path / "in" / "a.dcm", SOPInstanceUID="000000000ffe")
     studies = read(tmp_path / "in", tmp_path / "store")
-    assert [each.slices[SOP].tolist() for each in studies] == [["000000000ffe"], ["000000000fff"], ["000000000ffd"]]
+    assert [study.slices[SOP].tolist() for study in studies] == [["000000000ffe"], ["000000000fff"], ["000000000ffd"]]
     assert capsys.readouterr().out.count("same SOPInstanceUID as") == 3
 
 
 @pytest.mark.parametrize("syntax", ["explicit", "jpeg_ls"])
-def test_a_truncated_file_is_named_and_the_rest_is_read(tmp_path, capsys, syntax):
+def test_a_truncated_file_is_named_and_the_other_files_are_read(tmp_path, capsys, syntax):
     for index in range(3):
         write_slice(tmp_path / "in" / f"a0000000000{index}.dcm", z=5.0 * index, syntax=syntax)
     cut = tmp_path / "in" / "a00000000001.dcm"
     cut.write_bytes(cut.read_bytes()[:-200])
     (study,) = read(tmp_path / "in", tmp_path / "store")
     assert study.slices[SOP].tolist() == ["a00000000000", "a00000000002"]
-    named = capsys.readouterr().out + "".join(f"{path}: {reason}" for path, reason in study.quarantined)
-    assert f"{cut}: truncated: " in named
+    reported = capsys.readouterr().out + "".join(f"{path}: {reason}" for path, reason in study.quarantined)
+    assert f"{cut}: truncated: " in reported
 
 
-def test_of_a_nested_export_the_angiographic_series_is_stored_and_the_others_have_a_reason(tmp_path):
+def test_the_angiographic_series_of_a_nested_export_is_stored_and_the_other_has_a_reason(tmp_path):
     write_series(tmp_path / "in" / "DICOM" / "S1", 1, "Thorax nativ", ContrastBolusAgent=None)
     write_series(tmp_path / "in" / "DICOM" / "S2" / "deeper", 2, "CTPA 5.0")
     (study,) = read(tmp_path / "in", tmp_path / "store")
-    assert study.series_uid == "1.2.2" and "best of 2 series" in study.why
-    assert [(other.series_uid, other.slices) for other in study.others] == [("1.2.1", 22)]
-    assert study.others[0].reason == "less angiographic by its description and contrast agent"
+    assert study.series_uid == "1.2.2" and "best of 2 series" in study.selection_reason
+    assert [(other.series_uid, other.slices) for other in study.other_series] == [("1.2.1", 22)]
+    assert study.other_series[0].reason == "less angiographic according to its description and contrast agent"

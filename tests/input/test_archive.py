@@ -1,4 +1,4 @@
-"""Zip archives as folders: members by name, and archives that mean harm."""
+"""Zip archives read like folders, and malicious archives."""
 
 import zipfile
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from input.archive import open_file, source_files
 from input.dicom import read_series
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 from input.slice_file import read_header, read_pixels
 from pipeline.errors import UserError
 from tests.support.dicom_files import body_hu, write_slice
@@ -29,9 +29,9 @@ def slice_bytes(tmp_path: Path) -> bytes:
 
 
 def claim_size(path: Path, name: str, size: int) -> None:
-    """Let the archive's directory claim another unpacked size for a member."""
+    """Change the unpacked size of a member in the archive's directory."""
     data = bytearray(path.read_bytes())
-    entry = data.rindex(name.encode()) - 46  # the directory's entry: its name stands 46 bytes after its start
+    entry = data.rindex(name.encode()) - 46  # start of the directory entry; the name is 46 bytes after it
     data[entry + 24 : entry + 28] = size.to_bytes(4, "little")
     path.write_bytes(data)
 
@@ -45,31 +45,31 @@ def test_members_are_paths_below_their_archive(tmp_path, slice_bytes):
         assert size == len(slice_bytes) and file.read() == slice_bytes
 
 
-def test_an_archive_that_changed_is_opened_anew(tmp_path, slice_bytes):
+def test_a_changed_archive_is_opened_again(tmp_path, slice_bytes):
     path = write_zip(tmp_path / "x.zip", {"a.dcm": slice_bytes})
     read_header(path / "a.dcm")
     write_zip(path, {"b.dcm": slice_bytes})
     read_header(path / "b.dcm")
-    with pytest.raises(DicomFault, match="file missing"):
+    with pytest.raises(DicomError, match="file missing"):
         read_header(path / "a.dcm")
 
 
 @pytest.mark.parametrize("name", ["../out.dcm", "/out.dcm", "p/../../out.dcm", "..\\out.dcm", "p/\x1b[2Jout.dcm"])
-def test_a_hostile_name_writes_nothing_and_is_quarantined(tmp_path, slice_bytes, name):
+def test_a_malicious_member_name_writes_nothing_and_is_quarantined(tmp_path, slice_bytes, name):
     folder = tmp_path / "scans"
     folder.mkdir()
     path = write_zip(folder / "x.zip", {name: slice_bytes, "good.dcm": slice_bytes})
     series = read_series(path)
     assert len(series.hu) == 1
     assert series.quarantined == [
-        (Path(f"{path}: {ascii(name)}"), "a zip member whose name is no path inside the archive")
+        (Path(f"{path}: {ascii(name)}"), "zip member whose name is not a path inside the archive")
     ]
     assert sorted(tmp_path.rglob("*")) == [folder, path]
 
 
-def test_a_bomb_is_refused_before_a_member_is_opened(tmp_path, monkeypatch):
+def test_a_zip_bomb_is_refused_before_a_member_is_opened(tmp_path, monkeypatch):
     monkeypatch.setattr("input.archive.MAX_FILE_BYTES", 1 << 20)
-    path = write_zip(tmp_path / "bomb.zip", {f"{each}.dcm": bytes(1 << 20) for each in range(5)})
+    path = write_zip(tmp_path / "bomb.zip", {f"{number}.dcm": bytes(1 << 20) for number in range(5)})
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     files, ((refused, reason),) = source_files(tmp_path)
     assert files == [] and refused == path
@@ -84,23 +84,23 @@ def test_a_member_that_is_too_large_is_refused(tmp_path, monkeypatch, slice_byte
     assert read_series(path).quarantined == [(path / "large.dcm", "zip member of 32768 bytes, more than 16384")]
 
 
-def test_a_member_gives_no_more_than_its_directory_claims(tmp_path, slice_bytes):
-    path = write_zip(tmp_path / "x.zip", {"good.dcm": slice_bytes, "liar.dcm": slice_bytes + bytes(1 << 20)})
-    claim_size(path, "liar.dcm", len(slice_bytes))
+def test_no_more_bytes_are_unpacked_than_the_directory_claims(tmp_path, slice_bytes):
+    path = write_zip(tmp_path / "x.zip", {"good.dcm": slice_bytes, "wrong_size.dcm": slice_bytes + bytes(1 << 20)})
+    claim_size(path, "wrong_size.dcm", len(slice_bytes))
     series = read_series(path)
     assert len(series.hu) == 1
-    assert series.quarantined[0][0] == path / "liar.dcm"
+    assert series.quarantined[0][0] == path / "wrong_size.dcm"
     assert series.quarantined[0][1].startswith("unreadable zip member: Bad CRC-32")
 
 
-def test_damage_behind_the_header_is_found_by_the_checksum(tmp_path, slice_bytes):
+def test_damage_after_the_header_is_detected_by_the_checksum(tmp_path, slice_bytes):
     large = write_slice(tmp_path / "large.dcm", body_hu(256))
     path = write_zip(tmp_path / "x.zip", {"good.dcm": slice_bytes, "large.dcm": large.read_bytes()})
     data = bytearray(path.read_bytes())
     data[data.rindex(b"large.dcm") - 46 + 16] ^= 1  # the directory's CRC-32
     path.write_bytes(data)
     assert read_header(path / "large.dcm").shape == (256, 256)
-    with pytest.raises(DicomFault, match="unreadable zip member: Bad CRC-32"):
+    with pytest.raises(DicomError, match="unreadable zip member: Bad CRC-32"):
         read_pixels(path / "large.dcm")
 
 
@@ -112,7 +112,7 @@ def test_an_encrypted_member_is_quarantined(tmp_path, slice_bytes):
     assert read_series(path).quarantined == [(path / "locked.dcm", "encrypted zip member")]
 
 
-def test_two_members_of_one_name_are_told(tmp_path, slice_bytes):
+def test_duplicate_member_names_are_reported(tmp_path, slice_bytes):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr("a.dcm", slice_bytes)
@@ -120,11 +120,11 @@ def test_two_members_of_one_name_are_told(tmp_path, slice_bytes):
             opened.writestr("a.dcm", slice_bytes)
     assert source_files(path) == (
         [path / "a.dcm"],
-        [(Path(f"{path}: 'a.dcm'"), "a second member of this name")],
+        [(Path(f"{path}: 'a.dcm'"), "duplicate zip member name")],
     )
 
 
-def test_a_file_that_only_says_zip_is_quarantined_in_a_folder(tmp_path, slice_bytes):
+def test_an_invalid_zip_file_in_a_folder_is_quarantined(tmp_path, slice_bytes):
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     (tmp_path / "good.dcm").write_bytes(slice_bytes)
     series = read_series(tmp_path)
@@ -137,5 +137,5 @@ def test_a_file_that_only_says_zip_is_quarantined_in_a_folder(tmp_path, slice_by
 def test_members_that_unpack_whole_blocks_are_refused(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as opened:
         opened.writestr("a.dcm", bytes(100_000))
-    with pytest.raises(DicomFault, match="zip member packed by method"):
+    with pytest.raises(DicomError, match="zip member with compression method"):
         read_header(tmp_path / "x.zip" / "a.dcm")

@@ -1,4 +1,4 @@
-"""Folds: stratified on rare labels, deterministic, independent of the rows' order."""
+"""Folds: stratified on rare labels, deterministic, independent of row order."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 
 @pytest.fixture(scope="module")
 def exams():
-    """300 exams, a third positive, six of them acute and chronic."""
+    """300 exams, a third of them positive, six acute and chronic."""
     table = pd.DataFrame(0.0, index=range(300), columns=list(EXAM_LABELS))
     table[NEGATIVE] = 1.0
     table.loc[:99, [NEGATIVE, LT_1, RIGHT]] = 0.0, 1.0, 1.0
@@ -21,7 +21,7 @@ def exams():
     return table
 
 
-def test_rare_labels_reach_every_fold_evenly(exams):
+def test_rare_labels_are_spread_evenly(exams):
     folds = assign_folds(exams, 3, seed=7).to_numpy()
     assert exams.groupby(folds)[ACUTE_AND_CHRONIC].sum().tolist() == [2, 2, 2]
     assert np.ptp(exams.groupby(folds)[RIGHT].sum()) <= 1
@@ -34,28 +34,28 @@ def test_the_clot_burden_is_spread(exams):
     assert np.ptp(means) < 0.03
 
 
-def test_the_rows_order_does_not_matter(exams):
+def test_row_order_does_not_matter(exams):
     shuffled = exams.sample(frac=1, random_state=1)
     expected = assign_folds(exams, 5, seed=7)
     pd.testing.assert_series_equal(assign_folds(shuffled, 5, seed=7).sort_index(), expected.sort_index())
 
 
-def test_another_seed_deals_other_folds(exams):
+def test_another_seed_gives_other_folds(exams):
     assert (assign_folds(exams, 5, seed=7) != assign_folds(exams, 5, seed=8)).any()
 
 
-def test_rows_without_any_property_are_dealt_evenly():
+def test_rows_without_any_property_are_spread_evenly():
     folds = stratify(np.zeros((10, 2), bool), 5, np.random.default_rng(0))
     assert np.bincount(folds).tolist() == [2] * 5
 
 
 @pytest.mark.parametrize(("folds", "count"), [(1, 300), (5, 4)])
-def test_impossible_folds_are_an_error_for_people(exams, folds, count):
+def test_an_impossible_number_of_folds_is_a_user_error(exams, folds, count):
     with pytest.raises(UserError, match="input.folds"):
         assign_folds(exams.head(count), folds, seed=7)
 
 
-def test_exams_of_a_group_share_a_fold_and_others_are_dealt_as_before(exams):
+def test_exams_of_a_group_share_a_fold_and_folds_stay_balanced(exams):
     groups = {exams[STUDY][number]: f"scan {number // 3}" for number in range(60, 150)}
     folds = assign_folds(exams, 3, seed=7, groups=groups)
     group = pd.Series(exams[STUDY].map(groups).to_numpy(), index=folds.index)
@@ -65,7 +65,7 @@ def test_exams_of_a_group_share_a_fold_and_others_are_dealt_as_before(exams):
 
 
 def test_a_group_may_be_named_after_an_exam(exams):
-    original, made = exams[STUDY][0], exams[STUDY][200]
+    original, derived = exams[STUDY][0], exams[STUDY][200]
     for seed in range(5):
-        folds = assign_folds(exams, 5, seed, {made: original})
-        assert folds[original] == folds[made]
+        folds = assign_folds(exams, 5, seed, {derived: original})
+        assert folds[original] == folds[derived]

@@ -1,4 +1,4 @@
-"""The label-consistency rules against a plain reading of them, over every joint state."""
+"""The label consistency rules, compared with a direct implementation over all joint states."""
 
 import itertools
 
@@ -19,10 +19,10 @@ from input.contest import (
     POSITIVE_LABELS,
     RIGHT,
 )
-from input.rules import RULES, count_violations, violations
+from input.label_rules import RULES, count_violations, violations
 
 
-def plainly_consistent(on: dict[str, bool], positive: bool) -> bool:
+def is_consistent(on: dict[str, bool], positive: bool) -> bool:
     if positive:
         return (
             on[GTE_1] + on[LT_1] == 1
@@ -35,11 +35,11 @@ def plainly_consistent(on: dict[str, bool], positive: bool) -> bool:
 
 
 @pytest.mark.parametrize("positive", [True, False])
-def test_every_joint_state_is_judged_as_the_rules_read(positive):
+def test_every_joint_state_agrees_with_a_direct_implementation(positive):
     states = pd.DataFrame(list(itertools.product([0.0, 1.0], repeat=9)), columns=list(EXAM_LABELS))
     broken = violations(states, np.full(len(states), 0.9 if positive else 0.1)).any(axis=1)
     rows = [{label: bool(row[label]) for label in EXAM_LABELS} for _, row in states.iterrows()]
-    expected = [not plainly_consistent(row, positive) for row in rows]
+    expected = [not is_consistent(row, positive) for row in rows]
     assert broken.tolist() == expected
     assert (~broken).sum() == (42 if positive else 2)
 
@@ -52,24 +52,24 @@ def exam(**on: float) -> pd.DataFrame:
     ("labels", "highest", "expected"),
     [
         ({GTE_1: 0.7, LEFT: 0.7}, 0.7, set()),
-        ({LEFT: 0.7}, 0.7, {"one_rv_lv"}),
-        ({GTE_1: 0.7, LT_1: 0.7, LEFT: 0.7}, 0.7, {"one_rv_lv"}),
-        ({GTE_1: 0.7}, 0.7, {"a_side"}),
-        ({GTE_1: 0.7, CENTRAL: 0.7, CHRONIC: 0.7, ACUTE_AND_CHRONIC: 0.7}, 0.7, {"one_chronicity"}),
-        ({GTE_1: 0.7, LEFT: 0.7, NEGATIVE: 0.7}, 0.7, {"positive_excludes"}),
+        ({LEFT: 0.7}, 0.7, {"exactly_one_rv_lv"}),
+        ({GTE_1: 0.7, LT_1: 0.7, LEFT: 0.7}, 0.7, {"exactly_one_rv_lv"}),
+        ({GTE_1: 0.7}, 0.7, {"at_least_one_location"}),
+        ({GTE_1: 0.7, CENTRAL: 0.7, CHRONIC: 0.7, ACUTE_AND_CHRONIC: 0.7}, 0.7, {"not_both_chronic"}),
+        ({GTE_1: 0.7, LEFT: 0.7, NEGATIVE: 0.7}, 0.7, {"pe_excludes_negative"}),
         ({NEGATIVE: 0.7}, 0.3, set()),
         ({NEGATIVE: 0.7}, np.nan, set()),
-        ({}, 0.3, {"one_of_no_pe"}),
-        ({NEGATIVE: 0.7, INDETERMINATE: 0.7}, 0.3, {"one_of_no_pe"}),
-        ({INDETERMINATE: 0.7, RIGHT: 0.7}, 0.3, {"no_pe_excludes"}),
+        ({}, 0.3, {"negative_or_indeterminate"}),
+        ({NEGATIVE: 0.7, INDETERMINATE: 0.7}, 0.3, {"negative_or_indeterminate"}),
+        ({INDETERMINATE: 0.7, RIGHT: 0.7}, 0.3, {"no_pe_excludes_pe_labels"}),
     ],
 )
-def test_a_broken_rule_is_named(labels, highest, expected):
+def test_the_broken_rule_is_identified(labels, highest, expected):
     broken = violations(exam(**labels), np.array([highest])).loc["e"]
     assert set(broken.index[broken]) == expected and set(broken.index) == set(RULES)
 
 
-def test_one_half_is_off():
+def test_a_probability_of_one_half_is_off():
     assert count_violations(exam(**{NEGATIVE: 0.7, RIGHT: 0.5}), np.array([0.5])) == 0
 
 

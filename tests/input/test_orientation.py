@@ -1,4 +1,4 @@
-"""Left stays left: every position of the patient and every mirroring comes out as the radiological display."""
+"""Left stays left: slices of every orientation are brought to radiological display orientation."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from input.slice_file import read_header, read_pixels
 from tests.support.dicom_files import body_hu, write_slice
 
-#: (row direction, column direction) -> how the display's slice was transmitted.
+#: Name -> ImageOrientationPatient, and how the slice in display orientation was transmitted.
 TRANSMITTED = {
     "supine": ((1, 0, 0, 0, 1, 0), lambda hu: hu),
     "prone": ((-1, 0, 0, 0, -1, 0), lambda hu: hu[::-1, ::-1]),
@@ -20,19 +20,19 @@ TRANSMITTED = {
 
 
 @pytest.mark.parametrize("name", TRANSMITTED)
-def test_every_orientation_comes_out_with_left_on_the_right_of_the_image(tmp_path, name):
+def test_every_orientation_is_brought_to_display_orientation(tmp_path, name):
     orientation, transmit = TRANSMITTED[name]
     path = write_slice(tmp_path / "s.dcm", transmit(body_hu()), ImageOrientationPatient=list(orientation))
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
 @pytest.mark.parametrize("name", TRANSMITTED)
-def test_z_points_to_the_head_whatever_the_orientation(tmp_path, name):
+def test_z_increases_to_the_head_in_every_orientation(tmp_path, name):
     path = write_slice(tmp_path / "s.dcm", z=-123.5, ImageOrientationPatient=list(TRANSMITTED[name][0]))
     assert read_header(path).z_mm == -123.5
 
 
-def test_spacing_and_shape_follow_the_display_when_a_slice_is_transposed(tmp_path):
+def test_spacing_and_shape_of_a_transposed_slice_are_swapped(tmp_path):
     hu = np.zeros((64, 80), np.int16)
     path = write_slice(tmp_path / "s.dcm", hu, ImageOrientationPatient=[0, 1, 0, 1, 0, 0], PixelSpacing=[0.5, 0.8])
     header = read_header(path)
@@ -40,13 +40,13 @@ def test_spacing_and_shape_follow_the_display_when_a_slice_is_transposed(tmp_pat
     assert header.spacing_mm == (0.8, 0.5)
 
 
-def test_only_turned_slices_are_flagged(tmp_path):
+def test_only_rotated_slices_are_flagged(tmp_path):
     assert read_header(write_slice(tmp_path / "s.dcm")).flags == ()
-    turned = write_slice(tmp_path / "t.dcm", ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], PatientPosition="HFP")
-    assert set(read_header(turned).flags) == {"prone", "not_display_orientation"}
+    rotated = write_slice(tmp_path / "t.dcm", ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], PatientPosition="HFP")
+    assert set(read_header(rotated).flags) == {"prone", "not_display_orientation"}
 
 
-def test_a_tilted_gantry_is_still_axial(tmp_path):
+def test_a_slice_of_a_tilted_gantry_is_axial(tmp_path):
     tilt = np.deg2rad(25)
     orientation = [1, 0, 0, 0, float(np.cos(tilt)), float(-np.sin(tilt))]
     header = read_header(write_slice(tmp_path / "s.dcm", z=10.0, ImageOrientationPatient=orientation))

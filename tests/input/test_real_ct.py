@@ -1,4 +1,4 @@
-"""The reader on real, public CT, where a copy lies beside the checkout (see its README for the sources)."""
+"""The reader on public CT, if shared/ct exists next to the checkout (its README lists the sources)."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from input.dicom import read_series
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 from input.slice_file import read_header, read_pixels
 
 CT = Path(__file__).resolve().parents[3] / "shared" / "ct"
-pytestmark = pytest.mark.skipif(not CT.is_dir(), reason="no real CT beside the checkout")
+pytestmark = pytest.mark.skipif(not CT.is_dir(), reason="no real CT in shared/ct")
 
 
 def test_a_venous_chest_series_is_read_in_order():
@@ -20,7 +20,7 @@ def test_a_venous_chest_series_is_read_in_order():
     assert (series.z_mm[0], series.z_mm[-1]) == (-266.5, 36.5)
     assert series.spacing_mm == (0.8828125, 0.8828125)
     assert series.hu.min() == -1024
-    # The upper half holds the lungs; below it only the table's foam has such values.
+    # The lungs are in the upper half; in the lower half only the foam of the table has such values.
     lung = ((series.hu > -950) & (series.hu < -700)).mean(axis=(1, 2))
     assert lung[51:].mean() > 1.8 * lung[:25].mean()
 
@@ -33,5 +33,5 @@ def test_padding_of_real_pulmonary_angiograms_becomes_air(name):
 
 
 def test_a_coronal_reformat_is_refused_with_the_reason():
-    with pytest.raises(DicomFault, match="not an axial slice but coronal"):
+    with pytest.raises(DicomError, match="not an axial slice but coronal"):
         read_header(CT / "ctpa_slices" / "a_coronal.dcm")

@@ -1,4 +1,4 @@
-"""Decoding in processes that die, hang or panic: only the file at fault is lost."""
+"""Decoding in worker processes that die, hang or panic: only the file at fault is lost."""
 
 import os
 import subprocess
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input.decoding import ExamJob, decode_exams, read_series_safely
+from input.safe_decoding import ExamJob, decode_exams, read_series_safely
 from pipeline import paths
 from pipeline.errors import UserError
 from tests.support.dicom_files import write_slice
 
 
 class Panic(BaseException):
-    """What a Rust decoder raises: not an Exception."""
+    """Raised like a panic of a Rust decoder: not an Exception."""
 
 
 def misbehave(path: Path) -> None:
@@ -45,44 +45,45 @@ def job(name: str, *files: str, payload: str = "") -> ExamJob:
 
 def run(*jobs: ExamJob, **limits: float) -> dict:
     limits = {"timeout_s": 30, "file_timeout_s": 30, **limits}
-    return {each.name: each for each in decode_exams(jobs, ingest, workers=2, try_file=misbehave, **limits)}
+    outcomes = decode_exams(jobs, ingest, workers=2, try_file=misbehave, **limits)
+    return {outcome.name: outcome for outcome in outcomes}
 
 
-def test_a_file_that_kills_its_process_costs_only_itself():
+def test_only_the_file_that_kills_its_process_is_lost():
     outcomes = run(job("A", "1", "dies", "3"), job("B", "4", "5"), job("C", "6"))
     assert outcomes["A"].value == ["1", "3"]
-    assert outcomes["A"].bad_files == {Path("dies"): "its process died with exit code 7"}
+    assert outcomes["A"].bad_files == {Path("dies"): "decoder process died with exit code 7"}
     assert outcomes["B"].value == ["4", "5"] and outcomes["B"].bad_files == {}
     assert outcomes["C"].value == ["6"]
 
 
-def test_a_file_that_hangs_is_named():
+def test_a_file_that_hangs_is_reported():
     outcome = run(job("A", "1", "hangs"), timeout_s=2, file_timeout_s=2)["A"]
-    assert outcome.value == ["1"] and outcome.bad_files == {Path("hangs"): "hung: no end after 2 s"}
+    assert outcome.value == ["1"] and outcome.bad_files == {Path("hangs"): "timed out after 2 s"}
 
 
-def test_a_panic_that_is_no_exception_is_named():
+def test_a_panic_that_is_not_an_exception_is_reported():
     outcome = run(job("A", "panics", "2"))["A"]
     assert outcome.value == ["2"] and outcome.bad_files == {Path("panics"): "Panic: index out of bounds"}
 
 
-def test_an_exam_that_fails_without_a_bad_file_is_a_fault_and_the_others_go_on():
+def test_an_exam_that_fails_without_a_bad_file_is_a_fault_and_the_others_are_decoded():
     outcomes = run(job("A", "1", payload="always dies"), job("B", "2"))
-    assert outcomes["A"].value is None and outcomes["A"].fault == "its process died with exit code 9"
+    assert outcomes["A"].value is None and outcomes["A"].fault == "decoder process died with exit code 9"
     assert outcomes["B"].value == ["2"]
 
 
-def test_an_error_for_the_user_ends_the_run():
+def test_a_user_error_ends_the_run():
     with pytest.raises(UserError, match="settings are wrong"):
         run(job("A", "1", payload="broken"))
 
 
-def test_outcomes_come_in_the_order_of_the_jobs():
+def test_outcomes_are_in_the_order_of_the_jobs():
     jobs = [job(str(number), "x") for number in range(5)]
-    assert [each.name for each in decode_exams(jobs, ingest, workers=2)] == ["0", "1", "2", "3", "4"]
+    assert [outcome.name for outcome in decode_exams(jobs, ingest, workers=2)] == ["0", "1", "2", "3", "4"]
 
 
-def test_a_series_is_read_in_a_process_of_its_own(tmp_path):
+def test_a_series_is_read_in_a_worker_process(tmp_path):
     for index in range(3):
         write_slice(tmp_path / f"{index}.dcm", z=index, InstanceNumber=index, SOPInstanceUID=f"1.2.{index}")
     series = read_series_safely(tmp_path)
@@ -90,22 +91,22 @@ def test_a_series_is_read_in_a_process_of_its_own(tmp_path):
     np.testing.assert_array_equal(series.z_mm, [0, 1, 2])
 
 
-def test_jobs_are_drawn_as_they_are_needed():
-    drawn = []
+def test_jobs_are_consumed_lazily():
+    consumed = []
 
     def jobs():
         for number in range(40):
-            drawn.append(number)
+            consumed.append(number)
             yield job(str(number), "x")
 
     outcomes = decode_exams(jobs(), ingest, workers=1)
     assert next(outcomes).name == "0"
-    assert len(drawn) < 10
+    assert len(consumed) < 10
     outcomes.close()
 
 
-def test_a_folder_called_dl_where_the_user_works_does_not_break_the_decoders(tmp_path):
-    (tmp_path / "dl").mkdir()  # gdcm imports `dl` when it finds one
+def test_a_folder_named_dl_in_the_working_directory_does_not_break_the_decoders(tmp_path):
+    (tmp_path / "dl").mkdir()  # gdcm imports a module `dl` if there is one
     (tmp_path / "dl" / "__init__.py").write_text("")
     assert "PYTHONSAFEPATH=1" in (paths.CHECKOUT / "run.sh").read_text()
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(paths.CHECKOUT)}

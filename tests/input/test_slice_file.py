@@ -1,4 +1,4 @@
-"""Every trap of a single DICOM file: gates, syntaxes, rescaling, padding, truncation, contradictory tags."""
+"""Single DICOM files: header checks, transfer syntaxes, rescaling, padding, truncation, contradictory tags."""
 
 import dataclasses
 import struct
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from input.header import parse_header
 from input.header_limits import DECODERS
 from input.pixels import _hounsfield, decode_hu
-from input.slice_faults import DicomFault
+from input.slice_errors import DicomError
 from input.slice_file import read_header, read_pixels, read_slice
 from tests.support.dicom_files import SYNTAXES, body_hu, uid, write_slice
 
 
 class Panic(BaseException):
-    """What a Rust decoder raises over a flipped byte: no Exception."""
+    """Raised like a panic of a Rust decoder: not an Exception."""
 
 
 READABLE = [name for name in SYNTAXES if name != "deflated"]
@@ -26,7 +26,7 @@ ENCAPSULATED = ["jpeg_lossless", "jpeg_ls", "jpeg_2000", "rle"]
 
 
 def reason_of(path) -> str:
-    with pytest.raises(DicomFault) as caught:
+    with pytest.raises(DicomError) as caught:
         read_pixels(path)
     return caught.value.reason
 
@@ -39,7 +39,7 @@ def test_every_syntax_decodes_to_the_same_hounsfield_units(tmp_path, syntax, sig
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
-def test_every_supported_compressed_syntax_names_a_plugin_that_is_installed():
+def test_the_plugins_of_all_compressed_syntaxes_are_installed():
     from pydicom.pixels import get_decoder
 
     for syntax, plugin in DECODERS.items():
@@ -65,10 +65,10 @@ def test_deflated_is_refused_without_inflating(tmp_path, monkeypatch):
         ({"BitsStored": 17}, "BitsStored is 17, not 8 to 16"),
         ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels, expected 64 to 2048 a side"),
         ({"Rows": 128}, "pixel data of 8192 bytes, but 128 x 64 pixels need 16384"),
-        ({"RescaleIntercept": None}, "header lacks RescaleIntercept"),
-        ({"RescaleSlope": None}, "header lacks RescaleSlope"),
+        ({"RescaleIntercept": None}, "missing from the header: RescaleIntercept"),
+        ({"RescaleSlope": None}, "missing from the header: RescaleSlope"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
-        ({"ImagePositionPatient": None}, "header lacks ImagePositionPatient"),
+        ({"ImagePositionPatient": None}, "missing from the header: ImagePositionPatient"),
         ({"ImagePositionPatient": [0, 0]}, "ImagePositionPatient is [0.0, 0.0], expected 3 finite number(s)"),
         ({"PixelSpacing": [0, 0.7]}, "PixelSpacing (0.0, 0.7) mm is impossible for a CT slice"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not two perpendicular unit vectors"),
@@ -76,19 +76,19 @@ def test_deflated_is_refused_without_inflating(tmp_path, monkeypatch):
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "not an axial slice but sagittal"),
     ],
 )
-def test_header_gates(tmp_path, tags, expected):
+def test_unusable_headers_are_refused(tmp_path, tags, expected):
     path = write_slice(tmp_path / "s.dcm", **tags)
-    with pytest.raises(DicomFault) as caught:
+    with pytest.raises(DicomError) as caught:
         read_header(path)
     assert expected in caught.value.reason
 
 
-def test_all_faults_of_the_image_are_told_at_once(tmp_path):
+def test_all_faults_of_the_image_are_reported_together(tmp_path):
     reason = reason_of(write_slice(tmp_path / "s.dcm", Modality="MR", SamplesPerPixel=3))
     assert reason == "Modality is MR, not CT; SamplesPerPixel is 3, not 1"
 
 
-def test_a_length_that_lies_allocates_nothing(tmp_path):
+def test_a_wrong_length_field_is_refused(tmp_path):
     path = write_slice(tmp_path / "s.dcm")
     data = bytearray(path.read_bytes())
     at = data.index(b"\xe0\x7f\x10\x00OW") + 8
@@ -106,7 +106,7 @@ def test_a_codestream_larger_than_its_header_is_refused_before_decoding(tmp_path
     assert reason_of(path) == "the codestream claims (65000, 65000) pixels, the header (64, 64)"
 
 
-def test_fill_bytes_before_a_frame_header_hide_no_claim(tmp_path):
+def test_fill_bytes_before_a_frame_header_are_skipped(tmp_path):
     path = write_slice(tmp_path / "s.dcm", syntax="jpeg_lossless")
     data = path.read_bytes()
     at = data.index(b"\xff\xc3")
@@ -123,8 +123,8 @@ def test_a_codestream_without_a_frame_header_is_refused_before_decoding(tmp_path
     path = write_slice(tmp_path / "s.dcm", syntax="jpeg_2000")
     data = path.read_bytes()
     at = data.index(b"\xff\x4f\xff\x51")
-    path.write_bytes(data[:at] + b"\x00\x00\x00\x0c" + data[at + 4 :])  # as a box of a JP2 file starts
-    assert reason_of(path) == "the codestream shows no frame header"
+    path.write_bytes(data[:at] + b"\x00\x00\x00\x0c" + data[at + 4 :])  # like the start of a JP2 box
+    assert reason_of(path) == "the codestream has no frame header"
 
 
 def test_a_jpeg_2000_codestream_larger_than_its_header_is_refused(tmp_path):
@@ -155,7 +155,7 @@ def test_a_file_cut_inside_its_header_is_a_fault(tmp_path):
     ("content", "expected"),
     [(b"", "no DICM marker"), (b"\0" * 128 + b"DICM", "transfer syntax"), (b"<html>" * 100, "no DICM marker")],
 )
-def test_other_files_are_named(tmp_path, content, expected):
+def test_files_of_other_types_are_refused(tmp_path, content, expected):
     path = tmp_path / "s.dcm"
     path.write_bytes(content)
     assert expected in reason_of(path)
@@ -165,13 +165,13 @@ def test_a_missing_file_is_a_fault(tmp_path):
     assert reason_of(tmp_path / "s.dcm") == "file missing"
 
 
-def test_a_header_longer_than_the_first_read_is_still_read(tmp_path):
+def test_a_header_longer_than_the_first_read_is_read(tmp_path):
     path = write_slice(tmp_path / "s.dcm", ImageComments="x" * 10000, SliceThickness=2.5, StudyDescription="y" * 60000)
     header = read_header(write_slice(path, BurnedInAnnotation="NO", IconImageSequence=None, TextString="z" * 70000))
     assert header.rows == 64 and header.pixel_offset > 65536
 
 
-def test_int16_extremes_do_not_wrap_at_the_intercept(tmp_path):
+def test_int16_extremes_do_not_overflow_at_the_intercept(tmp_path):
     hu = body_hu()
     hu[0, 0], hu[0, 1] = -32768, 32767
     pixels = read_pixels(write_slice(tmp_path / "s.dcm", hu, PixelRepresentation=1, RescaleIntercept=-0.0))
@@ -184,7 +184,7 @@ def test_int16_extremes_do_not_wrap_at_the_intercept(tmp_path):
     assert (pixels[0, 0], pixels[0, 1], pixels[20, 60]) == (-1024, 3071, max(-1024, int(body_hu()[20, 60]) - 900))
 
 
-def test_fractional_slope_is_rounded_to_the_nearest_unit(tmp_path):
+def test_a_fractional_slope_is_rounded_to_the_nearest_unit(tmp_path):
     hu = np.full((64, 64), 100, np.int16)
     pixels = read_pixels(write_slice(tmp_path / "s.dcm", hu, RescaleSlope=0.3, RescaleIntercept=-1000.5))
     assert abs(int(pixels[5, 5]) - 100) <= 1
@@ -193,21 +193,21 @@ def test_fractional_slope_is_rounded_to_the_nearest_unit(tmp_path):
 @pytest.mark.parametrize("bits_stored", [8, 12, 13, 16])
 @pytest.mark.parametrize("is_signed", [False, True])
 @pytest.mark.parametrize("slope", [1.0, -1.0, 2.0, 0.3])
-def test_every_stored_word_becomes_the_hounsfield_unit_of_wide_arithmetic(tmp_path, bits_stored, is_signed, slope):
+def test_every_stored_word_is_rescaled_as_in_64_bit_arithmetic(tmp_path, bits_stored, is_signed, slope):
     words = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     stored = (words & (0xFFFF >> (16 - bits_stored))).astype(np.int64)
     if is_signed:
         stored -= (stored >= 1 << (bits_stored - 1)) * (1 << bits_stored)
     header = read_header(write_slice(tmp_path / "s.dcm"))
     for intercept in (-1024.0, 0.0, -1000.5, -32768.0, -32769.0, 3071.0, 3072.0, 100000.0):
-        kind = {"bits_stored": bits_stored, "is_signed": is_signed, "slope": slope, "intercept": intercept}
+        fields = {"bits_stored": bits_stored, "is_signed": is_signed, "slope": slope, "intercept": intercept}
         expected = np.rint(np.clip(stored * slope + intercept, -1024, 3071))
         for raw in (words, words.astype(">u2"), words.view(np.int16)):
-            np.testing.assert_array_equal(_hounsfield(raw, dataclasses.replace(header, **kind)), expected)
+            np.testing.assert_array_equal(_hounsfield(raw, dataclasses.replace(header, **fields)), expected)
 
 
 @pytest.mark.parametrize("fault", [Panic("index out of bounds"), MemoryError("no room"), AttributeError("PixelData")])
-def test_whatever_a_decoder_raises_becomes_a_reason(tmp_path, monkeypatch, fault):
+def test_any_exception_of_a_decoder_becomes_a_reason(tmp_path, monkeypatch, fault):
     class Decoder:
         def as_array(self, *_, **__):
             raise fault
@@ -236,12 +236,12 @@ def test_a_wrapped_padding_value_outside_the_stored_bits_becomes_air(tmp_path):
     np.testing.assert_array_equal(pixels[:-1], hu[:-1])
 
 
-def test_a_padding_value_that_is_tissue_is_not_obeyed(tmp_path):
+def test_a_padding_value_within_tissue_is_ignored(tmp_path):
     path = write_slice(tmp_path / "s.dcm", PixelRepresentation=1, RescaleIntercept=0, PixelPaddingValue=46)
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
-def test_bits_above_bits_stored_are_not_pixels(tmp_path):
+def test_bits_above_bits_stored_are_cleared(tmp_path):
     path = write_slice(tmp_path / "s.dcm", BitsStored=12)
     data = bytearray(path.read_bytes())
     data[-1] |= 0xA0  # an old overlay in the high bits
@@ -258,24 +258,24 @@ def test_bits_above_bits_stored_are_not_pixels(tmp_path):
         ({"PatientPosition": "HFP"}, "prone"),
     ],
 )
-def test_odd_but_usable_tags_are_flagged(tmp_path, tags, flag):
+def test_unusual_but_usable_tags_are_flagged(tmp_path, tags, flag):
     path = write_slice(tmp_path / "s.dcm", **tags)
     assert flag in read_header(path).flags
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
-def test_a_syntax_that_contradicts_the_vr_encoding_is_flagged_and_read(tmp_path):
+def test_a_vr_encoding_that_contradicts_the_syntax_is_flagged_and_read(tmp_path):
     path = write_slice(tmp_path / "s.dcm", syntax="implicit")
     implicit, explicit = b"\x12\x001.2.840.10008.1.2\x00", b"\x14\x001.2.840.10008.1.2.1\x00"
     data = path.read_bytes().replace(implicit, explicit)
     group_length = data.index(b"\x02\x00\x00\x00UL\x04\x00") + 8
-    grown = struct.unpack_from("<I", data, group_length)[0] + 2
-    path.write_bytes(data[:group_length] + struct.pack("<I", grown) + data[group_length + 4 :])
+    new_length = struct.unpack_from("<I", data, group_length)[0] + 2
+    path.write_bytes(data[:group_length] + struct.pack("<I", new_length) + data[group_length + 4 :])
     assert read_header(path).flags == ("vr_contradicts_syntax",)
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
-def test_the_warning_about_the_contests_uids_is_silent_and_no_other_is(tmp_path, caplog):
+def test_only_the_warning_about_the_contests_uids_is_silenced(tmp_path, caplog):
     contest = write_slice(tmp_path / f"{uid(0xABCDEF)}.dcm", StudyInstanceUID=uid(1), SeriesInstanceUID=uid(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -286,7 +286,7 @@ def test_the_warning_about_the_contests_uids_is_silent_and_no_other_is(tmp_path,
         read_header(other)
 
 
-def test_a_slice_comes_with_the_checksum_of_its_bytes(tmp_path):
+def test_a_slice_is_read_with_the_checksum_of_its_file(tmp_path):
     import hashlib
 
     path = write_slice(tmp_path / "s.dcm")
@@ -297,7 +297,7 @@ def test_a_slice_comes_with_the_checksum_of_its_bytes(tmp_path):
 
 @pytest.mark.parametrize("syntax", ["explicit", *ENCAPSULATED])
 @given(st.data())
-def test_flipped_header_bytes_raise_nothing_but_a_fault(tmp_path_factory, syntax, data):
+def test_flipped_header_bytes_raise_only_dicom_errors(tmp_path_factory, syntax, data):
     path = tmp_path_factory.getbasetemp() / f"{syntax}.dcm"
     if not path.exists():
         write_slice(path, syntax=syntax)
@@ -309,11 +309,11 @@ def test_flipped_header_bytes_raise_nothing_but_a_fault(tmp_path_factory, syntax
         warnings.simplefilter("ignore")
         try:
             header = parse_header(bytes(damaged), path, len(damaged))
-        except DicomFault:
+        except DicomError:
             return
         if syntax == "explicit":
             try:
                 hu = decode_hu(bytes(damaged), header)
-            except DicomFault:
+            except DicomError:
                 return
             assert hu.dtype == np.int16 and hu.min() >= -1024 and hu.max() <= 3071

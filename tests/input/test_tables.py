@@ -1,4 +1,4 @@
-"""The prepared tables: order, geometry, quarantine, folds, report."""
+"""The tables of input/prepared: slice order, geometry, quarantine, folds, report."""
 
 import json
 
@@ -33,11 +33,11 @@ def files_of(tree, number, split="train"):
     return sorted((tree / split / uid(number)).rglob("*.dcm"))
 
 
-def test_every_row_of_the_contest_has_a_row(tree):
+def test_every_row_of_the_contest_is_in_the_tables(tree):
     exams, slices = prepared(tree)
     assert tuple(exams.columns) == EXAM_COLUMNS and tuple(slices.columns) == SLICE_COLUMNS
-    wanted = pd.concat(pd.read_csv(tree / f"{split}.csv", dtype=str)[list(ID_COLUMNS)] for split in ("train", "test"))
-    assert set(slices[SOP]) == set(wanted[SOP]) and len(exams) == 8
+    expected = pd.concat(pd.read_csv(tree / f"{split}.csv", dtype=str)[list(ID_COLUMNS)] for split in ("train", "test"))
+    assert set(slices[SOP]) == set(expected[SOP]) and len(exams) == 8
     assert (tree / slices["path"].iloc[0]).is_file()
 
 
@@ -50,7 +50,7 @@ def test_positions_rank_the_slices_from_the_feet_to_the_head(tree):
         assert ordered[SOP].tolist() == sorted(exam[SOP])
 
 
-def test_labels_are_joined_by_uid_and_absent_for_test_exams(tree):
+def test_labels_are_joined_by_uid_and_missing_for_test_exams(tree):
     exams, slices = prepared(tree)
     truth = pd.read_csv(tree / "train.csv", dtype=dict.fromkeys(ID_COLUMNS, str)).set_index(SOP)
     train = slices[slices["split"] == "train"].set_index(SOP)
@@ -73,15 +73,15 @@ def test_geometry_is_measured(tree):
 
 
 def test_unreadable_files_are_quarantined_and_keep_their_rows(tree):
-    missing, cut, wrong = files_of(tree, 0xA000)
+    missing, truncated, incomplete = files_of(tree, 0xA000)
     missing.unlink()
-    cut.write_bytes(cut.read_bytes()[:-9])
-    write_slice(wrong, RescaleIntercept=None)
+    truncated.write_bytes(truncated.read_bytes()[:-9])
+    write_slice(incomplete, RescaleIntercept=None)
     exams, slices = prepared(tree)
     exam = slices[slices[STUDY] == uid(0xA000)].set_index(SOP)
     assert exam.loc[missing.stem, "quarantine"] == "file missing"
-    assert exam.loc[cut.stem, "quarantine"].startswith("truncated")
-    assert exam.loc[wrong.stem, "quarantine"] == "header lacks RescaleIntercept"
+    assert exam.loc[truncated.stem, "quarantine"].startswith("truncated")
+    assert exam.loc[incomplete.stem, "quarantine"] == "missing from the header: RescaleIntercept"
     assert (exam["position"] == -1).all() and exam["z_mm"].isna().all()
     row = exams.set_index(STUDY).loc[uid(0xA000)]
     assert row["n_readable"] == 0 and np.isnan(row["spacing_y_mm"]) and row["fold"] >= 0
@@ -89,7 +89,7 @@ def test_unreadable_files_are_quarantined_and_keep_their_rows(tree):
     assert report()["quarantine_reasons"]["truncated: pixel data ends at byte #, the file at #"] == 1
 
 
-def test_readable_slices_of_a_damaged_exam_are_ranked_without_the_bad_one(tree):
+def test_slices_are_ranked_without_the_unreadable_ones(tree):
     first, second, third = files_of(tree, 0xA000)
     second.write_bytes(b"")
     _, slices = prepared(tree)
@@ -97,19 +97,19 @@ def test_readable_slices_of_a_damaged_exam_are_ranked_without_the_bad_one(tree):
     assert (position[first.stem], position[second.stem], position[third.stem]) == (0, -1, 1)
 
 
-def test_an_exam_without_order_is_quarantined_as_a_whole(tree):
+def test_all_slices_of_an_exam_of_unknown_order_are_quarantined(tree):
     for path in files_of(tree, 0xA000):
         write_slice(path, z=3.0)
     exams, slices = prepared(tree)
     reasons = slices.loc[slices[STUDY] == uid(0xA000), "quarantine"]
-    assert set(reasons) == {"geometry lost: all 3 slices lie at z = 3 mm"}
+    assert set(reasons) == {"geometry lost: all 3 slices are at z = 3 mm"}
     assert exams.set_index(STUDY).loc[uid(0xA000), "n_readable"] == 0
 
 
-def test_flags_name_what_is_odd_about_an_exam(tree):
-    turned = {"PatientPosition": "FFP", "ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]}
+def test_irregularities_of_an_exam_are_flagged(tree):
+    rotated = {"PatientPosition": "FFP", "ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]}
     for z, path in enumerate(files_of(tree, 0xB00000, "test")):
-        write_slice(path, z=z, InstanceNumber=1, **turned)
+        write_slice(path, z=z, InstanceNumber=1, **rotated)
     exams, _ = prepared(tree)
     flags = set(exams.set_index(STUDY).loc[uid(0xB00000), "flags"].split(";"))
     assert flags == {
@@ -127,7 +127,7 @@ def test_transfer_syntaxes_are_counted(tree):
     assert names["Explicit VR Little Endian"] == 22 and names["Implicit VR Little Endian"] == 1 and len(names) == 3
 
 
-def test_current_tables_are_not_made_again(tree, capsys):
+def test_current_tables_are_not_rebuilt(tree, capsys):
     prepared(tree)
     before = (paths.prepared() / "slices.parquet").stat().st_mtime_ns
     prepared(tree)
@@ -135,7 +135,7 @@ def test_current_tables_are_not_made_again(tree, capsys):
     assert (paths.prepared() / "slices.parquet").stat().st_mtime_ns == before
 
 
-def test_a_changed_label_makes_them_again(tree, capsys):
+def test_a_changed_csv_rebuilds_the_tables(tree, capsys):
     prepared(tree)
     text = (tree / "train.csv").read_text().splitlines()
     (tree / "train.csv").write_text("\n".join([text[0], *text[:0:-1]]))
@@ -151,13 +151,13 @@ def test_the_same_tree_gives_the_same_bytes(tree):
     assert first == [(paths.prepared() / name).read_bytes() for name in names]
 
 
-def test_a_faulty_tree_is_refused_before_any_header_is_read(tree):
+def test_a_tree_with_faults_is_refused(tree):
     (tree / "test.csv").unlink()
     with pytest.raises(UserError, match="test.csv is missing"):
         prepared(tree)
 
 
-def test_two_series_of_one_exam_are_refused(tree):
+def test_several_series_of_one_exam_are_refused(tree):
     table = pd.read_csv(tree / "test.csv", dtype=str)
     table[SERIES] = [uid(number) for number in range(6)]
     table.to_csv(tree / "test.csv", index=False)
@@ -165,7 +165,7 @@ def test_two_series_of_one_exam_are_refused(tree):
         prepared(tree)
 
 
-def test_fold_groups_are_obeyed_and_are_part_of_what_is_read(tree, capsys):
+def test_fold_groups_are_used_and_are_an_input_of_the_artifact(tree, capsys):
     exams, _ = prepared(tree)
     train = exams.loc[exams["split"] == "train", STUDY].tolist()
     table = pd.DataFrame({STUDY: train[:4], "group": ["a", "a", "b", "b"]})
@@ -176,14 +176,16 @@ def test_fold_groups_are_obeyed_and_are_part_of_what_is_read(tree, capsys):
     assert capsys.readouterr().out.count("input/prepared: building") == 2
 
 
-def test_faults_of_fold_groups_are_all_told(tree):
+def test_all_faults_of_fold_groups_are_reported(tree):
     study = uid(0x10000)
     (tree / "fold_groups.csv").write_text(f"{STUDY},group\n{study},a\n{study},b\nother,\n")
-    with pytest.raises(UserError, match=r"(?s)1 rows with empty cells, first line 4.*1 rows with a repeated .*line 3"):
+    with pytest.raises(
+        UserError, match=r"(?s)1 rows with empty cells, first in line 4.*1 rows with a duplicate .*line 3"
+    ):
         prepared(tree)
 
 
-def test_the_same_tables_with_another_first_image_are_another_product(tree, capsys):
+def test_the_same_tables_with_another_first_image_are_another_artifact(tree, capsys):
     prepared(tree)
     first = min((tree / "train").rglob("*.dcm"))
     first.write_bytes(first.read_bytes()[:-1] + b"!")

@@ -1,4 +1,4 @@
-"""Every kind of network trains two steps on every Keras backend that is installed."""
+"""Training of every kind of network on every installed Keras backend."""
 
 import importlib.util
 import json
@@ -11,16 +11,16 @@ import pytest
 from pipeline import paths
 
 
-def _printed(backend: str, *command: str):
-    """What a Python process on a backend prints as its last line, JSON; skips where the backend is not installed."""
+def _run_python(backend: str, *command: str):
+    """Return the last output line (JSON) of a Python process on a backend; skip if the backend is not installed."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(paths.CHECKOUT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command], env=environment, cwd=paths.CHECKOUT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 FIXED = {
@@ -32,27 +32,27 @@ FIXED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", FIXED)
-def test_threads_and_the_order_of_sums_are_fixed(backend):
+def test_prepare_backend_sets_threads_and_determinism(backend):
     lines = (
         "import json",
-        "from models.slice_runs import prepare_backend",
+        "from models.device import prepare_backend",
         "from pipeline.settings import ModelsSettings",
         "prepare_backend(ModelsSettings(), 3)",
         FIXED[backend],
         "print(json.dumps([threads(), fixed()]))",
     )
-    assert _printed(backend, "-c", "\n".join(lines)) == [3, True]
+    assert _run_python(backend, "-c", "\n".join(lines)) == [3, True]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_every_kind_of_network_trains_two_steps(backend):
-    found = _printed(backend, "-m", "tests.support.backend_steps")
-    assert found["backend"] == backend
-    assert len(found["networks"]) == 5
-    for name, steps in found["networks"].items():
+    results = _run_python(backend, "-m", "tests.support.backend_steps")
+    assert results["backend"] == backend
+    assert len(results["networks"]) == 5
+    for name, steps in results["networks"].items():
         first, second = steps["losses"]
-        assert second < first + 0.05 < 100, name  # a small step on the same batch: not uphill, and no NaN
-        assert steps["moved"] > 0.7, name
-        assert steps.get("average kept", True), name
+        assert second < first + 0.05 < 100, name  # a small step on the same batch: no increase, and no NaN
+        assert steps["changed"] > 0.7, name
+        assert steps.get("average unchanged", True), name
         assert steps["xla"] == (backend == "jax"), name  # on TensorFlow's CPU it is several times slower

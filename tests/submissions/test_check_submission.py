@@ -1,4 +1,4 @@
-"""Every fault of a submission is reported by name with its id, all at once, and fails."""
+"""All faults of a submission are reported at once, by name and with an example id."""
 
 import subprocess
 import sys
@@ -12,9 +12,9 @@ from ensemble.decode import decode
 from input.contest import SOP, STUDY
 from submissions.check_submission import check_file
 from submissions.kaggle_csv import layout_of, write_submission
-from tests.support.submission_cases import draw_labels, predict, write_tree
+from tests.support.submission_cases import predict, random_labels, write_tree
 
-LABELS = draw_labels(12, seed=1)
+LABELS = random_labels(12, seed=1)
 LAYOUT = layout_of(LABELS)
 
 
@@ -25,15 +25,15 @@ def submission(tmp_path: Path) -> Path:
     return path
 
 
-def spoil(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> list[str]:
+def faults_after(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> list[str]:
     rows = pd.read_csv(path, dtype=str)
     change(rows).to_csv(path, index=False)
     return [str(fault) for fault in check_file(path, LAYOUT)]
 
 
-def with_label(place: int, text: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def with_label(row: int, text: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def change(rows: pd.DataFrame) -> pd.DataFrame:
-        rows.loc[place, "label"] = text
+        rows.loc[row, "label"] = text
         return rows
 
     return change
@@ -43,50 +43,52 @@ def test_a_decoded_submission_passes(submission: Path) -> None:
     assert check_file(submission, LAYOUT) == []
 
 
-def test_the_order_of_rows_is_no_fault(submission: Path) -> None:
-    assert spoil(submission, lambda rows: rows.sample(frac=1, random_state=0)) == []
+def test_any_order_of_rows_is_valid(submission: Path) -> None:
+    assert faults_after(submission, lambda rows: rows.sample(frac=1, random_state=0)) == []
 
 
-def test_a_missing_id_is_named(submission: Path) -> None:
-    assert spoil(submission, lambda rows: rows.drop(5)) == [f"missing id: {LAYOUT.ids[5]}"]
+def test_a_missing_id_is_reported(submission: Path) -> None:
+    assert faults_after(submission, lambda rows: rows.drop(5)) == [f"missing id: {LAYOUT.ids[5]}"]
 
 
-def test_an_unknown_id_is_named(submission: Path) -> None:
-    stranger = pd.DataFrame({"id": ["ffff_central_pe"], "label": ["0.1"]})
-    assert spoil(submission, lambda rows: pd.concat([rows, stranger])) == ["unknown id: ffff_central_pe"]
+def test_an_unknown_id_is_reported(submission: Path) -> None:
+    unknown = pd.DataFrame({"id": ["ffff_central_pe"], "label": ["0.1"]})
+    assert faults_after(submission, lambda rows: pd.concat([rows, unknown])) == ["unknown id: ffff_central_pe"]
 
 
-def test_a_duplicate_is_named(submission: Path) -> None:
-    assert spoil(submission, lambda rows: pd.concat([rows, rows.iloc[[7]]])) == [f"duplicate id: {LAYOUT.ids[7]}"]
-
-
-@pytest.mark.parametrize("text", ["", "NaN", "null"])
-def test_nan_is_named(submission: Path, text: str) -> None:
-    assert spoil(submission, with_label(3, text)) == [f"NaN or empty label: {LAYOUT.ids[3]}: {text!r}"]
-
-
-@pytest.mark.parametrize("text", ["1.2", "-0.1", "inf", "1.0000001"])
-def test_a_probability_out_of_range_is_named(submission: Path, text: str) -> None:
-    assert spoil(submission, with_label(4, text)) == [f"probability outside [0, 1]: {LAYOUT.ids[4]}: {text!r}"]
-
-
-@pytest.mark.parametrize("text", ["high", "0,5", "True", "0x1", "1_0"])
-def test_a_label_that_is_no_number_is_named(submission: Path, text: str) -> None:
-    assert spoil(submission, with_label(4, text)) == [f"label is not a number: {LAYOUT.ids[4]}: {text!r}"]
-
-
-def test_a_wrong_header_is_named(submission: Path) -> None:
-    faults = spoil(submission, lambda rows: rows.rename(columns={"label": "prediction"}))
-    assert faults == ["wrong header: found 'id,prediction', expected 'id,label'"]
-
-
-def test_a_third_column_is_a_wrong_header(submission: Path) -> None:
-    assert spoil(submission, lambda rows: rows.assign(note="x")) == [
-        "wrong header: found 'id,label,note', expected 'id,label'"
+def test_a_duplicate_is_reported(submission: Path) -> None:
+    assert faults_after(submission, lambda rows: pd.concat([rows, rows.iloc[[7]]])) == [
+        f"duplicate id: {LAYOUT.ids[7]}"
     ]
 
 
-def test_a_rule_violation_is_named_with_its_exam(submission: Path) -> None:
+@pytest.mark.parametrize("text", ["", "NaN", "null"])
+def test_nan_is_reported(submission: Path, text: str) -> None:
+    assert faults_after(submission, with_label(3, text)) == [f"NaN or empty label: {LAYOUT.ids[3]}: {text!r}"]
+
+
+@pytest.mark.parametrize("text", ["1.2", "-0.1", "inf", "1.0000001"])
+def test_a_probability_out_of_range_is_reported(submission: Path, text: str) -> None:
+    assert faults_after(submission, with_label(4, text)) == [f"probability outside [0, 1]: {LAYOUT.ids[4]}: {text!r}"]
+
+
+@pytest.mark.parametrize("text", ["high", "0,5", "True", "0x1", "1_0"])
+def test_a_label_that_is_not_a_number_is_reported(submission: Path, text: str) -> None:
+    assert faults_after(submission, with_label(4, text)) == [f"label is not a number: {LAYOUT.ids[4]}: {text!r}"]
+
+
+def test_a_wrong_header_is_reported(submission: Path) -> None:
+    faults = faults_after(submission, lambda rows: rows.rename(columns={"label": "prediction"}))
+    assert faults == ["wrong header: expected 'id,label', got 'id,prediction'"]
+
+
+def test_a_third_column_is_a_wrong_header(submission: Path) -> None:
+    assert faults_after(submission, lambda rows: rows.assign(note="x")) == [
+        "wrong header: expected 'id,label', got 'id,label,note'"
+    ]
+
+
+def test_a_rule_violation_is_reported_with_its_exam(submission: Path) -> None:
     study = LABELS[STUDY].iloc[0]
 
     def change(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,17 +97,17 @@ def test_a_rule_violation_is_named_with_its_exam(submission: Path) -> None:
         rows.loc[rows["id"].str.startswith(study) & (rows["label"].astype(float) > 0.5), "label"] = "0.9"
         return rows
 
-    faults = spoil(submission, change)
-    assert any(fault.startswith("rule violation one_of_no_pe") and study in fault for fault in faults)
+    faults = faults_after(submission, change)
+    assert any(fault.startswith("rule violation negative_or_indeterminate") and study in fault for fault in faults)
 
 
-def test_all_faults_come_at_once(submission: Path) -> None:
+def test_all_faults_are_reported_at_once(submission: Path) -> None:
     def change(rows: pd.DataFrame) -> pd.DataFrame:
         rows.loc[:3, "label"] = ["nan", "1.2", "x", "7"]
         rows = pd.concat([rows.drop(20), rows.iloc[[30]]])
         return rows.rename(columns={"id": "ID"})
 
-    names = [fault.split(":")[0] for fault in spoil(submission, change)]
+    names = [fault.split(":")[0] for fault in faults_after(submission, change)]
     assert names == [
         "wrong header",
         "missing id",
@@ -117,22 +119,30 @@ def test_all_faults_come_at_once(submission: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "id,label\na,b,c,d\n"])
-def test_a_file_that_is_no_table_is_a_fault(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_table_is_a_fault(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     assert [fault.name for fault in check_file(tmp_path / "a.csv", LAYOUT)] == ["unreadable file"]
 
 
-def test_a_header_without_rows_misses_every_id(tmp_path: Path) -> None:
+def test_in_a_file_without_rows_every_id_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,label\n")
     faults = check_file(tmp_path / "a.csv", LAYOUT)
     assert [(fault.name, fault.count) for fault in faults] == [("missing id", len(LAYOUT.ids))]
 
 
-def test_the_command_fails_on_a_fault_and_passes_without(submission: Path, tmp_path: Path) -> None:
+def test_the_command_fails_only_for_a_faulty_file(submission: Path, tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", LABELS, LABELS)
-    command = [sys.executable, "-m", "submissions", "check", str(submission), "--data", str(tmp_path / "tree")]
+    command = [
+        sys.executable,
+        "-m",
+        "submissions",
+        "check-submission",
+        str(submission),
+        "--data",
+        str(tmp_path / "tree"),
+    ]
     good = subprocess.run(command, capture_output=True, text=True)
     assert good.returncode == 0 and "valid (180 rows, 12 exams, 72 slices, no rule violation)" in good.stdout
-    spoil(submission, with_label(4, "1.2"))
+    faults_after(submission, with_label(4, "1.2"))
     bad = subprocess.run(command, capture_output=True, text=True)
     assert bad.returncode == 1 and "probability outside [0, 1]" in bad.stdout

@@ -27,7 +27,7 @@ TEST = SLICES.assign(**{SERIES: SLICES[STUDY] + "1"})[[STUDY, SERIES, SOP]]
 
 def exams_of(slices: pd.DataFrame, value: float = 0.3) -> pd.DataFrame:
     exams = pd.DataFrame({STUDY: slices[STUDY].unique()})
-    return exams.assign(**{label: value + 0.01 * place for place, label in enumerate(EXAM_LABELS)})
+    return exams.assign(**{label: value + 0.01 * number for number, label in enumerate(EXAM_LABELS)})
 
 
 def test_the_file_is_written_byte_for_byte(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_file_is_written_byte_for_byte(tmp_path: Path) -> None:
     )
 
 
-def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
+def test_the_order_of_the_sample_is_kept(tmp_path: Path) -> None:
     ids = list(submission_ids(SLICES))[::-1]
     TEST.to_csv(tmp_path / "test.csv", index=False)
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
@@ -51,39 +51,39 @@ def test_the_samples_own_order_is_kept(tmp_path: Path) -> None:
 
 def test_a_sample_that_contradicts_test_csv_is_an_error(tmp_path: Path) -> None:
     TEST.to_csv(tmp_path / "test.csv", index=False)
-    ids = [*submission_ids(SLICES)[1:], "stranger"]
+    ids = [*submission_ids(SLICES)[1:], "unknown-id"]
     pd.DataFrame({"id": ids, "label": 0.5}).to_csv(tmp_path / "sample_submission.csv", index=False)
     with pytest.raises(UserError, match="bbb_negative_exam_for_pe") as fault:
         read_layout(tmp_path)
-    assert "stranger" in str(fault.value)
+    assert "unknown-id" in str(fault.value)
 
 
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b"", "found nothing"),
-        (b"StudyInstanceUID,SOPInstanceUID\na,b\n", "lacks the columns SeriesInstanceUID"),
+        (b"", "got nothing"),
+        (b"StudyInstanceUID,SOPInstanceUID\na,b\n", "missing columns SeriesInstanceUID"),
         (TEST.to_csv(index=False).encode() + b'"a,b,c\n', "unreadable: Error tokenizing data"),
         (TEST.to_csv(index=False).encode("utf-16"), "unreadable: 'utf-8' codec"),
-        (TEST.to_csv(index=False).encode() + b",aaa1,s4\n", "1 rows with an empty or impossible StudyInstanceUID"),
-        (TEST.to_csv(index=False).encode() + b"aaa,aaa1,s3\n", "1 repeated SOPInstanceUID, first line 5"),
+        (TEST.to_csv(index=False).encode() + b",aaa1,s4\n", "1 rows with an empty or invalid StudyInstanceUID"),
+        (TEST.to_csv(index=False).encode() + b"aaa,aaa1,s3\n", "1 duplicate SOPInstanceUID, first in line 5"),
         (TEST.to_csv(index=False).encode().splitlines(keepends=True)[0], "has no rows"),
     ],
 )
-def test_a_test_csv_that_cannot_be_used_is_named_with_the_fault(tmp_path: Path, data: bytes, fault: str) -> None:
+def test_an_unusable_test_csv_is_reported_with_its_fault(tmp_path: Path, data: bytes, fault: str) -> None:
     (tmp_path / "test.csv").write_bytes(data)
-    with pytest.raises(UserError, match=f"test.csv.*{fault}") as told:
+    with pytest.raises(UserError, match=f"test.csv.*{fault}") as fault_info:
         read_layout(tmp_path)
-    assert "A contest tree holds a test.csv with the columns StudyInstanceUID" in str(told.value)
+    assert "Expected the columns StudyInstanceUID" in str(fault_info.value)
 
 
-def test_writing_joins_by_id_and_reads_back(tmp_path: Path) -> None:
+def test_writing_joins_by_id_and_can_be_read_back(tmp_path: Path) -> None:
     exams = exams_of(SLICES)
     exams.loc[0, "central_pe"] = 0.9
     write_submission(tmp_path / "a.csv", exams.iloc[::-1], SLICES.sample(frac=1, random_state=1), layout_of(SLICES))
     values = read_rows(tmp_path / "a.csv").set_index("id")["label"].astype(float)
-    back, slices = to_tables(values, SLICES)
-    pd.testing.assert_frame_equal(back, exams, check_dtype=False, atol=1e-9)
+    exams_again, slices = to_tables(values, SLICES)
+    pd.testing.assert_frame_equal(exams_again, exams, check_dtype=False, atol=1e-9)
     assert slices["label"].tolist() == [0.25, 0.75, 0.1]
 
 
@@ -100,7 +100,7 @@ def test_incomplete_predictions_are_listed_and_nothing_is_written(tmp_path: Path
 @given(
     st.one_of(st.floats(0, 1), st.floats(0.499999, 0.500001), st.sampled_from([0.5, np.nextafter(0.5, 1), 0.0, 1.0]))
 )
-def test_rounding_never_flips_a_rule(probability: float) -> None:
+def test_rounding_never_violates_a_rule(probability: float) -> None:
     written = float(f"{rounded(np.array([probability]))[0]:.6f}")
     assert (written > 0.5) == (probability > 0.5)
     assert 0 < written < 1

@@ -1,4 +1,4 @@
-"""The whole stage on a small contest: files, leaderboard, report, and what a second run does."""
+"""The whole stage on a small contest: files, leaderboard, report, and repeated runs."""
 
 import shutil
 from pathlib import Path
@@ -13,19 +13,20 @@ from pipeline.settings import InputSettings, Settings, SubmissionsSettings
 from submissions.__main__ import main
 from submissions.check_submission import check_file
 from submissions.kaggle_csv import read_layout
-from submissions.leaderboard import aligned, append, leaderboard_path, read_leaderboard, run_table, whole_table
+from submissions.leaderboard import LEGEND, append, leaderboard_path, read_leaderboard, run_table, whole_table
 from submissions.score import score_file
+from submissions.text_table import text_table
 from submissions.write_submission import write_all
-from tests.support.submission_cases import draw_labels, write_ensemble, write_tree
+from tests.support.submission_cases import random_labels, write_ensemble, write_tree
 
 STRENGTHS = {"prior": 0.0, "mobilenetv2": 1.0, "stack": 2.0}
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A contest of 30 training and 24 test exams whose ensemble is finished."""
+    """A contest of 30 training and 24 test exams with a finished ensemble."""
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    train, test = draw_labels(30, seed=1), draw_labels(24, seed=2, first=100)
+    train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
     write_tree(tmp_path / "contest", train, test)
     write_ensemble(tmp_path / "products", train, test, STRENGTHS)
     return Settings(input=InputSettings(data=str(tmp_path / "contest")), submissions=SubmissionsSettings(bootstrap=50))
@@ -38,8 +39,8 @@ def test_every_candidate_and_the_promoted_one_become_valid_files(settings: Setti
         assert check_file(directory / f"{name}.csv", layout) == []
     assert (directory / "submission.csv").read_bytes() == (directory / "stack.csv").read_bytes()
     files = read_manifest(directory)["files"]
-    reports = ["evidence.html", "report.md", "report.png"]
-    assert sorted(files) == sorted(["mobilenetv2.csv", "prior.csv", "stack.csv", "submission.csv", *reports])
+    candidates = ["mobilenetv2.csv", "prior.csv", "stack.csv"]
+    assert sorted(files) == [*candidates[:2], "report.md", "report.png", candidates[2], "submission.csv"]
 
 
 def test_the_stored_score_equals_the_recomputed_one(settings: Settings) -> None:
@@ -58,19 +59,19 @@ def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_all(settings)
-    before = {each.name: each.read_bytes() for each in paths.submissions().iterdir()}
+    before = {file.name: file.read_bytes() for file in paths.submissions().iterdir()}
     capsys.readouterr()
     write_all(settings)
     assert "submissions/write: up to date" in capsys.readouterr().out
-    assert {each.name: each.read_bytes() for each in paths.submissions().iterdir()} == before
+    assert {file.name: file.read_bytes() for file in paths.submissions().iterdir()} == before
     write_all(settings, force=True)
-    again = {each.name: each.read_bytes() for each in paths.submissions().iterdir()}
-    for name in ("submission.csv", "report.md", "report.png", "evidence.html"):
+    again = {file.name: file.read_bytes() for file in paths.submissions().iterdir()}
+    for name in ("submission.csv", "report.md", "report.png"):
         assert again[name] == before[name]
     assert len(read_leaderboard(leaderboard_path())) == len(STRENGTHS)
 
 
-def test_the_leaderboard_grows_by_a_run_and_foreign_files_stay(settings: Settings, tmp_path: Path) -> None:
+def test_the_leaderboard_grows_by_a_run_and_other_files_stay(settings: Settings, tmp_path: Path) -> None:
     write_all(settings)
     (paths.submissions() / "mine.csv").write_text("keep me")
     other = Settings(input=settings.input, submissions=SubmissionsSettings(bootstrap=60))
@@ -80,14 +81,12 @@ def test_the_leaderboard_grows_by_a_run_and_foreign_files_stay(settings: Setting
     assert (paths.submissions() / "mine.csv").read_text() == "keep me"
 
 
-def test_a_leaderboard_that_was_moved_away_stops_no_second_run(
-    settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_works_without_the_leaderboard(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     write_all(settings)
     leaderboard_path().unlink()
     (paths.submissions() / "model_card.md").unlink()
     write_all(settings)
-    assert "no row of this run, hence no model card" in capsys.readouterr().out
+    assert "no row of this run, so no model card" in capsys.readouterr().out
     write_all(settings, force=True)
     assert (paths.submissions() / "model_card.md").is_file()
 
@@ -100,19 +99,22 @@ def test_without_a_truth_the_test_columns_stay_empty(settings: Settings) -> None
     assert "test truth" not in run_table(rows)
 
 
-def test_the_screen_shows_table_scores_and_files(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_has_tables_with_their_legend_and_the_files(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_all(settings)
     lines = capsys.readouterr().out.splitlines()
     for header in ("out of fold", "test truth"):
-        place = next(place for place, line in enumerate(lines) if line.startswith(header))
-        assert [line.split()[0] for line in lines[place + 2 : place + 5]] == ["stack", "mobilenetv2", "prior"]
+        row = next(row for row, line in enumerate(lines) if line.startswith(header))
+        assert [line.split()[0] for line in lines[row + 2 : row + 5]] == ["stack", "mobilenetv2", "prior"]
+    assert all(any(meaning in line for line in lines) for meaning in LEGEND.values())
     assert any("submission.csv" in line for line in lines)
 
 
-def test_the_report_holds_labels_calibration_and_the_quarantined_slice(settings: Settings) -> None:
+def test_the_report_has_labels_calibration_and_the_quarantined_slice(settings: Settings) -> None:
     write_all(settings)
     text = (paths.submissions() / "report.md").read_text()
-    assert "| rv_lv_ratio_gte_1 |" in text and "| out of fold |" in text
+    assert "| RV/LV ratio >= 1 |" in text and "| out of fold |" in text
     rows = read_leaderboard(leaderboard_path()).set_index("candidate")
     for exams, column in (("out of fold", "cv"), ("test", "test")):
         for name in ("prior", "mobilenetv2"):
@@ -123,9 +125,9 @@ def test_the_report_holds_labels_calibration_and_the_quarantined_slice(settings:
     assert (paths.submissions() / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_columns_are_aligned() -> None:
-    table = aligned(["name", "score"], [["a", "0.5"], ["longer", "10.25"]])
-    assert table == "name    score\n------  -----\na         0.5\nlonger  10.25"
+def test_the_columns_of_a_text_table_are_aligned() -> None:
+    table = text_table(["name", "score"], [["a", "0.5"], ["longer", "10.25"]])
+    assert table == "name      score\n------  -------\na           0.5\nlonger    10.25"
 
 
 def test_the_whole_leaderboard_is_sorted_within_data_sets(tmp_path: Path) -> None:
@@ -134,23 +136,24 @@ def test_the_whole_leaderboard_is_sorted_within_data_sets(tmp_path: Path) -> Non
     append(tmp_path / "l.csv", rows)
     append(tmp_path / "l.csv", [row | {"data": "a", "run": "q", "candidate": "other", "cv": 0.6, "promoted": True}])
     lines = whole_table(read_leaderboard(tmp_path / "l.csv")).splitlines()
-    assert [line.split()[:2] for line in lines[2:]] == [["a", "other"], ["b", "better"], ["b", "worse"]]
+    assert [line.split()[:2] for line in lines[2:5]] == [["a", "other"], ["b", "better"], ["b", "worse"]]
     assert "other *" in lines[2]
+    assert lines[5] == "" and LEGEND["decoding cost"] in "\n".join(lines[6:])
 
 
-def test_a_candidate_that_is_gone_leaves_no_file(settings: Settings, tmp_path: Path) -> None:
+def test_the_files_of_former_candidates_are_removed(settings: Settings, tmp_path: Path) -> None:
     write_all(settings)
     shutil.rmtree(tmp_path / "products" / "ensemble")
     shutil.rmtree(tmp_path / "products" / "input")
-    train, test = draw_labels(30, seed=1), draw_labels(24, seed=2, first=100)
+    train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
     write_ensemble(tmp_path / "products", train, test, {"prior": 0.0, "mean": 1.0}, identity="other")
     write_all(settings)
-    left = sorted(each.name for each in paths.submissions().glob("*.csv"))
-    assert left == ["leaderboard.csv", "mean.csv", "prior.csv", "submission.csv"]
+    remaining = sorted(file.name for file in paths.submissions().glob("*.csv"))
+    assert remaining == ["leaderboard.csv", "mean.csv", "prior.csv", "submission.csv"]
 
 
-@pytest.mark.parametrize("verb", ["write", "card", "evidence"])
-def test_no_verb_tells_a_run_by_settings_that_did_not_make_it(
+@pytest.mark.parametrize("verb", ["write", "card"])
+def test_commands_reject_settings_that_did_not_make_the_run(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     write_json(paths.store() / "manifest.json", {"identity": "store"})
@@ -160,7 +163,7 @@ def test_no_verb_tells_a_run_by_settings_that_did_not_make_it(
     assert not (paths.submissions() / "submission.csv").exists()
 
 
-def test_predictions_that_changed_on_disk_are_refused(settings: Settings, tmp_path: Path) -> None:
+def test_predictions_that_changed_on_disk_are_an_error(settings: Settings, tmp_path: Path) -> None:
     with (tmp_path / "products" / "ensemble" / "runs" / "exams.parquet").open("ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match="sha256 differs"):

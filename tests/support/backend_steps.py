@@ -1,13 +1,13 @@
-"""Two training steps of every kind of network on the backend that KERAS_BACKEND names: python -m tests.support.backend_steps.
+"""Two training steps of every kind of network on the backend of KERAS_BACKEND, run by tests/models/test_backends.py.
 
-Prints a JSON object: backend, and a network -> losses, the share of its trainable variables that moved and, of
-slice networks, whether averaged weights stay what they are while they are in use; and whether XLA compiles its step.
-tests/models/test_backends.py starts it once a backend, each in a process of its own.
+Prints a JSON object with the backend and, per network, its losses, the share of its trainable variables that changed,
+whether XLA compiles its step and, for slice networks, whether averaged weights stay unchanged while they are in use.
 """
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,36 +28,36 @@ PLAIN = ModelsSettings(
 )
 RECIPES = {
     "average and maximum": PLAIN,
-    "generalised mean, learned windows": dataclasses.replace(PLAIN, pooling="gem", trainable_windows=True),
+    "generalised mean, trainable windows": dataclasses.replace(PLAIN, pooling="gem", trainable_windows=True),
     "bfloat16": dataclasses.replace(PLAIN, precision="mixed_bfloat16"),
 }
 EXAM = ExamNetworkSettings(length=8, units=4, dropout=0.0)
 
 
-def _graph(images):
+def _graph(images: keras.KerasTensor) -> keras.KerasTensor:
     tensor = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(8, 3, 2, "same", use_bias=False)(images)))
     tensor = layers.DepthwiseConv2D(3, 2, "same")(tensor)
     return layers.ReLU()(GroupedConvolution(8, 3, 1, 4)(tensor))
 
 
-def _two_steps(model: keras.Model, inputs, targets) -> dict:
-    before = [np.copy(keras.ops.convert_to_numpy(each)) for each in model.trainable_variables]
+def _train_two_steps(model: keras.Model, inputs: Any, targets: dict[str, np.ndarray]) -> dict:
+    before = [np.copy(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
     losses = [float(model.train_on_batch(inputs, targets, return_dict=True)["loss"]) for _ in range(2)]
-    after = [keras.ops.convert_to_numpy(each) for each in model.trainable_variables]
-    moved = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
-    return {"losses": losses, "moved": float(np.mean(moved)), "xla": bool(model.jit_compile)}
+    after = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    changed = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
+    return {"losses": losses, "changed": float(np.mean(changed)), "xla": bool(model.jit_compile)}
 
 
 def slice_steps(settings: ModelsSettings) -> dict:
-    """Of a slice network with every kind of layer that the backbones have, compiled as for training."""
+    """Train a slice network that has all layer types of the backbones, compiled as for training."""
     keras.utils.set_random_seed(0)
     model = TrainingRun.begin(settings, "tiny", Path("no checkpoint")).model
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype=np.float32)
-    steps = _two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
-    return {**steps, "average kept": _average_outlives_a_prediction(model, images)}
+    steps = _train_two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
+    return {**steps, "average unchanged": _average_survives_prediction(model, images)}
 
 
-def _average_outlives_a_prediction(model: keras.Model, images: np.ndarray) -> bool:
+def _average_survives_prediction(model: keras.Model, images: np.ndarray) -> bool:
     average = WeightAverage(model, 0.5)
     average.update()
     before = average.values()
@@ -67,7 +67,7 @@ def _average_outlives_a_prediction(model: keras.Model, images: np.ndarray) -> bo
 
 
 def exam_steps(kind: str) -> dict:
-    """Of a network over an exam's slices."""
+    """Train an exam network."""
     keras.utils.set_random_seed(0)
     model = exam_network(kind, 6, EXAM)
     compile_exam_network(model, EXAM, steps=1, unit=1.0)
@@ -76,15 +76,15 @@ def exam_steps(kind: str) -> dict:
     inside[:, 6:] = 0
     inputs = {"sequence": random.normal(size=(3, 8, 6)).astype(np.float32), "inside": inside}
     targets = {"slices": np.full((3, 8, 2), 0.5, np.float32), "exams": np.ones((3, 9), np.float32)}
-    return _two_steps(model, inputs, targets)
+    return _train_two_steps(model, inputs, targets)
 
 
 def main() -> None:
-    """Train and print."""
+    """Train all networks and print the results."""
     BACKBONES["tiny"] = Backbone(_graph, (0.5,) * 3, (0.5,) * 3, "none")
-    found = {name: slice_steps(settings) for name, settings in RECIPES.items()}
-    found |= {kind: exam_steps(kind) for kind in EXAM_KINDS}
-    print(json.dumps({"backend": keras.backend.backend(), "networks": found}))
+    networks = {name: slice_steps(settings) for name, settings in RECIPES.items()}
+    networks |= {kind: exam_steps(kind) for kind in EXAM_KINDS}
+    print(json.dumps({"backend": keras.backend.backend(), "networks": networks}))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ SUPINE = (1, 0, 0, 0, 1, 0)
 
 
 def body_hu(side: int = SIDE) -> np.ndarray:
-    """A slice that no flip or turn leaves unchanged: air, a disc of muscle, a bone mark front left, int16 (y, x)."""
+    """Return an asymmetric test slice: air, a disc of muscle, a bone mark at the front left; int16 HU (y, x)."""
     y, x = np.mgrid[:side, :side]
     hu = np.where((y - side / 2) ** 2 + (x - side / 2) ** 2 < (0.4 * side) ** 2, 46, -1000) + (x + 2 * y) % 7
     hu[side // 4 : side // 4 + 5, side // 2 + 8 : side // 2 + 20] = 700
@@ -62,11 +62,14 @@ def write_slice(
     """Write one CT slice.
 
     Args:
-        path: the file; a stem of 12 characters becomes the SOPInstanceUID.
+        path: the file; a stem of 12 characters is used as the SOPInstanceUID.
         hu: int16 (rows, columns) as transmitted; `body_hu()` by default.
         syntax: a key of `SYNTAXES`.
         z: third component of ImagePositionPatient, mm.
-        **tags: DICOM keywords that replace the defaults; None removes the element.
+        **tags: DICOM keywords that override the defaults; None removes the element.
+
+    Returns:
+        `path`.
     """
     hu = body_hu() if hu is None else hu
     signed = bool(tags.get("PixelRepresentation", 0))
@@ -85,11 +88,11 @@ def write_slice(
         "BitsAllocated": 16, "BitsStored": 16, "PixelRepresentation": int(signed), "RescaleSlope": slope,
         "RescaleIntercept": intercept,
     }  # fmt: skip
-    values |= {keyword: value for keyword, value in tags.items()}
+    values |= tags
     values.setdefault("HighBit", (values["BitsStored"] or 16) - 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the contest's own UIDs are invalid ones, and some tests write worse
+        warnings.simplefilter("ignore")  # the contest's UIDs are invalid, and some tests write other invalid values
         _save(path, values, stored, syntax)
     return path
 
@@ -120,44 +123,54 @@ def _to_jpeg_lossless(path: Path) -> None:
     reader = gdcm.ImageReader()
     reader.SetFileName(str(path))
     assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
+    converter = gdcm.ImageChangeTransferSyntax()
+    converter.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    converter.SetInput(reader.GetImage())
+    assert converter.Change()
     writer = gdcm.ImageWriter()
     writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
+    writer.SetImage(converter.GetOutput())
     writer.SetFileName(str(path))
     assert writer.Write()
 
 
 def uid(number: int) -> str:
-    """A UID of the contest's kind: 12 hexadecimal digits."""
+    """Format a UID as the contest does: 12 hexadecimal digits."""
     return f"{number:012x}"
 
 
 def exam_rows(number: int, slices: int, positive: tuple[int, ...] = (), **labels: int) -> pd.DataFrame:
-    """Rows of train.csv for one consistent exam, in z order; `positive` are the slices with PE."""
+    """Build rows of train.csv for one exam with consistent labels, in z order.
+
+    Args:
+        number: the StudyInstanceUID is `uid(number)`; the other UIDs follow it.
+        slices: number of slices.
+        positive: indices of the slices with PE.
+        **labels: exam labels that override the defaults.
+    """
     base = dict.fromkeys((*EXAM_LABELS, *QA_LABELS), 0)
     base |= {LT_1: 1, RIGHT: 1} if positive else {NEGATIVE: 1}
     rows = [
-        {STUDY: uid(number), SERIES: uid(number + 1), SOP: uid(number + 2 + each), SLICE_LABEL: int(each in positive)}
+        {STUDY: uid(number), SERIES: uid(number + 1), SOP: uid(number + 2 + index), SLICE_LABEL: int(index in positive)}
         | base
         | labels
-        for each in range(slices)
+        for index in range(slices)
     ]
     return pd.DataFrame(rows, columns=list(TRAIN_COLUMNS))
 
 
 def write_tree(root: Path, exams: int = 6, slices: int = 3) -> Path:
-    """Write a faultless tiny contest tree: half of the training exams positive, two test exams, rows shuffled."""
+    """Write a small valid contest tree: half of the training exams positive, two test exams, CSV rows shuffled."""
     train = pd.concat(
         exam_rows(
-            0xA000 * (each + 1), slices, (1,) if each % 2 else (), **({GTE_1: 1, LT_1: 0, LEFT: 1} if each == 1 else {})
+            0xA000 * (index + 1),
+            slices,
+            (1,) if index % 2 else (),
+            **({GTE_1: 1, LT_1: 0, LEFT: 1} if index == 1 else {}),
         )
-        for each in range(exams)
+        for index in range(exams)
     )
-    test = pd.concat(exam_rows(0xB00000 * (each + 1), slices) for each in range(2))[list(ID_COLUMNS)]
+    test = pd.concat(exam_rows(0xB00000 * (index + 1), slices) for index in range(2))[list(ID_COLUMNS)]
     root.mkdir(parents=True, exist_ok=True)
     for split, table in (("train", train), ("test", test)):
         for study, rows in table.groupby(STUDY):

@@ -1,33 +1,35 @@
-"""A small evidence report with two drawn exams, one of them with a hostile name, for its tests."""
+"""Inputs for tests of the evidence report: a finished run and two small synthetic exams, one with a hostile name."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.lung_box import Box
 from features.store import open_exam, write_exam
-from inference.evidence.exam_cases import UNLABELLED, Case
+from inference.evidence.exam_cases import UNLABELLED, ExamCase
 from inference.evidence.feature_contributions import Contributions
 from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, SOP
 from pipeline import paths
 from pipeline.settings import InputSettings, Settings, SubmissionsSettings
 from submissions.finished_run import Candidates, read_candidates
-from tests.support.submission_cases import draw_labels, write_ensemble, write_tree
+from tests.support.submission_cases import random_labels, write_ensemble, write_tree
 
 HOSTILE = """<img src=x onerror="document.title='owned'">'"&</script><script>document.title='owned'</script>"""
-NO_TEXT = "M\udcfcller.dcm"  # a file's name in Latin-1, as Python reads it on a UTF-8 machine
+#: A file name in Latin-1, as Python reads it on a UTF-8 machine.
+NOT_UTF8 = "M\udcfcller.dcm"
 PLANES, HEIGHT, WIDTH = 12, 40, 60
-#: HU of the square in the middle of every plane; a window's grey of it is known.
+#: HU of the square in the middle of every plane, whose grey value is known for every window.
 MIDDLE_HU = 100
 STRENGTHS = {"prior": 0.0, "mobilenetv2": 1.0, "stack": 2.0}
 
 
 def write_run(folder: Path) -> tuple[Settings, Candidates]:
-    """A finished ensemble on a small contest below $PE_ROOT, which the caller has set to folder/products."""
-    train, test = draw_labels(60, seed=1), draw_labels(24, seed=2, first=100)
+    """Write a finished ensemble on a small contest below $PE_ROOT, which the caller has set to folder/root."""
+    train, test = random_labels(60, seed=1), random_labels(24, seed=2, first=100)
     write_tree(folder / "contest", train, test)
-    write_ensemble(folder / "products", train, test, STRENGTHS)
+    write_ensemble(folder / "root", train, test, STRENGTHS)
     settings = Settings(
         input=InputSettings(data=str(folder / "contest")), submissions=SubmissionsSettings(bootstrap=50)
     )
@@ -37,7 +39,7 @@ def write_run(folder: Path) -> tuple[Settings, Candidates]:
 def write_planes(
     store: Path, name: str, *, planes: int = PLANES, shape: tuple[int, int] = (HEIGHT, WIDTH), pixel_mm: float = 1.4
 ) -> None:
-    """One exam: air, noise that differs from plane to plane, and a square of MIDDLE_HU in the middle."""
+    """Store one exam: air with noise that differs from plane to plane, and a square of MIDDLE_HU in the middle."""
     hu = np.random.default_rng(planes).normal(-800, 60, (planes, *shape))
     hu[:, shape[0] // 4 : 3 * shape[0] // 4, shape[1] // 4 : 3 * shape[1] // 4] = MIDDLE_HU
     box = Box(z0=0, z1=planes, y0=0, y1=shape[0], x0=0, x1=shape[1], middle_x=shape[1] / 2, found=True)
@@ -48,7 +50,7 @@ def write_planes(
     assert len(open_exam(store, name)) == planes
 
 
-def case(name: str, title: str, risk: float, **facts: object) -> Case:
+def exam_case(name: str, title: str, risk: float, **facts: Any) -> ExamCase:
     """A stored exam whose likeliest slice is the eighth."""
     labels = dict.fromkeys(EXAM_LABELS, risk / 2) | {NEGATIVE: 1 - risk, INDETERMINATE: 0.0}
     rows = np.arange(PLANES)
@@ -60,11 +62,11 @@ def case(name: str, title: str, risk: float, **facts: object) -> Case:
             "quarantine": "",
         }
     )
-    return Case(name=name, title=title, role=UNLABELLED, labels=labels, slices=slices, folds=(0,), **facts)
+    return ExamCase(name=name, title=title, role=UNLABELLED, labels=labels, slices=slices, folds=(0,), **facts)
 
 
-def two_cases() -> list[Case]:
-    """The hostile one, likely PE, with measured lines and contributions; and a plain one."""
+def two_cases() -> list[ExamCase]:
+    """A likely PE with a hostile name, a diameter and contributions; and an unlikely PE without."""
     line = {"plane": 4.0, "y0": 10.0, "x0": 12.0, "y1": 20.0, "x1": 30.0}
     numbers = {
         "rv_mm": 41.2,
@@ -73,9 +75,9 @@ def two_cases() -> list[Case]:
         **{f"rv_{name}": value for name, value in line.items()},
     }
     parts = pd.Series({"mean.top_20mm": 1.5, HOSTILE: -0.5})
-    moved = Contributions(0.25, parts, pd.Series(1.0, parts.index))
-    first = case(
-        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE, NO_TEXT),
-        contributions=moved, truth=dict.fromkeys(EXAM_LABELS, 1),
+    contributions = Contributions(0.25, parts, pd.Series(1.0, parts.index))
+    first = exam_case(
+        "study0", HOSTILE, 0.9, numbers=numbers, flags=("feet_first", HOSTILE), notes=(HOSTILE, NOT_UTF8),
+        contributions=contributions, truth=dict.fromkeys(EXAM_LABELS, 1),
     )  # fmt: skip
-    return [first, case("study1", "1.2.3", 0.2)]
+    return [first, exam_case("study1", "1.2.3", 0.2)]

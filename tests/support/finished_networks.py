@@ -1,6 +1,8 @@
-"""Finished runs of two small slice networks that never learned anything, for tests of what reads finished runs."""
+"""Finished runs of two small untrained slice networks, for tests of code that reads finished runs."""
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,15 +12,18 @@ from pipeline import paths
 from pipeline.files import sha256, write_json
 from pipeline.settings import ModelsSettings, Settings
 
+if TYPE_CHECKING:
+    import keras
+
 SMALL = ModelsSettings(height=32, width=40, embedding=8, weights="none")
 GEM = {"pooling": "gem", "trainable_windows": True}
 SETTINGS = Settings(models=dataclasses.replace(SMALL, per_backbone={"tiny_gem": GEM}))
-ASKED = ("leftsided_pe", "pe_present_on_image")
+REQUESTED_TARGETS = ("leftsided_pe", "pe_present_on_image")
 IMAGES = np.random.default_rng(0).random((3, 32, 40, 3), dtype=np.float32)
 
 
-def _graph(images):
-    """Both ways of padding, groups, a gate that averages as squeeze-and-excitation does, and a residual sum."""
+def _graph(images: "keras.KerasTensor") -> "keras.KerasTensor":
+    """Build both kinds of padding, groups, a squeeze-and-excitation gate and a residual connection."""
     from keras import layers
 
     from models.se_resnext import GroupedConvolution
@@ -29,8 +34,8 @@ def _graph(images):
     return layers.Add()([tensor, layers.Multiply()([layers.DepthwiseConv2D(3, padding="same")(tensor), gate])])
 
 
-def write_runs(patch: pytest.MonkeyPatch, root) -> dict:
-    """Make `root` the $PE_ROOT and write runs of "tiny" and "tiny_gem" there; fold 1 has no exported graph.
+def write_runs(patch: pytest.MonkeyPatch, root: Path) -> "dict[str, keras.Model]":
+    """Set PE_ROOT to `root` and write runs of "tiny" and "tiny_gem" there; fold 1 has no exported graph.
 
     Returns:
         Name -> network.
@@ -39,7 +44,7 @@ def write_runs(patch: pytest.MonkeyPatch, root) -> dict:
 
     from models.backbones import BACKBONES, Backbone
     from models.checkpoint import save_weights
-    from models.inference import export_graph
+    from models.prediction_engine import export_graph
     from models.slice_network import slice_network
 
     patch.setenv("PE_ROOT", str(root))
@@ -58,6 +63,6 @@ def write_runs(patch: pytest.MonkeyPatch, root) -> dict:
     return models
 
 
-def asked_logits(model) -> np.ndarray:
-    """Logits (3, asked targets) of IMAGES."""
-    return model.predict_on_batch(IMAGES)["logits"][:, [TARGETS.index(name) for name in ASKED]]
+def requested_logits(model: "keras.Model") -> np.ndarray:
+    """Return the logits of IMAGES, shape (3, requested targets)."""
+    return model.predict_on_batch(IMAGES)["logits"][:, [TARGETS.index(name) for name in REQUESTED_TARGETS]]

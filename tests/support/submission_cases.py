@@ -1,4 +1,4 @@
-"""A small contest with a truth and predictions of known quality, for the tests of the submissions."""
+"""A small synthetic contest with a truth and predictions of known quality, for the tests of the submissions."""
 
 import json
 from pathlib import Path
@@ -20,10 +20,17 @@ from input.contest import (
     STUDY,
     TRAIN_COLUMNS,
 )
+from pipeline.files import sha256
 
 
-def draw_labels(exams: int, seed: int, first: int = 0) -> pd.DataFrame:
-    """A table with the columns of train.csv: a third of the exams with PE, six slices each, rows shuffled."""
+def random_labels(exams: int, seed: int, first: int = 0) -> pd.DataFrame:
+    """A table with the columns of train.csv: a third of the exams with PE, six slices each, rows shuffled.
+
+    Args:
+        exams: number of exams.
+        seed: of the random values.
+        first: number of the first exam; StudyInstanceUIDs are made from the numbers.
+    """
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(first, first + exams):
@@ -33,14 +40,14 @@ def draw_labels(exams: int, seed: int, first: int = 0) -> pd.DataFrame:
             exam |= {LT_1: 1, LEFT: 1, RIGHT: int(generator.integers(2))}
         else:
             exam |= {INDETERMINATE: 1} if number % 7 == 1 else {NEGATIVE: 1}
-        for place in range(6):
-            ids = {STUDY: f"{number:012x}", SERIES: f"a{number:011x}", SOP: f"b{number:08x}{place:03x}"}
-            rows.append({**ids, SLICE_LABEL: int(positive and 2 <= place <= 3), **exam})
+        for position in range(6):
+            ids = {STUDY: f"{number:012x}", SERIES: f"a{number:011x}", SOP: f"b{number:08x}{position:03x}"}
+            rows.append({**ids, SLICE_LABEL: int(positive and 2 <= position <= 3), **exam})
     return pd.DataFrame(rows).sample(frac=1, random_state=seed)[list(TRAIN_COLUMNS)].reset_index(drop=True)
 
 
 def predict(labels: pd.DataFrame, strength: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Exam and slice probabilities that know the labels as well as `strength` says (0: nothing)."""
+    """Exam and slice probabilities; `strength` is the signal in logits (0: noise only)."""
     generator = np.random.default_rng(seed)
 
     def noisy(truth: pd.Series) -> np.ndarray:
@@ -48,15 +55,15 @@ def predict(labels: pd.DataFrame, strength: float, seed: int) -> tuple[pd.DataFr
 
     exams = labels.drop_duplicates(STUDY)[[STUDY, *EXAM_LABELS]].reset_index(drop=True)
     exams = exams.assign(**{label: noisy(exams[label]) for label in EXAM_LABELS})
-    # Exactly coherent, as the ensemble's posteriors are.
-    none = exams[NEGATIVE] + exams[INDETERMINATE]
-    exams[INDETERMINATE] = exams[INDETERMINATE] / np.maximum(none, 1)
-    exams[NEGATIVE] = exams[NEGATIVE] / np.maximum(none, 1)
+    # Coherent, like the ensemble's posteriors.
+    without_pe = exams[NEGATIVE] + exams[INDETERMINATE]
+    exams[INDETERMINATE] = exams[INDETERMINATE] / np.maximum(without_pe, 1)
+    exams[NEGATIVE] = exams[NEGATIVE] / np.maximum(without_pe, 1)
     return exams, labels[[STUDY, SOP]].assign(label=noisy(labels[SLICE_LABEL]))
 
 
 def write_tree(root: Path, train: pd.DataFrame, test: pd.DataFrame) -> None:
-    """The CSVs of a contest tree with its test truth apart; no images."""
+    """Write the CSVs of a contest tree and its test truth; no images."""
     (root / "truth").mkdir(parents=True)
     train.to_csv(root / "train.csv", index=False)
     test[[STUDY, SERIES, SOP]].to_csv(root / "test.csv", index=False)
@@ -66,7 +73,14 @@ def write_tree(root: Path, train: pd.DataFrame, test: pd.DataFrame) -> None:
 def write_ensemble(
     root: Path, train: pd.DataFrame, test: pd.DataFrame, strengths: dict[str, float], *, identity: str = "runs"
 ) -> None:
-    """Products of the stages that the submissions read: prepared tables and the predictions of candidates."""
+    """Write the artifacts that the submissions read: prepared tables and the predictions of candidates.
+
+    Args:
+        root: the folder of all artifacts (PE_ROOT).
+        train, test: tables of `random_labels`.
+        strengths: candidate -> strength of its predictions (see `predict`); the strongest is promoted.
+        identity: of the ensemble's artifact.
+    """
     both = pd.concat(
         [
             train.assign(split="train", fold=train[STUDY].map(lambda study: int(study, 16) % 3)),
@@ -91,8 +105,6 @@ def write_ensemble(
 def _write_artifact(
     folder: Path, tables: dict[str, pd.DataFrame], metrics: dict[str, str], identity: str = "prepared"
 ) -> None:
-    from pipeline.files import sha256
-
     folder.mkdir(parents=True)
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)

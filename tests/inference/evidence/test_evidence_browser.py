@@ -1,4 +1,4 @@
-"""The evidence report in headless Chromium: it steps, it switches, it fits, and a hostile name stays a text."""
+"""The evidence report in headless Chromium: navigation, viewer, layout, and escaping of a hostile name."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ import pytest
 
 import inference.evidence.evidence_report
 from features.windows import WINDOWS, apply_window
-from inference.evidence.evidence_report import write_evidence
+from inference.evidence.evidence_report import write_report
 from inference.evidence.model_facts import describe_model
 from tests.support.evidence_cases import HOSTILE, MIDDLE_HU, PLANES, two_cases, write_planes, write_run
 
@@ -28,23 +28,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A report with two exams; the first has an activation map on its plane 7."""
     folder = tmp_path_factory.mktemp("evidence")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PE_ROOT", str(folder / "products"))
+        patch.setenv("PE_ROOT", str(folder / "root"))
         maps = {"study0": {7: np.eye(10, 15, dtype=np.float32)}}
-        patch.setattr(inference.evidence.evidence_report, "activation_maps", lambda *_: maps)
+        patch.setattr(inference.evidence.evidence_report, "key_slice_maps", lambda *_: maps)
         settings, candidates = write_run(folder)
         for name in ("study0", "study1"):
             write_planes(folder / "store", name)
         path = folder / "evidence.html"
-        write_evidence(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
+        write_report(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
         yield path
 
 
 @pytest.fixture(scope="module")
 def browser(report: Path) -> Iterator[object]:
-    """Headless Chromium with a profile of its own."""
+    """Headless Chromium with its own profile."""
     webdriver = pytest.importorskip("selenium.webdriver")
     if not (Path(CHROMIUM).exists() and Path(DRIVER).exists()):
-        pytest.skip(f"needs {CHROMIUM} and {DRIVER} (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(f"{CHROMIUM} or {DRIVER} is not installed (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     profile = report.parent / "profile"
@@ -59,7 +59,7 @@ def browser(report: Path) -> Iterator[object]:
 
 @pytest.fixture
 def page(browser: object, report: Path) -> "Page":
-    """The report, freshly opened at 1280 pixels; afterwards the console must be empty."""
+    """The report, freshly opened at 1280 pixels; after the test the console must be empty."""
     opened = Page(browser)
     opened.resize(1280, 900)
     browser.get("about:blank")
@@ -69,22 +69,22 @@ def page(browser: object, report: Path) -> "Page":
 
 
 class Page:
-    """What the tests do with the page."""
+    """Actions on the page."""
 
     def __init__(self, driver: object) -> None:
         self.driver = driver
 
     def resize(self, width: int, height: int) -> None:
-        """The viewport, exactly: a headless window cannot become narrower than 500 pixels."""
+        """Set the viewport; a headless window itself cannot be narrower than 500 pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def value(self, script: str) -> object:
-        """What a JavaScript expression gives."""
+        """The value of a JavaScript expression."""
         return self.driver.execute_script(f"return {script}")
 
     def until(self, script: str) -> bool:
-        """Whether a JavaScript expression becomes true within some seconds: a page is changed after its hash is."""
+        """Whether a JavaScript expression becomes true within 10 s; the page changes after its URL fragment."""
         end = time.monotonic() + 10
         while not self.value(script):
             if time.monotonic() > end:
@@ -93,21 +93,21 @@ class Page:
         return True
 
     def press(self, *keys: str) -> None:
-        """Keys for whatever has the focus."""
+        """Send keys to the focused element."""
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def go(self, place: str) -> None:
-        """Follow a hash, and wait until its page is shown."""
+    def go(self, fragment: str) -> None:
+        """Set the URL fragment and wait until its page is shown."""
         self.driver.execute_async_script(
-            "const [place, done] = arguments;"
+            "const [fragment, done] = arguments;"
             "addEventListener('hashchange', () => done(), {once: true});"
-            "if (location.hash === place) done(); else location.hash = place",
-            place,
+            "if (location.hash === fragment) done(); else location.hash = fragment",
+            fragment,
         )
 
-    def of_exam(self, query: str, what: str) -> object:
+    def of_exam(self, query: str, attribute: str) -> object:
         """A property of an element of the first exam's page."""
-        return self.value(f"document.querySelector('#exam-1 {query}').{what}")
+        return self.value(f"document.querySelector('#exam-1 {query}').{attribute}")
 
 
 def keys() -> type:
@@ -117,16 +117,16 @@ def keys() -> type:
     return Keys
 
 
-def test_a_hostile_study_name_stays_a_text(page: Page) -> None:
+def test_a_hostile_study_name_is_shown_as_text(page: Page) -> None:
     assert page.value("document.querySelector('#list tbody a').textContent") == HOSTILE
     page.go("#exam-1")
     assert page.value("document.title") == f"Exam 1 of 2 by risk{HOSTILE} - evidence report"
     assert (
         page.value("document.querySelectorAll('img[src=x], script').length") == 3
-    )  # two of data, one of the page's own
+    )  # two with data, one is the page's script
 
 
-def test_the_slider_and_the_arrows_change_the_picture(page: Page) -> None:
+def test_the_slider_and_the_arrow_keys_change_the_slice(page: Page) -> None:
     page.go("#exam-1")
     first = page.of_exam("img.slice", "src")
     assert first.startswith("data:image/jpeg;base64,") and page.of_exam("img.slice", "naturalWidth") == 60
@@ -146,7 +146,7 @@ def test_the_slider_and_the_arrows_change_the_picture(page: Page) -> None:
     )
 
 
-def test_the_whole_way_works_with_the_keyboard_alone(page: Page) -> None:
+def test_the_report_can_be_used_with_the_keyboard_alone(page: Page) -> None:
     page.value("document.querySelector('#list tbody a').focus()")
     assert page.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.press(keys().ENTER)
@@ -161,11 +161,11 @@ def test_the_whole_way_works_with_the_keyboard_alone(page: Page) -> None:
     assert page.until("location.hash === '#exam-2'")
 
 
-def test_activation_and_diameters_lie_on_their_slices_and_can_be_switched(page: Page) -> None:
+def test_activation_map_and_diameters_are_shown_on_their_slices_and_can_be_hidden(page: Page) -> None:
     page.go("#exam-1")
     assert page.of_exam("img.overlay", "hidden")
     page.press(keys().HOME)
-    page.press("o")  # goes to the slice that has a map
+    page.press("o")  # moves to the slice with a map
     assert not page.of_exam("img.overlay", "hidden") and page.of_exam(".slider", "value") == "7"
     assert page.of_exam("[data-act=overlay]", "getAttribute('aria-pressed')") == "true"
     page.press("o")
@@ -181,7 +181,7 @@ def test_activation_and_diameters_lie_on_their_slices_and_can_be_switched(page: 
 
 
 @pytest.mark.parametrize("window", list(WINDOWS))
-def test_a_pane_shows_the_grey_of_its_window(page: Page, window: str) -> None:
+def test_a_pane_shows_the_grey_value_of_its_window(page: Page, window: str) -> None:
     page.go("#exam-1")
     page.value("document.querySelector('#exam-1 img.slice').decode().then(() => 0)")
     pane = page.driver.find_element("css selector", f"#exam-1 .pane-{window} .stack")
@@ -206,7 +206,7 @@ def test_the_list_is_filtered(page: Page) -> None:
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_screen(page: Page, width: int) -> None:
     page.resize(width, 900)
-    for place in ("#list", "#exam-1", "#model"):
-        page.go(place)
-        assert page.value("document.documentElement.scrollWidth") <= width, place
+    for fragment in ("#list", "#exam-1", "#model"):
+        page.go(fragment)
+        assert page.value("document.documentElement.scrollWidth") <= width, fragment
     assert page.value("document.querySelectorAll('#model svg.chart').length") == 3

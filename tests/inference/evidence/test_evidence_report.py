@@ -1,4 +1,4 @@
-"""The evidence report without a browser: pictures, what moved the stack, calibration notes, escaping, the file."""
+"""The evidence report without a browser: images, feature contributions, calibration notes, escaping, the file."""
 
 import base64
 import dataclasses
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.simulated_predictions import simulate
 from ensemble.binary_targets import PE
 from ensemble.blend import Blend
 from ensemble.logistic import logit
@@ -19,31 +20,25 @@ from ensemble.predictions import oof_view
 from ensemble.stack import Stack
 from features.store import open_exam
 from features.windows import WINDOWS, apply_window
-from inference.evidence import evidence_report as report
-from inference.evidence.evidence_report import write_evidence, write_run_evidence
-from inference.evidence.exam_cases import OUT_OF_FOLD, cases_of_run, chosen_exams
-from inference.evidence.exam_page import Context, exam_page, range_text
+from inference.evidence import evidence_report as report_module
+from inference.evidence.evidence_report import write_evidence, write_report, write_run_report
+from inference.evidence.exam_cases import OUT_OF_FOLD
+from inference.evidence.exam_page import Context, describe_suspicious_slices, exam_page
 from inference.evidence.feature_contributions import contributions
 from inference.evidence.model_facts import describe_model
 from inference.evidence.reliability import NEIGHBOURS, Reliability, reliability
-from inference.evidence.slice_images import draw_activation, draw_exam, encode_hu, key_planes, window_tables
+from inference.evidence.run_cases import cases_of_run, select_exams
+from inference.evidence.slice_images import draw_activation, draw_slices, encode_hu, key_planes, window_tables
 from input.contest import CENTRAL, EXAM_LABELS, NEGATIVE, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
-from pipeline.settings import (
-    EnsembleSettings,
-    EvidenceSettings,
-    InferenceSettings,
-    InputSettings,
-    Settings,
-)
+from pipeline.settings import EnsembleSettings, EvidenceSettings, InferenceSettings, InputSettings, Settings
 from submissions.finished_run import known_test_truth
 from submissions.operating_points import cross_fitted
 from submissions.write_submission import write_all
-from tests.support.evidence_cases import HOSTILE, PLANES, case, two_cases, write_planes, write_run
-from tests.support.simulated_predictions import simulate
-from tests.support.submission_cases import draw_labels
+from tests.support.evidence_cases import HOSTILE, PLANES, exam_case, two_cases, write_planes, write_run
+from tests.support.submission_cases import random_labels
 
 
 @pytest.mark.parametrize(("window", "tolerance"), [("pe", 0.012), ("mediastinal", 0.006), ("lung", 0.01)])
@@ -54,113 +49,126 @@ def test_a_window_of_the_codes_is_the_window_of_the_hu(window: str, tolerance: f
 
 
 def decoded(text: str) -> np.ndarray:
-    """The grey picture behind base64 text."""
+    """The image in base64 text."""
     return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def test_every_slice_is_drawn_in_full_where_the_budget_allows(tmp_path: Path) -> None:
+def test_every_slice_has_full_size_within_the_budget(tmp_path: Path) -> None:
     write_planes(tmp_path, "exam")
     exam = open_exam(tmp_path, "exam")
-    pictures = draw_exam(exam, [3], budget=1e6)
-    assert pictures.planes == list(range(PLANES)) and pictures.shape == (40, 60)
-    assert {decoded(image).shape for image in pictures.images} == {(40, 60)}
-    assert np.abs(decoded(pictures.images[3]).astype(int) - encode_hu(exam.hu[3])).mean() < 4
+    drawn = draw_slices(exam, [3], characters=1e6)
+    assert drawn.planes == list(range(PLANES)) and drawn.shape == (40, 60)
+    assert {decoded(image).shape for image in drawn.images} == {(40, 60)}
+    assert np.abs(decoded(drawn.images[3]).astype(int) - encode_hu(exam.hu[3])).mean() < 4
 
 
-def test_above_the_budget_key_slices_stay_in_full_and_the_others_become_smaller_and_fewer(tmp_path: Path) -> None:
+def test_above_the_budget_only_key_slices_keep_full_size_and_the_others_become_smaller_and_fewer(
+    tmp_path: Path,
+) -> None:
     write_planes(tmp_path, "exam", planes=16, shape=(320, 400))
     exam = open_exam(tmp_path, "exam")
-    whole = draw_exam(exam, [5], budget=1e8).size
-    pictures = draw_exam(exam, [5], budget=whole / 4)
-    assert pictures.size < 0.3 * whole and 5 in pictures.planes and 0 in pictures.planes
-    assert len(pictures.planes) < 16
-    shapes = {plane: decoded(image).shape for plane, image in zip(pictures.planes, pictures.images, strict=True)}
+    whole = sum(map(len, draw_slices(exam, [5], characters=1e8).images))
+    drawn = draw_slices(exam, [5], characters=whole / 4)
+    assert sum(map(len, drawn.images)) < 0.3 * whole and 5 in drawn.planes and 0 in drawn.planes
+    assert len(drawn.planes) < 16
+    shapes = {plane: decoded(image).shape for plane, image in zip(drawn.planes, drawn.images, strict=True)}
     assert shapes.pop(5) == (320, 400) and set(shapes.values()) == {(205, 256)}
 
 
-def test_an_activation_map_is_opaque_where_it_is_high_only() -> None:
+def test_an_activation_map_is_opaque_only_where_it_is_high() -> None:
     image = decoded(draw_activation(np.array([[0.0, 1.0], [0.1, 0.6]])))
     assert image.shape == (2, 2, 4)
     assert image[0, 0, 3] == image[1, 0, 3] == 0 < image[1, 1, 3] < image[0, 1, 3]
 
 
-def test_key_planes_are_the_likeliest_with_a_distance() -> None:
+def test_key_planes_are_the_likeliest_at_a_minimum_distance() -> None:
     probability = np.array([0.1, 0.8, 0.9, 0.85, 0.2, np.nan, 0.7])
-    assert key_planes(probability, np.arange(7) * 5.0, count=3, apart_mm=12.0) == [2, 6]
-    assert key_planes(probability, np.arange(7) * 5.0, count=3, apart_mm=1.0) == [1, 2, 3]
+    assert key_planes(probability, np.arange(7) * 5.0, count=3, min_distance_mm=12.0) == [2, 6]
+    assert key_planes(probability, np.arange(7) * 5.0, count=3, min_distance_mm=1.0) == [1, 2, 3]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", [Stack, Blend])
-def test_base_and_parts_add_up_to_the_second_levels_logit(kind: type) -> None:
+def test_base_and_contributions_add_up_to_the_second_level_logit(kind: type) -> None:
     contest = simulate(train=40, test=2, folds=2, backbones=("a",), slices=8)
     view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
     fitted = kind.fit(view, EnsembleSettings(exam_rounds=20, slice_rounds=10, exam_min_data=4, inner_folds=2))
     few = view.take(np.arange(6))
-    found = contributions(fitted, [few, few])
-    answers = logit(fitted.predict(few).answers[PE])
-    assert list(found) == list(few.studies)
-    np.testing.assert_allclose([each.logit for each in found.values()], answers, atol=1e-4)
-    first = found[few.studies[0]]
+    explained = contributions(fitted, [few, few])
+    answers = logit(fitted.predict(few).target_probabilities[PE])
+    assert list(explained) == list(few.studies)
+    np.testing.assert_allclose([exam.logit for exam in explained.values()], answers, atol=1e-4)
+    first = explained[few.studies[0]]
     strongest = first.strongest(3)
     assert abs(strongest[0][1]) == first.parts.abs().max() > 0
-    assert first.base + sum(part for _, part, _ in strongest) + first.rest(3) == pytest.approx(first.logit)
-    # Series may lack numbers that the training exams had: a derivative without lengths, another version of the store.
+    assert first.base + sum(part for _, part, _ in strongest) + first.remainder(3) == pytest.approx(first.logit)
+    # A series may lack numbers that the training exams had, for example a derivative without spacing.
     bare = dataclasses.replace(few, exam_numbers=few.exam_numbers[[]], slice_numbers=few.slice_numbers[[]], cache={})
     assert any(name.startswith("measured.") for name in first.parts.index) == (kind is Stack)
-    logits = [each.logit for each in contributions(fitted, [bare]).values()]
-    np.testing.assert_allclose(logits, logit(fitted.predict(bare).answers[PE]), atol=1e-4)
+    logits = [exam.logit for exam in contributions(fitted, [bare]).values()]
+    np.testing.assert_allclose(logits, logit(fitted.predict(bare).target_probabilities[PE]), atol=1e-4)
 
 
-def test_similar_exams_are_the_nearest_in_probability_and_counted() -> None:
+def test_similar_exams_are_the_nearest_in_probability() -> None:
     exams = 200
     truth = pd.DataFrame({STUDY: [f"e{number}" for number in range(exams)]}).assign(**dict.fromkeys(EXAM_LABELS, 0))
     truth[CENTRAL] = (np.arange(exams) >= 150).astype(int)
     predicted = truth[[STUDY]].assign(**dict.fromkeys(EXAM_LABELS, 0.2))
     predicted[CENTRAL] = np.linspace(0, 1, exams)
-    found = reliability(truth, predicted.sample(frac=1, random_state=0), seed=0)
-    top = found.similar(CENTRAL, 0.999)
-    assert (top.exams, top.yes) == (NEIGHBOURS, NEIGHBOURS) and top.high == 1.0 and top.low == pytest.approx(176 / 199)
-    # The likeliest exam, e199, is shown: its neighbours are the 24 below it.
-    itself = found.similar(CENTRAL, 1.0, "e199")
+    calibrated = reliability(truth, predicted.sample(frac=1, random_state=0), seed=0)
+    top = calibrated.similar(CENTRAL, 0.999)
+    assert (
+        (top.exams, top.positive) == (NEIGHBOURS, NEIGHBOURS)
+        and top.high == 1.0
+        and top.low == pytest.approx(176 / 199)
+    )
+    # The exam shown is the likeliest one, e199: its neighbours are the 24 below it.
+    itself = calibrated.similar(CENTRAL, 1.0, "e199")
     assert itself.exams == NEIGHBOURS and itself.high == pytest.approx(198 / 199)
     assert itself.low == pytest.approx(175 / 199)
-    low = found.similar(CENTRAL, 0.3)
-    assert low.yes == 0 and low.low < 0.3 < low.high and low.share.high < 0.2
+    low = calibrated.similar(CENTRAL, 0.3)
+    assert low.positive == 0 and low.low < 0.3 < low.high and low.share.high < 0.2
 
 
-def test_stretches_of_suspicious_slices_are_counted_from_the_feet() -> None:
-    text = range_text(np.array([0.1, 0.6, 0.7, 0.2, 0.9]), np.array([-10.0, -5.0, 0.0, 5.0, 10.0]))
-    assert text == "3 of 5 slices above 0.5, counted from the feet: slices 2 to 3 (z -5 to 0 mm); slice 5 (z 10 mm)."
-    assert range_text(np.array([0.1, np.nan]), np.zeros(2)) == "No slice has a probability of PE above 0.5."
-    assert "slices 1 to 2;" not in range_text(np.array([0.9, 0.9]), np.full(2, np.nan))
+def test_suspicious_slices_are_described_as_ranges_from_the_feet() -> None:
+    text = describe_suspicious_slices(np.array([0.1, 0.6, 0.7, 0.2, 0.9]), np.array([-10.0, -5.0, 0.0, 5.0, 10.0]))
+    assert text == (
+        "3 of 5 slices have a probability of PE above 0.5 (counted from the feet): "
+        "slices 2 to 3 (z -5 to 0 mm); slice 5 (z 10 mm)."
+    )
+    none = describe_suspicious_slices(np.array([0.1, np.nan]), np.zeros(2))
+    assert none == "No slice has a probability of PE above 0.5."
+    without_z = describe_suspicious_slices(np.array([0.9, 0.9]), np.full(2, np.nan))
+    assert without_z.endswith(": slices 1 to 2.")
+    many = describe_suspicious_slices(np.tile([0.9, 0.1], 8), np.full(16, np.nan))
+    assert many.endswith("; slice 11; and 2 more ranges.")
 
 
-def test_the_riskiest_exams_and_some_of_the_others_are_chosen() -> None:
+def test_the_riskiest_exams_and_a_sample_of_the_others_are_selected() -> None:
     exams = pd.DataFrame({STUDY: list("abcdefgh")}).assign(**dict.fromkeys(EXAM_LABELS, 0.0))
     exams[NEGATIVE] = np.linspace(0.1, 0.8, 8)
-    chosen = chosen_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
+    chosen = select_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
     assert chosen[:3] == ["a", "b", "c"] and len(set(chosen)) == 5
-    assert chosen == chosen_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
-    assert len(chosen_exams(exams, EvidenceSettings(riskiest=30, random=2))) == 8
+    assert chosen == select_exams(exams, EvidenceSettings(riskiest=3, random=2, seed=1))
+    assert len(select_exams(exams, EvidenceSettings(riskiest=30, random=2))) == 8
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The text of a report with a hostile study name."""
+    """The HTML of a report with a hostile study name."""
     folder = tmp_path_factory.mktemp("evidence")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PE_ROOT", str(folder / "products"))
+        patch.setenv("PE_ROOT", str(folder / "root"))
         settings, candidates = write_run(folder)
         for name in ("study0", "study1"):
             write_planes(folder / "store", name)
         path = folder / "evidence.html"
-        written = write_evidence(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
-    assert written.exams == 2 and written.megabytes == pytest.approx(path.stat().st_size / 1e6)
+        report = write_report(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
+    assert report.exams == 2 and report.megabytes == pytest.approx(path.stat().st_size / 1e6)
     return path.read_text()
 
 
-def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_script(page: str) -> None:
+def test_all_text_is_escaped_and_the_policy_allows_only_the_inline_style_and_script(page: str) -> None:
     assert HOSTILE not in page and "<img src=x" not in page and page.count("&lt;img src=x") >= 4
     assert "<li>M\\udcfcller.dcm</li>" in page
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -173,17 +181,18 @@ def test_every_text_is_escaped_and_the_policy_names_exactly_the_style_and_the_sc
     assert not re.search(r"""(src|href|action)=["']?(https?:|//)|@import|url\((?!#)|\sstyle=""", page)
 
 
-def test_a_series_without_lengths_has_no_z(tmp_path: Path) -> None:
+def test_a_series_without_spacing_has_no_z(tmp_path: Path) -> None:
     write_planes(tmp_path, "study1", pixel_mm=np.nan)
-    both = ({label: np.array([0.2, 0.4]) for label in EXAM_LABELS} for _ in range(2))
-    known = Reliability(np.array(["a", "b"]), *both, {}, {})
-    found = exam_page(1, two_cases()[1], Context(tmp_path, known, pd.DataFrame(), budget=1e6))
-    assert set(found.data["z"]) == {None} and "mm" not in found.summary
+    values = {label: np.array([0.2, 0.4]) for label in EXAM_LABELS}
+    known = Reliability(np.array(["a", "b"]), values, values, {}, {})
+    context = Context(tmp_path, known, pd.DataFrame(), characters_per_exam=1e6)
+    shown = exam_page(1, two_cases()[1], context)
+    assert set(shown.data["z"]) == {None} and "mm" not in shown.summary
 
 
-def test_the_data_of_an_exam_is_json_with_lines_and_pictures(page: str) -> None:
+def test_the_data_of_an_exam_is_json_with_lines_and_images(page: str) -> None:
     first, second = (
-        json.loads(each) for each in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
+        json.loads(text) for text in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
     )
     assert len(first["images"]) == PLANES and first["start"] == 7 and 7 in first["keys"]
     assert first["lines"] == [
@@ -193,81 +202,80 @@ def test_the_data_of_an_exam_is_json_with_lines_and_pictures(page: str) -> None:
     assert "left ventricle" not in page.split('id="exam-2"')[0].split('id="exam-1"')[1]
 
 
-def test_slices_with_a_map_are_key_slices_and_given_maps_are_not_made_again(
+def test_slices_with_a_map_are_key_slices_and_given_maps_are_not_recomputed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    monkeypatch.setattr(report, "activation_maps", lambda *_: pytest.fail("the maps were made again"))
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(report_module, "key_slice_maps", lambda *_: pytest.fail("the maps were recomputed"))
     settings, candidates = write_run(tmp_path)
     write_planes(tmp_path / "store", "study1")
     maps = {"study1": {1: np.eye(4, dtype=np.float32)}}
     model = describe_model(settings, candidates)
-    write_evidence(tmp_path / "e.html", tmp_path / "store", two_cases()[1:], model, settings, maps=maps)
+    write_report(tmp_path / "e.html", tmp_path / "store", two_cases()[1:], model, settings, maps=maps)
     text = (tmp_path / "e.html").read_text()
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
     assert list(data["overlays"]) == ["1"] and {1, 7} <= set(data["keys"])
 
 
-def test_a_run_reports_chosen_exams_of_either_role_and_refuses_strangers(
+def test_a_run_reports_exams_of_either_role_and_rejects_unknown_exams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     settings, candidates = write_run(tmp_path)
     train, test = f"{3:012x}", f"{102:012x}"
-    cases = {each.name: each for each in cases_of_run(settings, candidates, [train, test])}
+    cases = {case.name: case for case in cases_of_run(settings, candidates, [train, test])}
     assert cases[train].role == OUT_OF_FOLD and cases[train].folds == (0,) and cases[test].folds == (0, 1, 2)
     assert cases[test].slices["z_mm"].tolist() == [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     assert cases[train].truth["leftsided_pe"] == 1 and cases[train].slices["truth"].sum() == 2
-    with pytest.raises(UserError, match="no exam of this run: nobody"):
+    with pytest.raises(UserError, match="exams not in this run: nobody"):
         cases_of_run(settings, candidates, [test, "nobody"])
-    written = write_run_evidence(settings, candidates, tmp_path / "run.html")
-    assert written.exams == 24  # all of them: fewer than the selection would take
+    report = write_evidence(settings, candidates, tmp_path / "run.html")
+    assert report.exams == 24  # all of them: fewer than the selection allows
     text = (tmp_path / "run.html").read_text()
     assert text.count("no pixels stored") >= 24 and "evidence report" in text.lower()
 
 
-def test_the_model_page_holds_the_scores_own_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+def test_the_model_page_shows_the_numbers_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     settings, candidates = write_run(tmp_path)
     model = describe_model(settings, candidates)
     oof = model.scores["out of fold"]
     assert model.name == "stack" and sum(row["exams"] for row in model.folds) == oof.exams == 60
     total = sum(row["metric"] * oof.weight[folds_of(row["fold"])].sum() for row in model.folds) / oof.weight.sum()
     assert total == pytest.approx(oof.total.value)
-    operated = model.operated["out of fold"]
-    assert operated.found + operated.missed == oof.positive_exams
-    rates = cross_fitted(oof.suspicion, oof.positive, np.select([folds_of(1), folds_of(2)], [1, 2]))
-    assert operated.specificity == rates.specificity and operated.npv == rates.npv
-    assert operated.specificity.value == operated.cleared / (operated.cleared + operated.false_alarms)
+    point = model.operating_points["out of fold"]
+    assert point.true_positives + point.false_negatives == oof.positive_exams
+    rates = cross_fitted(oof.pe_scores, oof.positive, np.select([folds_of(1), folds_of(2)], [1, 2]))
+    assert point.specificity == rates.specificity and point.npv == rates.npv
+    assert point.specificity.value == point.true_negatives / (point.true_negatives + point.false_positives)
     assert len(model.quarantined) == 1
 
 
-def test_submissions_of_another_ensemble_are_not_the_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    monkeypatch.setattr("submissions.write_submission._write_evidence", lambda *_: None)
+def test_submissions_of_another_ensemble_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     settings, candidates = write_run(tmp_path)
     write_all(settings)
     model = describe_model(settings, candidates)
-    assert list(model.scores) == ["out of fold", "test"] and len(model.board) == 3
-    assert model.products[-1]["name"] == "submissions/write"
+    assert list(model.scores) == ["out of fold", "test"] and len(model.leaderboard) == 3
+    assert model.artifacts[-1]["name"] == "submissions/write"
     other = describe_model(settings, dataclasses.replace(candidates, identity="another"))
-    assert list(other.scores) == ["out of fold"] and other.board.empty
-    assert "submissions/write" not in [each["name"] for each in other.products]
+    assert list(other.scores) == ["out of fold"] and other.leaderboard.empty
+    assert "submissions/write" not in [manifest["name"] for manifest in other.artifacts]
     with (paths.submissions() / "submission.csv").open("a") as file:
         file.write("x")
     with pytest.raises(UserError, match="sha256 differs"):
         describe_model(settings, candidates)
 
 
-def test_the_truth_of_another_contest_is_not_the_run_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+def test_the_truth_of_another_contest_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     settings, candidates = write_run(tmp_path)
     without_data = dataclasses.replace(settings, input=InputSettings())
     truth = without_data.data_root / "truth" / "test_truth.csv"
     truth.parent.mkdir(parents=True)
-    draw_labels(24, seed=2, first=100).to_csv(truth, index=False)
+    random_labels(24, seed=2, first=100).to_csv(truth, index=False)
     assert len(known_test_truth(without_data).exams) == 24
-    draw_labels(24, seed=2, first=500).to_csv(truth, index=False)
+    random_labels(24, seed=2, first=500).to_csv(truth, index=False)
     write_text(paths.submissions() / "submission.csv", "id,label\n")
     assert known_test_truth(without_data) is None
     assert list(describe_model(without_data, candidates).scores) == ["out of fold"]
@@ -279,17 +287,45 @@ def folds_of(fold: int) -> np.ndarray:
     return (table["fold"] == fold).to_numpy()
 
 
-def test_many_exams_share_a_bounded_number_of_activation_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]] = []
-    monkeypatch.setattr(report, "activation_maps", lambda settings, store, planes, folds: asked.append((planes, folds)))
-    monkeypatch.setattr(report, "key_rows", lambda store, case, count: list(range(count)))
+def test_the_number_of_activation_maps_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    requests: list[tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]] = []
+    monkeypatch.setattr(
+        report_module, "key_slice_maps", lambda settings, store, planes, folds: requests.append((planes, folds))
+    )
+    monkeypatch.setattr(report_module, "key_rows", lambda store, case, count: list(range(count)))
     settings = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=10)))
     for count in (1, 20):
-        cases = [case(f"e{number}", "title", 0.5) for number in range(count)]
-        report._activations(settings, tmp_path, [dataclasses.replace(each, folds=(0, 1)) for each in cases])
-    (few, folds), (many, fewer) = asked
+        cases = [exam_case(f"e{number}", "title", 0.5) for number in range(count)]
+        report_module._key_slice_maps(settings, tmp_path, [dataclasses.replace(case, folds=(0, 1)) for case in cases])
+    (few, folds), (many, fewer) = requests
     assert few == {"e0": [0]} and folds == {"e0": (0,)}  # 3 slices x 2 backbones x 2 folds are more than 10
     assert list(many) == ["e0", "e1", "e2", "e3", "e4"] and set(fewer.values()) == {(0,)}
     wider = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=12)))
-    report._activations(wider, tmp_path, [dataclasses.replace(case("e0", "title", 0.5), folds=(0, 1))])
-    assert asked[2] == ({"e0": [0, 1, 2]}, {"e0": (0, 1)})
+    case = dataclasses.replace(exam_case("e0", "title", 0.5), folds=(0, 1))
+    report_module._key_slice_maps(wider, tmp_path, [case])
+    assert requests[2] == ({"e0": [0, 1, 2]}, {"e0": (0, 1)})
+
+
+def test_the_run_report_is_written_once_and_again_when_its_inputs_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(report_module, "require_finished", lambda settings: None)
+    store = {"identity": "a store"}
+    monkeypatch.setattr(report_module, "read_manifest", lambda folder: store)
+    settings, _ = write_run(tmp_path)
+    with pytest.raises(UserError, match="needs finished submissions"):
+        write_run_report(settings)
+    write_all(settings)
+    write_run_report(settings)
+    html = paths.inference() / "evidence" / "evidence.html"
+    assert "24 exams" in capsys.readouterr().out and html.is_file()
+    write_run_report(settings)
+    assert "up to date" in capsys.readouterr().out
+    one_exam = InferenceSettings(evidence=EvidenceSettings(riskiest=1, random=0))
+    settings = dataclasses.replace(settings, inference=one_exam)
+    write_run_report(settings)
+    assert "(1 exam," in capsys.readouterr().out
+    store["identity"] = "another store"
+    write_run_report(settings)
+    assert "its input store changed" in capsys.readouterr().out

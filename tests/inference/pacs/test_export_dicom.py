@@ -1,4 +1,4 @@
-"""A prediction becomes a picture and a structured report that other software reads back."""
+"""Predictions become a summary image and a structured report that other software can read."""
 
 import dataclasses
 import shutil
@@ -12,12 +12,12 @@ import pydicom
 import pytest
 
 from ensemble.predictions import Measured
-from features.ingest import Ingested
+from features.ingest import IngestedExam
 from inference.pacs import export_dicom as module
 from inference.pacs.codes import FINDINGS, SCHEME
-from inference.pacs.export_dicom import key_slices, measured_of
+from inference.pacs.export_dicom import exam_measurements, key_slices
 from inference.pacs.source_header import find_files, read_source_image, valid_uid
-from inference.predicted_studies import Predicted
+from inference.predicted_studies import PredictedStudies
 from inference.series_reader import Study
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP, STUDY
 from input.jpeg256 import FLAG
@@ -30,157 +30,161 @@ PATIENT = {"PatientID": "P-17", "PatientName": "Müller^Jane", "StudyDate": "202
 LATIN = {"SpecificCharacterSet": "ISO_IR 100"}
 
 
-def predicted(
+def write_study(
     folder: Path, *, study_uid: str = STUDY_UID, series_uid: str = SERIES_UID, prefix: str = "1.2.3."
 ) -> tuple:
-    """Six slices on disk, and what an ensemble could say of them: PE on the third and fourth."""
+    """Write six slices; returns predictions with PE on the third and fourth, and the study."""
     sops = [f"{prefix}{number}" for number in range(6)]
     for number, sop in enumerate(sops):
         tags = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop}
         write_slice(folder / f"{number}.dcm", body_hu(), z=2.5 * number, **tags, **LATIN, **PATIENT)
     slices = pd.DataFrame({SOP: sops, "z_mm": 2.5 * np.arange(6)})
     study = Study(
-        "study00000", study_uid, series_uid, "only one", (), slices, [], (), Ingested("study00000", (), slices, {}, {})
+        "study00000",
+        study_uid,
+        series_uid,
+        "only one",
+        (),
+        slices,
+        [],
+        (),
+        IngestedExam("study00000", (), slices, {}, {}),
     )
     exams = pd.DataFrame({STUDY: ["study00000"], **dict.fromkeys(EXAM_LABELS, [0.25])})
     exams[[GTE_1, LEFT, CENTRAL]] = [0.9, 0.8, 0.7]
     measured = pd.DataFrame({STUDY: ["study00000"], "rv_lv_ratio_measured": [1.234], "rv_mm": [np.nan], "n_stored": 6})
     labels = pd.DataFrame({STUDY: "study00000", SOP: sops, "label": [0.1, 0.2, 0.8, 0.95, 0.3, 0.05]})
-    return Predicted([study], exams, labels, Measured(pd.DataFrame(), measured), {}, {}), study
+    return PredictedStudies([study], exams, labels, Measured(pd.DataFrame(), measured), {}, {}), study
 
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The two files of one study."""
+    """The summary image and the report of one study."""
     return export_into(tmp_path, monkeypatch)
 
 
 def export_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **names: str) -> tuple[Path, Path]:
     monkeypatch.setattr(module, "algorithm_version", lambda: "0.1.0+test")
     monkeypatch.setattr(module, "trained_on_phantoms", lambda: True)
-    found, study = predicted(tmp_path / "scans", **names)
-    monkeypatch.setattr(module, "predict_studies", lambda settings, source: found)
+    predicted, _ = write_study(tmp_path / "scans", **names)
+    monkeypatch.setattr(module, "predict_studies", lambda settings, source: predicted)
     return tuple(module.export_dicom(None, tmp_path / "scans", tmp_path / "out"))
 
 
-def numbers(report: pydicom.Dataset) -> dict[str, float]:
-    """Tracking identifier -> probability, of every measurement group."""
+def measured_values(report: pydicom.Dataset) -> dict[str, float]:
+    """Tracking identifier -> value of the first measurement, for every measurement group."""
     content = highdicom.sr.Comprehensive3DSR.from_dataset(report).content
-    found = {}
+    values = {}
     for group in content.get_image_measurement_groups():
-        found |= {group.tracking_identifier: group.get_measurements()[0].value}
-    return found
+        values |= {group.tracking_identifier: group.get_measurements()[0].value}
+    return values
 
 
 def test_both_objects_belong_to_the_source_study_and_patient_in_new_series(exported: tuple[Path, Path]) -> None:
-    picture, report = (pydicom.dcmread(path) for path in exported)
-    for each in (picture, report):
-        assert each.StudyInstanceUID == STUDY_UID
-        assert [each.PatientID, str(each.PatientName), each.StudyDate, each.AccessionNumber] == list(PATIENT.values())
-        assert "RESEARCH USE ONLY" in each.SeriesDescription
-    series = {picture.SeriesInstanceUID, report.SeriesInstanceUID, SERIES_UID}
-    assert len(series) == 3 and all(pydicom.uid.UID(each).is_valid for each in series)
-    assert picture.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
+    image, report = (pydicom.dcmread(path) for path in exported)
+    for dataset in (image, report):
+        patient = [dataset.PatientID, str(dataset.PatientName), dataset.StudyDate, dataset.AccessionNumber]
+        assert dataset.StudyInstanceUID == STUDY_UID and patient == list(PATIENT.values())
+        assert "RESEARCH USE ONLY" in dataset.SeriesDescription
+    series = {image.SeriesInstanceUID, report.SeriesInstanceUID, SERIES_UID}
+    assert len(series) == 3 and all(pydicom.uid.UID(uid).is_valid for uid in series)
+    assert image.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
     assert report.SOPClassUID == pydicom.uid.Comprehensive3DSRStorage
     assert report.VerificationFlag == "UNVERIFIED"
 
 
-def test_the_report_holds_every_label_the_measurement_and_the_key_images(exported: tuple[Path, Path]) -> None:
+def test_the_report_contains_every_label_the_measurement_and_the_key_images(exported: tuple[Path, Path]) -> None:
     report = pydicom.dcmread(exported[1])
-    found = numbers(report)
-    assert {label: found[label] for label in EXAM_LABELS} == pytest.approx(
+    values = measured_values(report)
+    assert {label: values[label] for label in EXAM_LABELS} == pytest.approx(
         {**dict.fromkeys(EXAM_LABELS, 0.25), GTE_1: 0.9, LEFT: 0.8, CENTRAL: 0.7}
     )
-    assert found["heart and great vessels"] == 1.234
-    assert found["key image 1, z 7.5 mm"] == 0.95 and found["key image 2, z 5.0 mm"] == 0.8
-    assert sum(name.startswith("key image") for name in found) == 2
+    assert values["heart and great vessels"] == 1.234
+    assert values["key image 1, z 7.5 mm"] == 0.95 and values["key image 2, z 5.0 mm"] == 0.8
+    assert sum(name.startswith("key image") for name in values) == 2
     (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
     (series,) = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == SERIES_UID
-    assert {each.ReferencedSOPInstanceUID for each in series.ReferencedSOPSequence} == {"1.2.3.2", "1.2.3.3"}
+    assert {image.ReferencedSOPInstanceUID for image in series.ReferencedSOPSequence} == {"1.2.3.2", "1.2.3.3"}
 
 
 def test_codes_are_public_where_they_exist_and_the_private_scheme_identifies_itself(
     exported: tuple[Path, Path],
 ) -> None:
     report = pydicom.dcmread(exported[1])
-    private = {each.CodeValue for each in every_code(report) if each.CodingSchemeDesignator == SCHEME}
-    assert private == {each.value for each in FINDINGS.values() if each.scheme_designator == SCHEME} | {"RVLV-RATIO"}
-    assert {each.CodingSchemeDesignator for each in every_code(report)} == {"DCM", "SCT", "UCUM", "RFC5646", SCHEME}
-    assert [each.CodingSchemeDesignator for each in report.CodingSchemeIdentificationSequence] == [SCHEME]
-    assert all(len(each.CodeMeaning) <= 64 for each in every_code(report))
+    private = {code.CodeValue for code in every_code(report) if code.CodingSchemeDesignator == SCHEME}
+    assert private == {code.value for code in FINDINGS.values() if code.scheme_designator == SCHEME} | {"RVLV-RATIO"}
+    assert {code.CodingSchemeDesignator for code in every_code(report)} == {"DCM", "SCT", "UCUM", "RFC5646", SCHEME}
+    assert [item.CodingSchemeDesignator for item in report.CodingSchemeIdentificationSequence] == [SCHEME]
+    assert all(len(code.CodeMeaning) <= 64 for code in every_code(report))
 
 
 def every_code(dataset: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Every coded entry of a dataset."""
-    found = []
-    dataset.walk(lambda _, element: found.extend(each for each in element.value if "CodeMeaning" in each)
-                 if element.VR == "SQ" else None)  # fmt: skip
-    return found
+    """Every coded entry of a dataset, nested ones too."""
+    sequences = [element.value for element in dataset.iterall() if element.VR == "SQ"]
+    return [item for sequence in sequences for item in sequence if "CodeMeaning" in item]
 
 
-def test_the_picture_shows_the_likeliest_slice_and_no_patient(exported: tuple[Path, Path]) -> None:
-    picture = pydicom.dcmread(exported[0])
-    pixels = picture.pixel_array
-    assert pixels.shape == (picture.Rows, picture.Columns, 3) and pixels.dtype == np.uint8
-    assert picture.BurnedInAnnotation == "NO"
+def test_the_summary_image_shows_the_likeliest_slice_and_no_patient(exported: tuple[Path, Path]) -> None:
+    image = pydicom.dcmread(exported[0])
+    pixels = image.pixel_array
+    assert pixels.shape == (image.Rows, image.Columns, 3) and pixels.dtype == np.uint8
+    assert image.BurnedInAnnotation == "NO"
     slice_part = pixels[64:, :640]
     assert slice_part[320, 320].tolist() == [pytest.approx(109, abs=3)] * 3  # muscle in the PE window
     assert slice_part[5, 5].tolist() == [0, 0, 0]
 
 
-def test_identifiers_that_are_no_uids_get_derived_ones_and_stay_readable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_uids_are_replaced_and_kept_as_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"study_uid": "0003b3d648eb", "series_uid": "d2b2960c2bbf", "prefix": "00ac73cfc37"}
-    picture, report = (pydicom.dcmread(each) for each in export_into(tmp_path, monkeypatch, **names))
-    assert picture.StudyInstanceUID == report.StudyInstanceUID == valid_uid("0003b3d648eb")
+    image, report = (pydicom.dcmread(path) for path in export_into(tmp_path, monkeypatch, **names))
+    assert image.StudyInstanceUID == report.StudyInstanceUID == valid_uid("0003b3d648eb")
     assert valid_uid("0003b3d648eb") == "2.25.101131963582715821760251197236555452849"
     assert valid_uid("1.2.3") == "1.2.3"
-    comments = [each.TextValue for each in report.ContentSequence if each.ValueType == "TEXT"]
-    assert f"identifier 0003b3d648eb is no UID; it stands as {picture.StudyInstanceUID}" in comments
+    comments = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
+    assert f"identifier 0003b3d648eb is not a valid UID and was replaced by {image.StudyInstanceUID}" in comments
     assert "Research use only. Not for diagnosis." in comments
 
 
-def test_a_study_of_jpegs_is_left_out_and_alone_it_is_an_error(
+def test_a_study_of_jpegs_is_left_out_and_an_error_if_it_is_the_only_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, study = predicted(tmp_path / "scans")
+    predicted, study = write_study(tmp_path / "scans")
     jpegs = dataclasses.replace(study, study_uid="0003b3d648eb", flags=(FLAG,))
-    monkeypatch.setattr(module, "predict_studies", lambda *_: dataclasses.replace(found, studies=[jpegs]))
+    monkeypatch.setattr(module, "predict_studies", lambda *_: dataclasses.replace(predicted, studies=[jpegs]))
     with pytest.raises(UserError, match="no study of DICOM files"):
         module.export_dicom(None, tmp_path / "scans", tmp_path / "out")
-    assert "left out: study 0003b3d648eb" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert "study left out: 0003b3d648eb" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
-def test_a_negative_exam_still_refers_to_its_likeliest_slice(tmp_path: Path) -> None:
-    found, study = predicted(tmp_path)
-    slices = found.slices.assign(label=found.slices["label"] / 4)
+def test_a_negative_exam_refers_to_its_likeliest_slice(tmp_path: Path) -> None:
+    predicted, study = write_study(tmp_path)
+    slices = predicted.slices.assign(label=predicted.slices["label"] / 4)
     assert key_slices(slices, study)[SOP].tolist() == ["1.2.3.3"]
-    assert measured_of(found.measured.exams, "study00000") == {"rv_lv_ratio_measured": 1.234}
+    assert exam_measurements(predicted.measured.exams, "study00000") == {"rv_lv_ratio_measured": 1.234}
 
 
 def test_files_are_found_by_their_headers(tmp_path: Path) -> None:
-    found, _ = predicted(tmp_path / "scans")
+    predicted, _ = write_study(tmp_path / "scans")
     write_slice(tmp_path / "scans" / "other.dcm", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1")
     (tmp_path / "scans" / "notes.txt").write_text("not DICOM")
-    files = find_files(tmp_path / "scans", found.studies)
+    files = find_files(tmp_path / "scans", predicted.studies)
     assert files["study00000", "1.2.3.4"] == tmp_path / "scans" / "4.dcm" and len(files) == 6
     assert read_source_image(tmp_path / "scans" / "4.dcm").replaced == {}
 
 
 @pytest.mark.parametrize("tool", ["dsrdump", "dcmdump", "dcmj2pnm"])
-def test_dcmtk_reads_them(tool: str, exported: tuple[Path, Path], tmp_path: Path) -> None:
+def test_dcmtk_reads_both_objects(tool: str, exported: tuple[Path, Path], tmp_path: Path) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed (Debian: dcmtk)")
-    picture, report = exported
+    image, report = exported
     if tool == "dcmj2pnm":
-        subprocess.run([tool, "--write-png", picture, tmp_path / "p.png"], check=True, capture_output=True)
+        subprocess.run([tool, "--write-png", image, tmp_path / "p.png"], check=True, capture_output=True)
         assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
         return
     done = subprocess.run([tool, "+U8", report], check=True, capture_output=True, text=True)
-    told = [line for line in done.stderr.splitlines() if "VR checker does not support" not in line]  # of UTF-8
-    assert told == []
+    messages = [line for line in done.stderr.splitlines() if "VR checker does not support" not in line]  # UTF-8
+    assert messages == []
     for text in ("Pulmonary embolism", "Probability", NEGATIVE, "Chronic pulmonary embolism"):
         assert text in done.stdout
     if tool == "dsrdump":

@@ -1,4 +1,4 @@
-"""From shapes in mm to voxels: volumes, diameters and partial volume."""
+"""Rasterization of tubes and ellipsoids: volumes and partial volume."""
 
 import numpy as np
 import pytest
@@ -18,27 +18,27 @@ def tube(start: tuple, end: tuple, radius: float) -> Tubes:
 @pytest.mark.parametrize("step", [1.0, 5.0])
 @pytest.mark.parametrize("radius", [3.0, 6.0])
 def test_a_tube_fills_its_volume_at_any_slice_thickness(radius: float, step: float) -> None:
-    where = grid(step=step)
-    _, cover = tube_coverage(where, tube((-10, 0, 0), (10, 0, 0), radius))
-    volume = float(cover.sum()) * where.pixel**2 * step
+    voxels = grid(step=step)
+    _, cover = tube_coverage(voxels, tube((-10, 0, 0), (10, 0, 0), radius))
+    volume = float(cover.sum()) * voxels.pixel**2 * step
     assert volume == pytest.approx(np.pi * radius**2 * 20 + 4 / 3 * np.pi * radius**3, rel=0.06)
 
 
 def test_a_vessel_thinner_than_a_slice_is_averaged() -> None:
-    where = grid(step=5.0)
-    box, cover = tube_coverage(where, tube((-10, 0, 0), (10, 0, 0), 1.0))
-    middle = cover[np.argmin(np.abs(where.z[box[0]])), np.argmin(np.abs(where.y[box[1]])), len(where.x[box[2]]) // 2]
+    voxels = grid(step=5.0)
+    box, cover = tube_coverage(voxels, tube((-10, 0, 0), (10, 0, 0), 1.0))
+    middle = cover[np.argmin(np.abs(voxels.z[box[0]])), np.argmin(np.abs(voxels.y[box[1]])), len(voxels.x[box[2]]) // 2]
     assert 0.2 < middle < 0.7
 
 
-def test_many_pieces_join_without_seams() -> None:
-    where = grid()
-    _, one = tube_coverage(where, tube((-12, 0, 0), (12, 0, 0), 4.0))
-    _, many = tube_coverage(where, polyline([(-12, 0, 0), (0, 0, 0), (12, 0, 0)], 4.0, spacing=2.0))
-    assert np.abs(one - many).max() < 1e-4
+def test_pieces_join_without_seams() -> None:
+    voxels = grid()
+    _, whole = tube_coverage(voxels, tube((-12, 0, 0), (12, 0, 0), 4.0))
+    _, pieces = tube_coverage(voxels, polyline([(-12, 0, 0), (0, 0, 0), (12, 0, 0)], 4.0, spacing=2.0))
+    assert np.abs(whole - pieces).max() < 1e-4
 
 
-def test_tubes_outside_the_grid_touch_nothing() -> None:
+def test_tubes_outside_the_grid_have_no_coverage() -> None:
     box, cover = tube_coverage(grid(), tube((100, 100, 100), (110, 100, 100), 3.0))
     assert cover.size == 0
     assert all(part.start == part.stop for part in box)

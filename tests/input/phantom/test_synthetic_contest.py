@@ -1,4 +1,4 @@
-"""The drawn contest tree: files, tables, orientation, resumption and repeatability."""
+"""The synthetic contest tree: files, tables, orientation, resuming and reproducibility."""
 
 from functools import cache
 from hashlib import sha256
@@ -15,10 +15,10 @@ from input.phantom import synthetic_contest as contest
 from input.phantom.dicom_quirks import POSITIONS, PRONE_POSITIONS, SYNTAXES, Quirks
 from input.phantom.dicom_writer import stored_values, write_exam
 from input.phantom.difficulty import DIFFICULTIES
-from input.phantom.exam_generator import DrawnExam, draw_exam
-from input.phantom.example_page import draw_page
+from input.phantom.exam_generator import SyntheticExam, generate_exam
+from input.phantom.example_page import write_example_page
 from input.phantom.labels import ExamState
-from input.phantom.synthetic_contest import draw_contest, plan, read_masks
+from input.phantom.synthetic_contest import generate_contest, plan_contest, read_masks
 from pipeline.errors import UserError
 from pipeline.settings import PhantomSettings
 
@@ -28,7 +28,7 @@ TINY = PhantomSettings(name="t", seed=6, train_exams=4, test_exams=2, difficulty
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "tree"
-    draw_contest(TINY, folder, force=False, workers=1)
+    generate_contest(TINY, folder, force=False, workers=1)
     return folder
 
 
@@ -66,7 +66,7 @@ def test_the_sample_submission_lists_exam_blocks_then_slices(tree: Path) -> None
     assert set(sample["label"]) == {0.5}
 
 
-def test_the_truth_of_the_test_exams_lies_apart(tree: Path) -> None:
+def test_the_truth_of_the_test_exams_is_separate(tree: Path) -> None:
     truth = pd.read_csv(tree / "truth" / "test_truth.csv")
     assert tuple(truth.columns) == TRAIN_COLUMNS
     assert set(truth[SOP]) == set(pd.read_csv(tree / "test.csv")[SOP])
@@ -81,7 +81,7 @@ def test_the_truth_of_the_test_exams_lies_apart(tree: Path) -> None:
 
 
 def test_files_are_readable_and_ordered(tree: Path) -> None:
-    for _, split, study, _ in plan(TINY):
+    for _, split, study, _ in plan_contest(TINY):
         folder = next((tree / split / study).iterdir())
         series = read_series(folder)
         assert not series.quarantined
@@ -90,60 +90,60 @@ def test_files_are_readable_and_ordered(tree: Path) -> None:
 
 
 def test_the_same_settings_give_the_same_bytes(tree: Path, tmp_path: Path) -> None:
-    draw_contest(TINY, tmp_path / "again", force=False, workers=1)
+    generate_contest(TINY, tmp_path / "again", force=False, workers=1)
     assert digests(tmp_path / "again") == digests(tree)
 
 
-def test_a_killed_run_redraws_only_the_unfinished_exam(
+def test_a_killed_run_repeats_only_the_unfinished_exam(
     tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(Exception):
         pass
 
     real = contest.write_masks
-    drawn: list[str] = []
+    written: list[str] = []
 
-    def dies_at_the_third(path: Path, exam: object) -> None:
-        drawn.append(path.stem)
-        if len(drawn) == 3:
+    def killed_at_the_third(path: Path, exam: object) -> None:
+        written.append(path.stem)
+        if len(written) == 3:
             raise Killed
         real(path, exam)
 
-    monkeypatch.setattr(contest, "write_masks", dies_at_the_third)
+    monkeypatch.setattr(contest, "write_masks", killed_at_the_third)
     with pytest.raises(Killed):
-        draw_contest(TINY, tmp_path / "tree", force=False, workers=1)
+        generate_contest(TINY, tmp_path / "tree", force=False, workers=1)
     assert not (tmp_path / "tree" / "manifest.json").exists()
-    draw_contest(TINY, tmp_path / "tree", force=False, workers=1)
-    assert len(drawn) == 3 + 4
-    assert drawn[2] == drawn[3]
+    generate_contest(TINY, tmp_path / "tree", force=False, workers=1)
+    assert len(written) == 3 + 4
+    assert written[2] == written[3]
     assert digests(tmp_path / "tree") == digests(tree)
 
 
 def test_a_finished_contest_is_skipped(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (tree / "manifest.json").stat().st_mtime_ns
-    draw_contest(TINY, tree, force=False, workers=1)
+    generate_contest(TINY, tree, force=False, workers=1)
     assert "up to date" in capsys.readouterr().out
     assert (tree / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_unusable_settings_are_all_named(tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)rows.*positive_share"):
-        draw_contest(PhantomSettings(rows=8, positive_share=2.0), tmp_path / "tree", force=False)
+        generate_contest(PhantomSettings(rows=8, positive_share=2.0), tmp_path / "tree", force=False)
     assert not (tmp_path / "tree").exists()
 
 
 @pytest.mark.parametrize("name", ["", "..", "/somewhere", "../victim", "a/b"])
-def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_emptied(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_a_path_is_refused_and_nothing_is_deleted(tmp_path: Path, name: str) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(UserError, match=r"phantom\.name: expected the name of a folder"):
-        draw_contest(PhantomSettings(name=name), tmp_path, force=False)
+        generate_contest(PhantomSettings(name=name), tmp_path, force=False)
     assert (tmp_path / "precious.txt").is_file()
 
 
 def test_the_page_shows_three_windows(tree: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    draw_page(tree, tmp_path / "page.png", slices=4)
+    write_example_page(tree, tmp_path / "page.png", slices=4)
     with Image.open(tmp_path / "page.png") as page:
         assert page.size == (4 * 96, 2 * 3 * 96)
         colours = np.asarray(page.convert("RGB")).reshape(-1, 3)
@@ -169,7 +169,7 @@ def test_left_stays_left_in_every_orientation(
 
 @pytest.mark.parametrize("syntax", [syntax for syntax, _ in SYNTAXES])
 @pytest.mark.parametrize(("signed", "intercept"), [(True, -1024.0), (False, -1024.0), (True, 0.0)])
-def test_every_way_of_storing_decodes_to_the_same_hu(
+def test_every_pixel_encoding_decodes_to_the_same_hu(
     syntax: str, signed: bool, intercept: float, tmp_path: Path
 ) -> None:
     exam = small_exam()
@@ -188,14 +188,16 @@ def test_every_way_of_storing_decodes_to_the_same_hu(
 
 
 @cache
-def small_exam() -> DrawnExam:
-    return draw_exam(ExamState(frozenset({NEGATIVE}), -1), DIFFICULTIES["easy"], seed=1, index=1, rows=80, slices=12)
+def small_exam() -> SyntheticExam:
+    return generate_exam(
+        ExamState(frozenset({NEGATIVE}), -1), DIFFICULTIES["easy"], seed=1, index=1, rows=80, slices=12
+    )
 
 
 @pytest.mark.slow
-def test_thin_slices_and_full_resolution_are_drawn(tmp_path: Path) -> None:
+def test_thin_slices_and_full_resolution_are_generated(tmp_path: Path) -> None:
     state = ExamState(frozenset({"rv_lv_ratio_lt_1", "rightsided_pe"}), 1)
-    exam = draw_exam(state, DIFFICULTIES["contest"], seed=1, index=1, rows=512, slices=246)
+    exam = generate_exam(state, DIFFICULTIES["contest"], seed=1, index=1, rows=512, slices=246)
     assert exam.hu.shape[1:] == (512, 512)
     assert 0.6 < exam.grid.step < 1.4
-    assert exam.on == state.on
+    assert exam.labels == state.labels

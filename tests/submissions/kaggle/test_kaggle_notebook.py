@@ -1,4 +1,4 @@
-"""The notebook for Kaggle and its data sets: their form, and one run of it all without Internet."""
+"""The notebook for Kaggle and its data sets: their contents, and one complete run without Internet."""
 
 import os
 import shutil
@@ -17,7 +17,8 @@ from input.contest import SERIES, SOP, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import sha256
-from pipeline.settings import Settings, load_settings
+from pipeline.load_settings import load_settings
+from pipeline.settings import Settings
 from submissions.check_submission import check_file
 from submissions.finished_run import read_candidates
 from submissions.kaggle.kaggle_dataset import copy_code, download_command, download_wheels, pack, settings_text
@@ -32,7 +33,7 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_the_notebook_is_valid_compiles_and_is_the_same_every_time(tmp_path: Path) -> None:
+def test_the_notebook_is_valid_compiles_and_is_reproducible(tmp_path: Path) -> None:
     write_notebook(tmp_path / "pe.ipynb", user="me")
     notebook = nbformat.read(tmp_path / "pe.ipynb", as_version=4)
     nbformat.validate(notebook)
@@ -44,27 +45,28 @@ def test_the_notebook_is_valid_compiles_and_is_the_same_every_time(tmp_path: Pat
     assert (tmp_path / "pe.ipynb").read_text() == text
     assert "http" not in text and text.count("--no-index") == text.count('\\"install\\"') == 1
     assert "Research use only" in notebook.cells[0].source
-    assert "kernel-metadata.json" in {each.name for each in tmp_path.iterdir()}
+    assert "kernel-metadata.json" in {file.name for file in tmp_path.iterdir()}
     sources = kernel_metadata(tmp_path / "pe.ipynb", "me")
     assert sources["enable_internet"] is False and sources["dataset_sources"] == ["me/pe-ensemble", "me/pe-wheels"]
 
 
 @pytest.mark.parametrize("file", ["tests.toml", "phantom.toml", "rsna.toml"])
-def test_packed_settings_read_back_as_they_were(file: str, tmp_path: Path) -> None:
+def test_packaged_settings_read_back_unchanged(file: str, tmp_path: Path) -> None:
     settings = load_settings(f"settings/{file}")
     (tmp_path / "settings.toml").write_text(settings_text(settings))
     assert load_settings(tmp_path / "settings.toml") == settings
 
 
-def test_the_code_is_packed_without_products(tmp_path: Path) -> None:
+def test_the_code_is_packaged_without_artifacts(tmp_path: Path) -> None:
     copy_code(tmp_path)
-    packed = {each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*") if each.is_file()}
-    assert {"run.sh", "inference/predict_contest.py", "input/phantom/label_states.json"} <= packed
+    packed = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"run.sh", "inference/predict_contest.py", "inference/evidence/page.html.j2"} <= packed
+    assert {"input/phantom/label_states.json", "submissions/model_card.md.j2"} <= packed
     assert "requirements-cpu.lock" in packed and "settings/rsna.toml" in packed
-    assert not [each for each in packed if each.endswith((".pyc", ".csv", ".parquet", ".npz", "manifest.json"))]
+    assert not [name for name in packed if name.endswith((".pyc", ".csv", ".parquet", ".npz", "manifest.json"))]
 
 
-def test_the_wheels_come_from_the_lock_for_the_python_that_is_named(tmp_path: Path) -> None:
+def test_the_wheels_are_those_of_the_lock_for_the_given_python(tmp_path: Path) -> None:
     command = download_command(tmp_path, "python3.12")
     assert command[:4] == ["python3.12", "-m", "pip", "download"]
     assert {"--require-hashes", "--only-binary", "--no-deps"} <= set(command)
@@ -72,7 +74,7 @@ def test_the_wheels_come_from_the_lock_for_the_python_that_is_named(tmp_path: Pa
     assert download_command(tmp_path)[0] == sys.executable
 
 
-def test_a_python_without_pip_is_told(tmp_path: Path) -> None:
+def test_a_python_without_pip_is_an_error(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
@@ -81,7 +83,7 @@ def test_a_python_without_pip_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("pip") is None, reason="an environment made by uv has no pip; Kaggle's has")
-def test_packages_come_from_the_attached_wheels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_come_from_the_attached_wheels_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "input" / "pe-wheels"
     digest = write_wheel(wheels / "tinywheel-1.0-py3-none-any.whl")
     (wheels / "requirements.lock").write_text(f"tinywheel==1.0 --hash=sha256:{digest}\n")
@@ -98,7 +100,7 @@ def test_packages_come_from_the_attached_wheels_alone(tmp_path: Path, monkeypatc
     assert (tmp_path / "pe-site" / "tinywheel.py").read_text() == "VALUE = 7\n"
     with pytest.raises(RuntimeError, match="status 3"):
         names["run"](sys.executable, "-c", "raise SystemExit(3)")
-    with pytest.raises(FileNotFoundError, match="attach the inputs"):
+    with pytest.raises(FileNotFoundError, match="Attach the inputs"):
         names["find"]("nothing.txt")
 
 
@@ -118,7 +120,7 @@ def write_wheel(path: Path) -> str:
     return sha256(path)
 
 
-def test_a_folder_with_something_in_it_is_not_packed_into(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
         pack(Settings(), tmp_path)
@@ -126,7 +128,7 @@ def test_a_folder_with_something_in_it_is_not_packed_into(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PE_ROOT of a finished ensemble, as small as one can be."""
+    """PE_ROOT of a finished ensemble, as small as possible."""
     root = tmp_path_factory.mktemp("finished")
     environment = {**os.environ, "PE_ROOT": str(root), "PE_PYTHON": sys.executable}
     subprocess.run(
@@ -136,15 +138,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attached(finished: Path, folder: Path) -> Path:
-    """What lies under /kaggle/input: two data sets of the run, and the contest with one broken slice."""
+    """Write the folder /kaggle/input: two data sets of the run, and the contest with one broken slice."""
     environment = {**os.environ, "PE_ROOT": str(finished)}
     command = [sys.executable, "-m", "submissions", "kaggle-dataset", *TINY, "--out", str(folder / "input")]
     subprocess.run(command, cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True)
     contest = folder / "input" / "competitions" / "rsna"
-    drawn = finished / "input" / "raw" / "tiny"
-    shutil.copytree(drawn / "test", contest / "test")
+    generated = finished / "input" / "raw" / "tiny"
+    shutil.copytree(generated / "test", contest / "test")
     for name in ("test.csv", "sample_submission.csv"):
-        shutil.copyfile(drawn / name, contest / name)
+        shutil.copyfile(generated / name, contest / name)
     first = pd.read_csv(contest / "test.csv", dtype=str).iloc[0]
     broken = contest / "test" / first[STUDY] / first[SERIES] / f"{first[SOP]}.dcm"
     broken.write_bytes(broken.read_bytes()[:400])
@@ -163,27 +165,27 @@ def test_the_notebook_predicts_the_contest_without_internet(
     (tmp_path / "working").mkdir()
     for name in ("PE_ROOT", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
-    places = {"PE_KAGGLE_INPUT": "input", "PE_KAGGLE_WORKING": "working"}
-    for name, value in places.items():
+    folders = {"PE_KAGGLE_INPUT": "input", "PE_KAGGLE_WORKING": "working"}
+    for name, value in folders.items():
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.setenv("PE_PYTHON", sys.executable)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # whoever asks the Internet fails at once
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # any request to the Internet fails at once
     notebook = inference_notebook()
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path / "working")}}).execute()
 
     layout = read_layout(contest)
     assert check_file(tmp_path / "working" / "submission.csv", layout) == []
-    assert {each.name for each in (tmp_path / "working").iterdir()} == {"submission.csv", "submission_unread.csv"}
-    found = pd.read_csv(tmp_path / "working" / "submission.csv").set_index("id")["label"]
+    assert {file.name for file in (tmp_path / "working").iterdir()} == {"submission.csv", "submission_unread.csv"}
+    predicted = pd.read_csv(tmp_path / "working" / "submission.csv").set_index("id")["label"]
     monkeypatch.setenv("PE_ROOT", str(finished))
     candidates = read_candidates(paths.ensemble_run())
     write_candidate(tmp_path / "expected.csv", *candidates.predictions(candidates.promoted, "test"), layout)
     expected = pd.read_csv(tmp_path / "expected.csv").set_index("id")["label"]
-    whole = layout.ids[~layout.ids.str.startswith(layout.studies[0])]
-    whole = whole.difference(layout.slices.loc[layout.slices[STUDY] == layout.studies[0], SOP])
-    assert len(whole) > 20
-    assert (found[whole] - expected[whole]).abs().max() <= 2e-6
+    intact = layout.ids[~layout.ids.str.startswith(layout.studies[0])]
+    intact = intact.difference(layout.slices.loc[layout.slices[STUDY] == layout.studies[0], SOP])
+    assert len(intact) > 20
+    assert (predicted[intact] - expected[intact]).abs().max() <= 2e-6
     unread = pd.read_csv(tmp_path / "working" / "submission_unread.csv", dtype=str)
     assert unread[SOP].tolist() == [layout.slices[SOP].iloc[0]]

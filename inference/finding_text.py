@@ -1,0 +1,50 @@
+"""Findings as lines of text, for the terminal and for the evidence report."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from inference.findings import Finding
+
+#: Findings with a lower probability are not reported in text.
+REPORT_THRESHOLD = 0.1
+
+
+def describe_findings(findings: Sequence[Finding]) -> list[str]:
+    """Describe the findings of a study, one line each, or state that there are none to report."""
+    lines = [
+        f"finding {rank}: {describe_finding(finding)}"
+        for rank, finding in enumerate(findings, start=1)
+        if finding.probability >= REPORT_THRESHOLD
+    ]
+    return lines or [f"no slice has a probability of PE of {REPORT_THRESHOLD:g} or more"]
+
+
+def describe_finding(finding: Finding) -> str:
+    """Describe a finding in one line: slices, probability, side and depth, key slice."""
+    text = f"{_slices(finding)}{_depth_range(finding)}: probability {finding.probability:.2f}"
+    words = [word for word in (finding.side, finding.depth) if word]
+    text += "".join(f", {word}" for word in words)
+    by_side = {"left": finding.left, "right": finding.right, "central": finding.central}
+    sides = [f"{side} {value:.2f}" for side, value in by_side.items() if np.isfinite(value)]
+    text += f" ({', '.join(sides)})" if sides else ""
+    if finding.first != finding.last:
+        text += f"; key slice {finding.key + 1}"
+    if np.isfinite(finding.point_left_mm):
+        text += f", strongest activation on the patient's {'left' if finding.point_left_mm > 0 else 'right'}"
+    return text
+
+
+def _slices(finding: Finding) -> str:
+    if finding.first == finding.last:
+        return f"slice {finding.key + 1} of {finding.slices} from the feet"
+    return f"slices {finding.first + 1}-{finding.last + 1} of {finding.slices} from the feet"
+
+
+def _depth_range(finding: Finding) -> str:
+    """Distance below the top of the lungs; empty where unknown. The first slice is the lowest, so the farthest."""
+    low, high, key = finding.below_top_mm
+    if not np.isfinite([low, high, key]).all():
+        return ""
+    millimetres = f"{high:.0f} to {low:.0f}" if low - high >= 1 else f"{key:.0f}"
+    return f" ({millimetres} mm below the top of the lungs)"

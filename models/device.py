@@ -1,0 +1,124 @@
+"""The device that networks compute on: GPU or CPU, bfloat16 support, visible GPUs, threads and determinism.
+
+Keras and its backend are imported inside the functions, so that importing this module is cheap.
+"""
+
+import os
+import shutil
+import subprocess
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.settings import ModelsSettings
+
+AMPERE = (8, 0)  # the first CUDA compute capability with bfloat16
+#: Environment variables of jobs that share a GPU. By default the first job takes all of its memory.
+SHARED_GPU_VARIABLES = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Device(NamedTuple):
+    """The device of the Keras backend.
+
+    Attributes:
+        kind: "cpu" or "gpu".
+        bfloat16: Whether it computes in bfloat16.
+    """
+
+    kind: str
+    bfloat16: bool
+
+
+def this_device() -> Device:
+    """Return the device that the Keras backend computes on."""
+    capability = gpu_capability()
+    if capability is not None:
+        return Device("gpu", capability >= AMPERE)
+    return Device("cpu", "avx512_bf16" in _cpu_flags())
+
+
+def gpu_capability() -> tuple[int, ...] | None:
+    """Return the compute capability of the Keras backend's GPU, zeros where unknown; None on a CPU."""
+    import keras
+
+    return _GPU_CAPABILITY.get(keras.backend.backend(), lambda: None)()
+
+
+def _tensorflow_capability() -> tuple[int, ...] | None:
+    import tensorflow
+
+    gpus = tensorflow.config.list_physical_devices("GPU")
+    if not gpus:
+        return None
+    return tensorflow.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+
+
+def _torch_capability() -> tuple[int, ...] | None:
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def _jax_capability() -> tuple[int, ...] | None:
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform not in ("gpu", "cuda"):
+        return None
+    return tuple(int(part) for part in str(getattr(device, "compute_capability", "0.0")).split("."))
+
+
+_GPU_CAPABILITY = {"tensorflow": _tensorflow_capability, "torch": _torch_capability, "jax": _jax_capability}
+
+
+def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the CPU's instruction set flags on Linux; empty on other systems."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the GPUs that jobs may use, as named in CUDA_VISIBLE_DEVICES; none with PE_DEVICE=cpu.
+
+    These are all GPUs listed by nvidia-smi or, if CUDA_VISIBLE_DEVICES is set, the ones it names: numbers, "GPU-..."
+    or "MIG-...". As in CUDA itself, an invalid name ends the list.
+    """
+    if os.environ.get("PE_DEVICE") == "cpu" or not shutil.which("nvidia-smi"):
+        return ()
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    gpus = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")] if not listing.returncode else []
+    numbers = [str(number) for number in range(len(gpus))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not gpus:
+        return tuple(numbers)
+    names = (name.strip() for name in visible.split(","))
+    return tuple(takewhile(lambda name: name in numbers or name.startswith(("GPU-", "MIG-")), names))
+
+
+def prepare_backend(settings: ModelsSettings, threads: int) -> None:
+    """Fix seeds, thread counts and the order of sums, as far as the backend allows, before its first operation.
+
+    Identical bytes after a killed and resumed training are guaranteed for TensorFlow on one machine. PyTorch warns
+    about operations without a deterministic implementation. JAX uses all cores, and its sums on a GPU may differ.
+
+    Args:
+        settings: Training recipe with the seed.
+        threads: CPU threads of one operation; results depend on it.
+    """
+    import keras
+
+    keras.utils.set_random_seed(settings.seed)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        tensorflow.config.experimental.enable_op_determinism()
