@@ -91,7 +91,8 @@ def view_of(exams: list[tuple[str, ExamState, np.ndarray, np.ndarray]]) -> View:
     sops = np.array([f"{number:012x}" for number in range(slices)])
     no_exam_numbers, no_slice_numbers = pd.DataFrame(index=range(len(studies))), pd.DataFrame(index=range(slices))
     return View(
-        studies, sops, Segments(starts, z), {}, {}, no_slice_numbers, no_exam_numbers, truth, positive.astype(float)
+        studies, sops, Segments(starts, z), logits={}, heads={}, clot={}, slice_numbers=no_slice_numbers,
+        exam_numbers=no_exam_numbers, truth=truth, slice_truth=positive.astype(float),
     )  # fmt: skip
 
 

@@ -138,6 +138,7 @@ def write_contest(contest: Contest, root: Path) -> None:
     for folder, tables in (
         (root / "input" / "prepared", {"exams": contest.exams, "slices": contest.slices}),
         (root / "features" / "store", {"exams": contest.measured.exams, "slices": contest.measured.slices}),
+        (root / "features" / "masks", {}),
     ):
         _write_artifact(folder, "simulated", tables)
     for backbone, folds in contest.networks.items():

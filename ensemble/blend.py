@@ -34,13 +34,18 @@ from pipeline.settings import EnsembleSettings
 
 #: target -> the columns of the exam table that its model reads, where the table has them.
 POOLED = {
-    PE: ("mean.contrast", "mean.top_20mm", "mean.top_100mm", f"{NEGATIVE}.mean.mean"),
+    PE: ("mean.contrast", "mean.top_20mm", "mean.top_100mm", f"{NEGATIVE}.mean.mean", "clot.mean.peak"),
     INDETERMINATE: (f"{QA_MOTION}.mean.mean", f"{QA_CONTRAST}.mean.mean", f"{INDETERMINATE}.mean.mean"),
-    **{label: (f"{label}.mean.attended", "mean.top_100mm") for label in GIVEN_PE},
+    **{label: (f"{label}.mean.attended", "clot.mean.chronic_share", "clot.mean.hu") for label in GIVEN_PE},
     GTE_1: (f"{GTE_1}.mean.mean", f"{GTE_1}.mean.attended", "mean.top_100mm"),
-    LEFT: (f"{LEFT}.mean.attended", "left_minus_right", "mean.top_100mm"),
-    RIGHT: (f"{RIGHT}.mean.attended", "left_minus_right", "mean.top_100mm"),
-    CENTRAL: (f"{CENTRAL}.mean.attended", f"{CENTRAL}.mean.top_20mm", "mean.top_100mm"),
+    LEFT: (f"{LEFT}.mean.attended", f"{LEFT}.mean.top_20mm", "clot.mean.left_volume", "clot.mean.left_area"),
+    RIGHT: (f"{RIGHT}.mean.attended", f"{RIGHT}.mean.top_20mm", "clot.mean.right_volume", "clot.mean.right_area"),
+    CENTRAL: (
+        f"{CENTRAL}.mean.attended",
+        f"{CENTRAL}.mean.top_20mm",
+        "clot.mean.central_volume",
+        "clot.mean.central_area",
+    ),
 }
 SMOOTHING_MM = (0.0, 3.0, 6.0, 12.0)
 

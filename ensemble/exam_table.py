@@ -5,6 +5,8 @@ z, in mm wherever a count would depend on the slice thickness. The auxiliary out
 the slice probability as weight: the side of a clot can be read where the clot seems to be.
 """
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
@@ -13,18 +15,22 @@ from ensemble.segments import Segments
 from ensemble.view import View
 from features.heart_and_vessels import DRAWING_COLUMNS
 from input.contest import CENTRAL, GTE_1, LEFT, RIGHT
+from models.clot_columns import AREAS, BLOOD_HU, CLOT_HU, OFFSET_MM, PEAK
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 QUANTILES = (0.3, 0.5, 0.75, 0.9, 0.95)
 TOP_MM = (6.0, 20.0, 50.0, 100.0)
 SMOOTH_MM = 6.0
+#: Added to volumes and areas before the logarithm: less clot cannot be seen.
+LEAST_MM3, LEAST_MM2 = 30.0, 5.0
 
 
 def exam_table(view: View) -> pd.DataFrame:
     """Features of every exam of a view, rows in the order of `view.studies`.
 
     Columns are `<stream>.<feature>` for slice streams, `<label>.<stream>.<feature>` for auxiliary outputs on exam
-    labels, and `measured.<name>`. Missing values are NaN. The table is kept in the view's cache.
+    labels, `clot.<stream>.<feature>` for the clot maps, and `measured.<name>`. Missing values are NaN. The table is
+    kept in the view's cache.
     """
     if "exams" not in view.cache:
         view.cache["exams"] = _exam_table(view)
@@ -44,6 +50,7 @@ def _exam_table(view: View) -> pd.DataFrame:
             features = head_features(view.segments, logits, attention)
             columns |= {f"{label}.{name}.{key}": value for key, value in features.items()}
     columns |= _side_features(view, attention)
+    columns |= clot_features(view)
     measured = view.exam_numbers.drop(columns=list(DRAWING_COLUMNS), errors="ignore")  # coordinates, not predictive
     columns |= {f"measured.{name}": measured[name].to_numpy(float) for name in measured}
     for name in view.slice_numbers:
@@ -51,6 +58,51 @@ def _exam_table(view: View) -> pd.DataFrame:
     columns["length_mm"] = view.segments.sum(view.segments.thickness)
     columns["slices"] = view.segments.sizes.astype(float)
     return pd.DataFrame(columns)
+
+
+def clot_features(view: View) -> dict[str, np.ndarray]:
+    """Features of the clot maps: `clot.<stream>.<feature>` -> (e,), for every network with a map and for their mean.
+
+    Volumes are logarithms of mm3: burdens differ by orders of magnitude. Slices count for attenuation and offset with
+    their area of clot.
+    """
+    if PEAK not in view.clot:
+        return {}
+    networks = list(view.clot[PEAK])
+    streams = {name: {column: view.clot[column][name] for column in view.clot} for name in networks}
+    means = {column: np.mean([view.clot[column][name] for name in networks], axis=0) for column in (*AREAS, PEAK)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a slice without clot has no attenuation
+        means |= {
+            column: np.nanmean([view.clot[column][name] for name in networks], axis=0)
+            for column in (CLOT_HU, BLOOD_HU, OFFSET_MM)
+        }
+    streams = {**(streams if len(networks) > 1 else {}), "mean": means}
+    features: dict[str, np.ndarray] = {}
+    for stream, values in streams.items():
+        features |= {f"clot.{stream}.{name}": column for name, column in _clot_stream(view.segments, values).items()}
+    return features
+
+
+def _clot_stream(segments: Segments, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    left, right, central, chronic = (values[column].astype(float) for column in AREAS)
+    both = left + right
+    features: dict[str, np.ndarray] = {}
+    for name, area in (("all", both), ("left", left), ("right", right), ("central", central)):
+        features[f"{name}_volume"] = np.log(segments.sum(area * segments.thickness) + LEAST_MM3)
+        features[f"{name}_area"] = np.log(segments.top_mm(area, (10.0,))[:, 0] + LEAST_MM2)
+    features["left_to_right"] = features["left_volume"] - features["right_volume"]
+    features["central_share"] = segments.mean(central / (both + LEAST_MM2), both * segments.thickness + 1e-9)
+    features["chronic_share"] = segments.mean(chronic / (both + LEAST_MM2), both * segments.thickness + 1e-9)
+    features["peak"] = segments.top_mm(values[PEAK].astype(float), (10.0,))[:, 0]
+    features["extent_mm"] = segments.extent(values[PEAK] > 0.3)
+    for name, column in (("hu", values[CLOT_HU]), ("below_blood", values[BLOOD_HU] - values[CLOT_HU]),
+                         ("offset_mm", values[OFFSET_MM])):  # fmt: skip
+        known = np.isfinite(column)
+        weight = known * (both + LEAST_MM2) * segments.thickness
+        mean = segments.mean(np.where(known, column, 0.0), weight + 1e-9)
+        features[name] = np.where(segments.max(known.astype(float)) > 0, mean, np.nan)
+    return features
 
 
 def stream_features(segments: Segments, logits: np.ndarray) -> dict[str, np.ndarray]:

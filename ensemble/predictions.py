@@ -16,6 +16,7 @@ from ensemble.segments import Segments
 from ensemble.view import View
 from features.store import store_table
 from input.contest import EXAM_LABELS, QA_CONTRAST, QA_LABELS, QA_MOTION, SERIES, SLICE_LABEL, SOP, STUDY
+from models.clot_columns import CLOT_COLUMNS
 from pipeline import paths
 from pipeline.artifact import MANIFEST, integrity_faults
 from pipeline.errors import UserError
@@ -183,18 +184,23 @@ def make_view(
     studies, sizes = np.unique(study[order], return_counts=True)
     logits: dict[str, np.ndarray] = {}
     heads: dict[str, dict[str, np.ndarray]] = {}
+    clot: dict[str, dict[str, np.ndarray]] = {}
     for name, table in predictions.items():
         rows = rows_of_network[name][order]
         logits[name] = logit(table["pe"].to_numpy(float)[rows]).astype(np.float32)
         for label in HEADS:
             if label in table:
                 heads.setdefault(label, {})[name] = logit(table[label].to_numpy(float)[rows]).astype(np.float32)
+        for column in CLOT_COLUMNS:
+            if column in table:
+                clot.setdefault(column, {})[name] = table[column].to_numpy(np.float32)[rows]
     return View(
         studies,
         keys.to_numpy(str),
         Segments(np.concatenate([[0], np.cumsum(sizes)]), z[order]),
         logits,
         heads,
+        clot,
         _reindexed(measured.slices, SOP, keys),
         _reindexed(measured.exams, STUDY, pd.Index(studies)),
         None if truth is None else _truth(truth, studies),

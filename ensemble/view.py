@@ -19,6 +19,7 @@ class View:
         segments: the layout of the n slices in the e exams.
         logits: network -> (n,) logit of its slice probability.
         heads: exam label -> network -> (n,) logit of its auxiliary output on that label.
+        clot: number of the clot map (`models.clot_columns`) -> network -> (n,).
         slice_numbers: (n rows) measured numbers, column -> float.
         exam_numbers: (e rows) measured numbers, column -> float.
         truth: (e rows) nine labels, QA labels, q, fold; None where the labels are unknown.
@@ -31,6 +32,7 @@ class View:
     segments: Segments
     logits: dict[str, np.ndarray]
     heads: dict[str, dict[str, np.ndarray]]
+    clot: dict[str, dict[str, np.ndarray]]
     slice_numbers: pd.DataFrame
     exam_numbers: pd.DataFrame
     truth: pd.DataFrame | None = None
@@ -66,11 +68,9 @@ class View:
         names = list(names)
         if names == list(self.logits):
             return self
-        heads = {
-            label: {name: logits[name] for name in names if name in logits} for label, logits in self.heads.items()
-        }
-        heads = {label: logits for label, logits in heads.items() if logits}
-        return dataclasses.replace(self, logits={name: self.logits[name] for name in names}, heads=heads, cache={})
+        logits = {name: self.logits[name] for name in names}
+        heads, clot = _of_networks(self.heads, names), _of_networks(self.clot, names)
+        return dataclasses.replace(self, logits=logits, heads=heads, clot=clot, cache={})
 
     def with_pe(self) -> "View":
         """The view of the exams with PE (q above 0); needs the truth."""
@@ -89,10 +89,24 @@ class View:
             self.sops[rows],
             Segments(starts, self.segments.z[rows]),
             {name: values[rows] for name, values in self.logits.items()},
-            {label: {name: values[rows] for name, values in logits.items()} for label, logits in self.heads.items()},
+            _of_rows(self.heads, rows),
+            _of_rows(self.clot, rows),
             self.slice_numbers[rows].reset_index(drop=True),
             self.exam_numbers[chosen].reset_index(drop=True),
             None if self.truth is None else self.truth[chosen].reset_index(drop=True),
             None if self.slice_truth is None else self.slice_truth[rows],
             {name: table[chosen].reset_index(drop=True) for name, table in self.cache.items()},
         )
+
+
+def _of_networks(columns: dict[str, dict[str, np.ndarray]], names: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """column -> network -> values, of the named networks; columns that none of them has are left out."""
+    chosen = {column: {name: values[name] for name in names if name in values} for column, values in columns.items()}
+    return {column: values for column, values in chosen.items() if values}
+
+
+def _of_rows(columns: dict[str, dict[str, np.ndarray]], rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """column -> network -> values of some slices."""
+    return {
+        column: {name: of_network[rows] for name, of_network in values.items()} for column, values in columns.items()
+    }

@@ -63,6 +63,9 @@ def main() -> int | None:
         from features.build_store import build
 
         build(settings, force=arguments.force)
+        from features.clot_masks import build_masks
+
+        build_masks(settings, force=arguments.force)
         return None
     if arguments.verb == "check-store":
         return check_store_command(settings)

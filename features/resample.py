@@ -29,11 +29,25 @@ def axis_weights(start: int, stop: int, size: int, pixel_mm: float, spacing_mm: 
     """
     n_out = max(1, round((stop - start) * pixel_mm / spacing_mm))
     scale = spacing_mm / pixel_mm  # output pixel, in input pixels
-    centres = (start + stop) / 2 + (np.arange(n_out) - (n_out - 1) / 2) * scale
+    centres = output_centres(start, stop, n_out, scale)
     exact = _area_weights(centres, scale, size) if scale >= 1 else _linear_weights(centres, size)
     weights = exact.astype(np.float32)
     weights.setflags(write=False)
     return weights
+
+
+def output_centres(start: float, stop: float, count: int, scale: float) -> np.ndarray:
+    """Centres of the output pixels of one axis, in input pixels; the centre of input pixel i is at i + 0.5.
+
+    Args:
+        start, stop: the box along this axis, in input pixels (half open).
+        count: output pixels.
+        scale: size of an output pixel in input pixels.
+
+    Returns:
+        float64 (count,).
+    """
+    return (start + stop) / 2 + (np.arange(count) - (count - 1) / 2) * scale
 
 
 def _area_weights(centres: np.ndarray, scale: float, size: int) -> np.ndarray:

@@ -82,6 +82,9 @@ def _add_export_dicom(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument("--series", metavar="DIR", type=Path, required=True, help=_SERIES_HELP)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the DICOM files")
+    parser.add_argument(
+        "--seg", action="store_true", help="also write the clot map as a DICOM segmentation (SEG) on the source images"
+    )
 
 
 def _add_verb(
@@ -137,7 +140,9 @@ def _evidence(arguments: argparse.Namespace) -> int:
 def _export_dicom(arguments: argparse.Namespace) -> int:
     from inference.pacs.export_dicom import export_dicom
 
-    export_dicom(settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser())
+    export_dicom(
+        settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser(), segmentation=arguments.seg
+    )
     return 0
 
 

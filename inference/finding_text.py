@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from inference.clot_maps import ClotMap
 from inference.findings import Finding
 
 #: Findings with a lower probability are not reported in text.
@@ -21,18 +22,26 @@ def describe_findings(findings: Sequence[Finding]) -> list[str]:
 
 
 def describe_finding(finding: Finding) -> str:
-    """Describe a finding in one line: slices, probability, side and depth, key slice."""
+    """Describe a finding in one line: slices, probability, side and depth, volume, key slice, point."""
     text = f"{_slices(finding)}{_depth_range(finding)}: probability {finding.probability:.2f}"
     words = [word for word in (finding.side, finding.depth) if word]
     text += "".join(f", {word}" for word in words)
-    by_side = {"left": finding.left, "right": finding.right, "central": finding.central}
-    sides = [f"{side} {value:.2f}" for side, value in by_side.items() if np.isfinite(value)]
-    text += f" ({', '.join(sides)})" if sides else ""
+    if np.isfinite(finding.volume_ml):
+        text += f", {finding.volume_ml:.2f} ml"
     if finding.first != finding.last:
         text += f"; key slice {finding.key + 1}"
     if np.isfinite(finding.point_left_mm):
-        text += f", strongest activation on the patient's {'left' if finding.point_left_mm > 0 else 'right'}"
+        side = "left" if finding.point_left_mm > 0 else "right"
+        text += f", {abs(finding.point_left_mm):.0f} mm {side} of the midline"
     return text
+
+
+def describe_burden(clot: ClotMap) -> str:
+    """Describe the clot burden in one line: expected volume in all and on each side."""
+    left, right = clot.side_volumes_ml()
+    if not np.isfinite(left + right):
+        return "clot burden: not measured, pixel or slice spacing is unknown"
+    return f"clot burden: {left + right:.1f} ml (left {left:.1f}, right {right:.1f})"
 
 
 def _slices(finding: Finding) -> str:

@@ -163,7 +163,7 @@ def _predict_group(settings: Settings, tree: Path, group: pd.DataFrame, store: P
     try:
         rows = slice_rows(tree, group)
         store_exams(rows, tree, store, settings.features)
-        networks = predict_exams(settings, store) if stored_studies(store) else _no_predictions(settings)
+        networks = predict_exams(settings, store).tables if stored_studies(store) else _no_predictions(settings)
         exams, slices = decode(*apply(networks, rows, measured=read_measured(store)))
         reasons = read_table(store / "slices.parquet").set_index(SOP)["quarantine"]
     finally:

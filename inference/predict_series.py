@@ -9,18 +9,14 @@ import pandas as pd
 from inference.evidence.evidence_report import WrittenReport, write_report
 from inference.evidence.model_facts import describe_model
 from inference.evidence.study_cases import cases_of_studies
-from inference.finding_text import describe_findings
+from inference.finding_text import describe_burden, describe_findings
 from inference.findings import Finding, locate_findings
-from inference.key_points import add_key_points
-from inference.key_slice_maps import KeySliceMaps
 from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_into_store
 from inference.series_reader import Study, slice_table
-from inference.side_calibration import fit_side_calibration, side_logits
 from inference.study_text import describe_other_series, describe_unused_files, flag_words
 from input.contest import EXAM_LABELS, LABEL_TITLES, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
 from pipeline.console import say
-from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.settings import Settings
 from submissions.finished_run import read_candidates, trained_on_phantoms
@@ -46,15 +42,20 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         store = Path(folder)
         predicted = predict_into_store(settings, source, store)
         started = time.monotonic()
-        findings, maps = study_findings(settings, predicted, store)
+        findings = study_findings(predicted)
         predicted.seconds["findings"] = time.monotonic() - started
         for study in predicted.studies:
-            lines = ["", describe_study(study, predicted.labels(study)), *describe_findings(findings[study.name])]
+            lines = [
+                "",
+                describe_study(study, predicted.labels(study)),
+                describe_burden(predicted.maps[study.name]),
+                *describe_findings(findings[study.name]),
+            ]
             say("\n".join(lines))
         write_table(out, output_table(predicted.studies, predicted.slices))
         say(f"\nslice probabilities: {paths.shown(out)}")
         if evidence:
-            report = _write_evidence(settings, predicted, findings, maps, store, evidence)
+            report = _write_evidence(settings, predicted, findings, store, evidence)
             predicted.seconds["report"] = report.seconds
             say(f"evidence: {report}")
     say(f"time: {', '.join(f'{step} {seconds:.1f} s' for step, seconds in predicted.seconds.items())}")
@@ -62,35 +63,16 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         say(SYNTHETIC_WARNING)
 
 
-def study_findings(
-    settings: Settings, predicted: PredictedStudies, store: Path
-) -> tuple[dict[str, list[Finding]], KeySliceMaps]:
-    """Locate the findings of predicted studies, with key points.
-
-    Args:
-        settings: those of the finished run.
-        predicted: the studies and their predictions.
-        store: their pixel store.
-
-    Returns:
-        study name -> findings, likeliest first; and the activation maps of their key slices.
-    """
-    tables = (table for networks in predicted.networks.values() for table in networks.values())
+def study_findings(predicted: PredictedStudies) -> dict[str, list[Finding]]:
+    """Locate the findings of predicted studies: study name -> findings, likeliest first."""
     slices = predicted.slices.merge(slice_table(predicted.studies)[[SOP, "z_mm"]], on=SOP)
-    try:
-        calibration = fit_side_calibration(settings)
-    except UserError as error:  # a packed run may come without the out-of-fold tables
-        say(f"sides are not calibrated; the networks' own probabilities are shown: {error}")
-        calibration = {}
-    findings = locate_findings(predicted.exams, slices, side_logits(tables), calibration, predicted.measured.slices)
-    return add_key_points(settings, store, findings, dict.fromkeys(findings, tuple(predicted.networks)))
+    return locate_findings(predicted.exams, slices, predicted.maps, predicted.measured.slices)
 
 
 def _write_evidence(
     settings: Settings,
     predicted: PredictedStudies,
     findings: dict[str, list[Finding]],
-    maps: KeySliceMaps,
     store: Path,
     html: Path,
 ) -> WrittenReport:
@@ -98,7 +80,7 @@ def _write_evidence(
     candidates = read_candidates(paths.ensemble_run())
     cases = cases_of_studies(predicted, findings, candidates.promoted)
     model = describe_model(settings, candidates)
-    return write_report(html, store, cases, model, settings, maps=maps, started=started)
+    return write_report(html, store, cases, model, settings, started=started)
 
 
 def describe_study(study: Study, labels: pd.Series) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from ensemble.apply_ensemble import apply
 from ensemble.decode import decode
 from ensemble.predictions import Measured, read_measured
+from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import STUDY
 from models.apply_networks import predict_exams
@@ -31,6 +32,7 @@ class PredictedStudies:
         slices: STUDY, SOP and `label`, the probability of PE on the slice.
         measured: the numbers measured on the pixels.
         networks: fold -> network -> its predictions for every slice.
+        maps: study name -> clot map.
         seconds: step -> its wall time.
     """
 
@@ -39,6 +41,7 @@ class PredictedStudies:
     slices: pd.DataFrame
     measured: Measured
     networks: dict[int, dict[str, pd.DataFrame]]
+    maps: dict[str, ClotMap]
     seconds: dict[str, float]
 
     def labels(self, study: Study) -> pd.Series:
@@ -73,10 +76,11 @@ def predict_into_store(settings: Settings, source: Path, store: Path) -> Predict
     say(f"{len(studies)} studies, {sum(len(study.slices) for study in studies)} slices read; running the networks")
     times.append(time.monotonic())
     networks = predict_exams(settings, store)
+    maps = predicted_clot_maps(settings, store, networks.maps)
     times.append(time.monotonic())
     measured = read_measured(store)
-    exams, slices = decode(*apply(networks, slice_table(studies), measured=measured))
+    exams, slices = decode(*apply(networks.tables, slice_table(studies), measured=measured))
     times.append(time.monotonic())
     steps = ("reading and storing", "networks", "ensemble")
     seconds = {step: end - start for step, start, end in zip(steps, times, times[1:], strict=False)}
-    return PredictedStudies(studies, exams, slices, measured, networks, seconds)
+    return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, seconds)

@@ -99,7 +99,8 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
         weights: "imagenet", "none", or the path of the weights.npz of a run with this backbone.
 
     Returns:
-        A model from images in [0, 1], (batch, y, x, channels), to a feature map (batch, y', x', filters).
+        A model from images in [0, 1], (batch, y, x, channels), to three feature maps (batch, y', x', filters): the
+        last ones at strides 8 and 16, and the final one at stride 32.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -122,9 +123,22 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
         _load_application_weights(graph, name, size)
     elif weights != "none":
         _load_run(graph, weights)
+    graph = keras.Model(graph.input, [*_finer_maps(graph, size), graph.output], name=name)
     mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
     scale = keras.layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
     return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")
+
+
+def _finer_maps(graph: "keras.Model", size: tuple[int, int]) -> "list[keras.KerasTensor]":
+    """The last feature maps at strides 8 and 16; the final one where the backbone has none of that size."""
+    outputs = [layer.output for layer in graph.layers if len(getattr(layer.output, "shape", ())) == 4]
+    maps = []
+    for stride in (8, 16):
+        # Convolutions without padding round an odd size down, others up.
+        sizes = [{pixels // stride, -(-pixels // stride)} for pixels in size]
+        of_size = [output for output in outputs if output.shape[1] in sizes[0] and output.shape[2] in sizes[1]]
+        maps.append(of_size[-1] if of_size else graph.output)
+    return maps
 
 
 def find_backbone(name: str) -> Backbone:

@@ -82,6 +82,7 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
         "ema": (0 <= settings.ema < 1, "0 (off) or a decay below 1, e.g. 0.99"),
         "inner_share": (0 <= settings.inner_share <= 0.5, "a share from 0 (none) to 0.5"),
         "patience": (settings.patience >= 1, "1 or more epochs"),
+        "map_weight": (settings.map_weight >= 0, "0 or more"),
         "auxiliary_weight": (settings.auxiliary_weight >= 0, "0 or more"),
         "sampling": (settings.sampling in SAMPLING_MODES, f"one of {', '.join(SAMPLING_MODES)}"),
         "positive_share": (0 <= settings.positive_share <= 1, "a share from 0 to 1"),

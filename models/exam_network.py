@@ -2,6 +2,8 @@
 
 The winners of the contest used a bidirectional GRU with attention over embeddings and their differences to the
 neighbours; the second place used transformers (Vaswani et al. 2017, arXiv 1706.03762).
+
+Keep the layer names: TensorFlow results change in their last bits when a layer is renamed.
 """
 
 from collections.abc import Callable

@@ -167,7 +167,7 @@ def _training_inputs(
     engine = slice_engine(recipe, backbone, paths.model_run(backbone, fold), threads)
     views = SliceViews(paths.store(), recipe)
     batches = predict_slices(engine, train, views, recipe, loaders=loader_threads(threads))
-    return np.concatenate([exam_network_inputs(frame, embeddings) for frame, embeddings in batches])
+    return np.concatenate([exam_network_inputs(frame, embeddings) for frame, embeddings, _ in batches])
 
 
 def stored_inputs(directory: Path, scored: pd.DataFrame) -> np.ndarray:

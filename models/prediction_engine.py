@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from input.contest import SOP, STUDY
 from models.batches import prefetched
+from models.clot_columns import CLOT_COLUMNS
+from models.clot_numbers import clot_numbers
+from models.clot_targets import CLOT, flip_map
 from models.device import gpu_capability
 from models.slice_targets import FLIPPED, TARGETS
 from models.slice_views import SliceViews
+from models.stored_maps import MAP_LEVELS
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
     import keras
 
-#: images (batch, y, x, channels) -> logits (batch, targets), embeddings (batch, d)
-Engine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+#: images (batch, y, x, channels) -> logits (batch, targets), embeddings (batch, d), clot map logits (batch, rows,
+#: columns, MAP_CHANNELS)
+Engine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+#: The outputs of a network in the order of an engine.
+OUTPUTS = ("logits", "embedding", "map")
 #: Values of models.engine.
 ENGINES = ("auto", "keras", "openvino")
 BATCH = 32
@@ -43,9 +51,9 @@ def select_engine(name: str) -> str:
 def keras_engine(model: "keras.Model") -> Engine:
     """Make an engine from a `models.slice_network.slice_network`."""
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         outputs = model.predict_on_batch(images)
-        return outputs["logits"], outputs["embedding"]
+        return outputs["logits"], outputs["embedding"], outputs["map"]
 
     return run
 
@@ -55,7 +63,7 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
     import keras
 
     # Outputs of an exported dict lose their names, so a graph with ordered outputs is exported.
-    ordered = keras.Model(model.input, [model.output["logits"], model.output["embedding"]])
+    ordered = keras.Model(model.input, [model.output[name] for name in OUTPUTS])
     ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
 
 
@@ -68,19 +76,20 @@ def openvino_engine(directory: Path, threads: int) -> Engine:
     )
     request = compiled.create_infer_request()
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         request.infer([images])
-        return request.get_output_tensor(0).data.copy(), request.get_output_tensor(1).data.copy()
+        logits, embeddings, maps = (request.get_output_tensor(index).data.copy() for index in range(len(OUTPUTS)))
+        return logits, embeddings, maps
 
     return run
 
 
 def predict_slices(
     engine: Engine, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, *, loaders: int = 1
-) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
     """Predict stored slices batch by batch, so that memory does not grow with their number.
 
-    With `settings.flip_tta` the logits and embeddings of a slice and of its mirror image are averaged.
+    With `settings.flip_tta` the logits, embeddings and maps of a slice and of its mirror image are averaged.
 
     Args:
         engine: From `keras_engine` or `openvino_engine`.
@@ -90,8 +99,9 @@ def predict_slices(
         loaders: Threads that prepare batches; order and results do not depend on their number.
 
     Yields:
-        A table of study, SOP and one probability per target, the slice label's named `pe`; and the embeddings,
-        float16 (rows, d).
+        A table of study, SOP, one probability per target, the slice label's named `pe`, and the columns of
+        `models.clot_columns`; the embeddings, float16 (rows, d); and the clot maps, uint8 (rows, map rows, map columns)
+        in steps of 1 / MAP_LEVELS.
     """
     studies, planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
@@ -103,12 +113,16 @@ def predict_slices(
 
     for rows, variants in prefetched(make, -(-len(slices) // BATCH), threads=loaders):
         outputs = [engine(images) for images in variants]
-        logits = [output_logits for output_logits, _ in outputs]
+        logits, embeddings, maps = (list(parts) for parts in zip(*outputs, strict=True))
         if settings.flip_tta:
-            logits[1] = logits[1][:, FLIPPED]
-        probabilities = 1 / (1 + np.exp(-np.mean(logits, axis=0, dtype=np.float64)))
+            logits[1], maps[1] = logits[1][:, FLIPPED], flip_map(maps[1])
+        probabilities = expit(np.mean(logits, axis=0, dtype=np.float64))
         frame = slices.iloc[rows][[STUDY, SOP]].reset_index(drop=True)
         frame["pe"] = probabilities[:, 0]
         for index, target in enumerate(TARGETS[1:], start=1):
             frame[target] = probabilities[:, index]
-        yield frame, np.mean([embeddings for _, embeddings in outputs], axis=0).astype(np.float16)
+        map_probabilities = expit(np.mean(maps, axis=0, dtype=np.float32))
+        numbers = clot_numbers(variants[0], map_probabilities, settings)
+        frame[list(CLOT_COLUMNS)] = numbers
+        clot = np.rint(MAP_LEVELS * map_probabilities[..., CLOT]).astype(np.uint8)
+        yield frame, np.mean(embeddings, axis=0).astype(np.float16), clot

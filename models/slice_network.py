@@ -1,4 +1,4 @@
-"""The slice network: trainable windows (optional), backbone, pooling, an embedding, one logit per target."""
+"""The slice network: trainable windows (optional), backbone, clot map, an embedding, one logit per target."""
 
 import dataclasses
 from typing import Any
@@ -7,10 +7,12 @@ import keras
 from keras import layers, ops
 
 from features.slices25d import OFFSETS
+from input.contest import LEFT, RIGHT, SLICE_LABEL
 from models.backbones import backbone_model
+from models.clot_map import STRENGTHS, ClotAttention, ClotEvidence, clot_map, feature_pyramid, side_answers
 from models.pooling import pool_features
 from models.precision import dtype_policy, dtype_policy_scope
-from models.slice_targets import TARGETS
+from models.slice_targets import NATURES, ON_EXAM, TARGETS
 from models.trainable_windows import trainable_windows
 from pipeline.settings import ModelsSettings
 
@@ -24,8 +26,9 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
         weights: "imagenet", "none" or a path.
 
     Returns:
-        A model with two outputs, float32 with every precision: `logits` (batch, targets) in the order of
-        `models.slice_targets.TARGETS`, and `embedding` (batch, settings.embedding).
+        A model with four outputs, float32 with every precision: `logits` (batch, targets) in the order of
+        `models.slice_targets.TARGETS`; `embedding` (batch, `embedding_width(settings)`); `map` (batch, y / 8, x / 8,
+        MAP_CHANNELS), the clot map's logits; and `evidence` (batch, 1), the map pooled to a logit of PE on the slice.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -33,18 +36,38 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     with dtype_policy_scope(dtype_policy(settings, backbone)):
         body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
         _freeze(body.get_layer(backbone), settings.frozen_share)
-        images, features = _images_and_features(body, settings, backbone)
-        vector = pool_features(features, settings.pooling)
-        embedding = layers.Dense(settings.embedding, activation="relu", dtype="float32", name="embedding")(vector)
-        dropped = layers.Dropout(settings.dropout, seed=settings.seed, dtype="float32", name="dropout")(embedding)
-        logits = layers.Dense(len(TARGETS), dtype="float32", name="logits")(dropped)
-    return keras.Model(images, {"logits": logits, "embedding": embedding}, name=f"{backbone}_slice_network")
+        images, (stride8, stride16, stride32) = _images_and_features(body, settings, backbone)
+        cells, clot, placed = clot_map(feature_pyramid((settings.height, settings.width), stride8, stride16, stride32))
+        sides, side_strengths = side_answers(placed, clot)
+        described = layers.Concatenate(dtype="float32", name="described")([placed, cells])
+        summary = ClotAttention(name="clot_attention")([described, clot])
+        strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
+        vector = layers.Concatenate(dtype="float32", name="vector")(
+            [pool_features(stride32, settings.pooling), summary]
+        )
+        features = layers.Dense(settings.embedding, activation="relu", dtype="float32", name="features")(vector)
+        dropped = layers.Dropout(settings.dropout, seed=settings.seed, dtype="float32", name="dropout")(features)
+        known = layers.Concatenate(dtype="float32", name="known")([dropped, strengths])
+        answers = {SLICE_LABEL: layers.Dense(1, dtype="float32", name="slice_answer")(known)}
+        answers |= dict(zip((LEFT, RIGHT), (sides[:, :1], sides[:, 1:]), strict=True))
+        for name, source in [*((name, summary) for name in NATURES), *((name, dropped) for name in ON_EXAM)]:
+            answers[name] = layers.Dense(1, dtype="float32", name=f"{name}_answer")(source)
+        logits = layers.Concatenate(dtype="float32", name="logits")([answers[name] for name in TARGETS])
+        embedding = layers.Concatenate(dtype="float32", name="embedding")([features, strengths])
+        evidence = ClotEvidence(name="evidence")(clot)
+    outputs = {"logits": logits, "embedding": embedding, "map": cells, "evidence": evidence}
+    return keras.Model(images, outputs, name=f"{backbone}_slice_network")
+
+
+def embedding_width(settings: ModelsSettings) -> int:
+    """Return the length of the embedding: its features and the strength of the clot left, right and anywhere."""
+    return settings.embedding + 3 * STRENGTHS
 
 
 def _images_and_features(
     body: keras.Model, settings: ModelsSettings, backbone: str
-) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Return the network's input, as made by `models.slice_views.SliceViews`, and the feature map."""
+) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """Return the network's input, as made by `models.slice_views.SliceViews`, and the feature maps."""
     if not settings.trainable_windows:
         return body.input, body.output
     stack = keras.Input((settings.height, settings.width, len(OFFSETS)), name="images")

@@ -2,7 +2,8 @@
 
 models/runs/<backbone>/fold<k>/
     slices.parquet   one row per slice of the held-out fold (role "oof") and of the test exams (role "test"): study,
-                     SOP, role, row of the embedding, pe, one probability per exam label
+                     SOP, role, row of the embedding, pe, one probability per exam label, numbers of the clot map
+    maps.parquet     the same slices' clot maps: study, SOP, role, map (uint8 bytes, rows x columns)
     embeddings.npy   float16 (rows, d)
     weights.npz      the network's variables in order
     network.xml/.bin the same network for OpenVINO, if that is the engine
@@ -12,12 +13,14 @@ models/runs/<backbone>/fold<k>/
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from features.clot_masks import MaskStore
 from features.store import open_exam, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from models.batches import loader_threads
@@ -39,6 +42,7 @@ from models.prediction_engine import (
 )
 from models.progress_messages import Report, print_text
 from models.slice_views import SliceViews
+from models.stored_maps import MAPS, MapWriter
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
@@ -50,7 +54,7 @@ from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
 if TYPE_CHECKING:
     import keras
 
-VERSION = 2
+VERSION = 3
 EXAM_VERSION = 2
 #: Settings of [models.exam] that select networks and do not affect the training of one.
 NOT_RECIPE = ("kinds", "backbones")
@@ -66,6 +70,7 @@ def network_artifact(settings: Settings, backbone: str, fold: int) -> Artifact:
         inputs={
             "input/prepared": read_manifest(paths.prepared())["identity"],
             "features/store": read_manifest(paths.store())["identity"],
+            **({"features/masks": read_manifest(paths.masks())["identity"]} if recipe["mask_supervision"] else {}),
         },
     )  # fmt: skip
 
@@ -160,7 +165,8 @@ def train_fold(
     for kind in EXAM_KINDS:  # they read this network, but their identities do not change when it is trained again
         exam_network_artifact(settings, backbone, fold, kind).discard()
     train, scored = _split_by_fold(plane_table(), fold)
-    views = SliceViews(paths.store(), recipe)
+    train, masks = _with_masks(train, recipe)
+    views = SliceViews(paths.store(), recipe, masks)
     loaders = loader_threads(threads)
     with artifact.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
@@ -203,6 +209,17 @@ def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads
     return keras_engine(model)
 
 
+def _with_masks(train: pd.DataFrame, recipe: ModelsSettings) -> tuple[pd.DataFrame, Mapping[str, np.ndarray]]:
+    """Join what clot masks say of the training slices; also study -> mask. Neither without mask supervision."""
+    if not recipe.mask_supervision:
+        return train, {}
+    verify(paths.masks(), ["slices.parquet"])
+    natures = read_table(paths.masks() / "slices.parquet").drop(columns=["clot_mm2"])
+    supervised = sorted(set(natures[STUDY]) & set(train[STUDY]))
+    train = train.merge(natures, on=[STUDY, SOP], how="left", validate="one_to_one")
+    return train, MaskStore(paths.masks(), supervised)
+
+
 def _split_by_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split the slices into those to train on and those to predict, the latter with a column `role`."""
     train = table[(table["split"] == "train") & (table["fold"] != fold)].reset_index(drop=True)
@@ -240,16 +257,25 @@ def _engine_of(
 def _write_predictions(
     directory: Path, engine: Engine, scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int
 ) -> float:
-    """Write slices.parquet and embeddings.npy; return the AUC of `pe` on the slices of the held-out fold."""
+    """Write the predictions of a network; return the AUC of `pe` on the slices of the held-out fold."""
     from numpy.lib.format import open_memmap
     from sklearn.metrics import roc_auc_score
 
+    from models.slice_network import embedding_width
+
     frames = []
-    with atomic_path(directory / "embeddings.npy") as temporary:
-        embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), settings.embedding))
+    roles = scored["role"].to_numpy()
+    with (
+        atomic_path(directory / "embeddings.npy") as temporary,
+        atomic_path(directory / MAPS) as temporary_maps,
+        MapWriter(temporary_maps) as map_writer,
+    ):
+        embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), embedding_width(settings)))
         first = 0
-        for frame, vectors in predict_slices(engine, scored, views, settings, loaders=loaders):
-            embeddings[first : first + len(frame)] = vectors
+        for frame, vectors, maps in predict_slices(engine, scored, views, settings, loaders=loaders):
+            rows = slice(first, first + len(frame))
+            embeddings[rows] = vectors
+            map_writer.write(frame[STUDY], frame[SOP], roles[rows], maps)
             frames.append(frame)
             first += len(frame)
         embeddings.flush()

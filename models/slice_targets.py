@@ -26,6 +26,9 @@ from pipeline.settings import ModelsSettings
 ON_POSITIVE_SLICES = (LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC)
 ON_POSITIVE_EXAMS = (GTE_1,)
 ON_EVERY_SLICE = (QA_MOTION, QA_CONTRAST)
+#: Targets that describe the clot beyond its side, and targets that describe the exam.
+NATURES = (CENTRAL, CHRONIC, ACUTE_AND_CHRONIC)
+ON_EXAM = (*ON_POSITIVE_EXAMS, *ON_EVERY_SLICE)
 #: Order of the network's logits; the first is the slice label.
 TARGETS = (SLICE_LABEL, *ON_POSITIVE_SLICES, *ON_POSITIVE_EXAMS, *ON_EVERY_SLICE)
 #: Index of each target's counterpart in a horizontally flipped image (left and right swapped).
@@ -36,14 +39,18 @@ def slice_targets(slices: pd.DataFrame, auxiliary_weight: float, slice_weights: 
     """Return labels and loss weights of slices.
 
     Args:
-        slices: One row per slice with the slice label and the exam's labels (NaN where missing).
+        slices: One row per slice with the slice label and the exam's labels (NaN where missing); with the columns of
+            `features.clot_masks`, if masks supervise: their slices then have their own labels instead of the exam's.
         auxiliary_weight: Weight of each auxiliary target; the slice label has weight 1.
         slice_weights: Weights of the slice label, shape (slices,); all 1 if None.
 
     Returns:
         float32 (slices, 2 * targets): labels, then weights. A weight of 0 masks the label.
     """
-    truth = slices[list(TARGETS)].to_numpy(np.float32)
+    labels = slices[list(TARGETS)].astype(np.float32)
+    for name, mask_label in labels_from_masks(slices).items():
+        labels[name] = mask_label.where(mask_label.notna(), labels[name])
+    truth = labels.to_numpy(np.float32)
     positive_slice = slices[SLICE_LABEL].to_numpy() > 0
     positive_exam = slices.groupby(STUDY)[SLICE_LABEL].transform("max").to_numpy() > 0
     weights = {
@@ -55,6 +62,20 @@ def slice_targets(slices: pd.DataFrame, auxiliary_weight: float, slice_weights: 
     weight = np.stack([weights[name] for name in TARGETS], axis=1).astype(np.float32)
     weight[np.isnan(truth)] = 0
     return np.concatenate([np.nan_to_num(truth), weight], axis=1)
+
+
+def labels_from_masks(slices: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return what clot masks say of each slice, NaN where they do not; empty without their columns."""
+    if "acute" not in slices:
+        return {}
+    chronic, acute = slices["chronic"], slices["acute"]
+    return {
+        LEFT: slices["left"],
+        RIGHT: slices["right"],
+        CENTRAL: slices["central"],
+        CHRONIC: chronic * (1 - acute),
+        ACUTE_AND_CHRONIC: chronic * acute,
+    }
 
 
 def sampled_targets(slices: pd.DataFrame, settings: ModelsSettings) -> tuple[np.ndarray, np.ndarray]:

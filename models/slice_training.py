@@ -16,6 +16,8 @@ import pandas as pd
 from input.contest import STUDY
 from models.batches import prefetched
 from models.checkpoint import load_arrays, require_same_backend, restore_checkpoint, save_checkpoint
+from models.clot_map import map_loss
+from models.clot_targets import MAP_CHANNELS
 from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, build_optimizer, compile_network
@@ -88,24 +90,33 @@ class EpochBatches:
         self._targets, self._probabilities = sampled_targets(slices, settings)
         self._studies, self._planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
-    def of(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield images (batch, y, x, channels) in [0, 1] and targets (batch, 2 * targets), batch by batch."""
+    def of(self, epoch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yield images (batch, y, x, channels) in [0, 1] and the targets of each trained output, batch by batch.
+
+        `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8, 2 * MAP_CHANNELS); `evidence`: (batch, 2), weighted
+        only where no mask supervises the map.
+        """
         batch = self._settings.batch
         rows = draw_epoch(self._probabilities, self.count * batch, seed=self._settings.seed, epoch=epoch)
 
-        def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+        def make(step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             """Make one batch; runs in a loader thread."""
             draws = range(step * batch, (step + 1) * batch)
             augmentations = [draw_augmentation(self._settings, epoch=epoch, draw=draw) for draw in draws]
             batch_rows = rows[draws.start : draws.stop]
-            images = [
-                self._views.view(self._studies[row], int(self._planes[row]), augmentation)
+            views = [
+                (self._studies[row], int(self._planes[row]), augmentation)
                 for row, augmentation in zip(batch_rows, augmentations, strict=True)
             ]
+            images = [self._views.view(*view) for view in views]
+            maps = np.stack([self._views.map_targets(*view) for view in views])
+            maps[..., MAP_CHANNELS:] *= self._settings.map_weight
             truth = self._targets[batch_rows]
             flipped = np.array([augmentation.flip for augmentation in augmentations])
             truth[flipped] = flip_targets(truth[flipped])
-            return np.stack(images), truth
+            unsupervised = np.array([not self._views.has_mask(study) for study, _, _ in views], np.float32)
+            evidence = np.stack([truth[:, 0], self._settings.map_weight * unsupervised], axis=1)
+            return np.stack(images), {"logits": truth, "map": maps, "evidence": evidence}
 
         return prefetched(make, self.count, threads=self._loaders)
 
@@ -169,7 +180,8 @@ class TrainingRun:
             # Keras wraps the optimizer only if the outermost model, not its layers, has that policy.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(self.model.trainable_variables)
-        compile_network(self.model, optimizer, {"logits": weighted_logistic_loss})
+        losses = {"logits": weighted_logistic_loss, "map": map_loss, "evidence": weighted_logistic_loss}
+        compile_network(self.model, optimizer, losses)
 
     def evaluate(self, inner_exams: InnerExams) -> None:
         """Measure the inner loss of the weights that would predict; keep them if it is the lowest so far.
@@ -228,7 +240,7 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
     losses = np.zeros(batches.count)
     for step, (images, truth) in enumerate(batches.of(epoch)):
         # One call per batch, so that the history has the mean loss of the epoch and an error names the step.
-        losses[step] = float(run.model.train_on_batch(images, {"logits": truth}))
+        losses[step] = float(run.model.train_on_batch(images, truth)[0])
         if not np.isfinite(losses[step]):
             raise UserError(_diverged(f"loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {batches.count}"))
         if run.average and (step + 1) % run.settings.accumulate == 0:

@@ -5,6 +5,7 @@ interpolated only once.
 """
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from features.slices25d import neighbours_by_distance, stack_slice
 from features.store import StoredExam, array_path, open_exam, sidecar_path
 from features.windows import WINDOWS, window_channels
+from models.clot_targets import MAP_CHANNELS, cell_targets, map_shape
 from models.trainable_windows import HU_UNIT
 from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.settings import ModelsSettings
@@ -81,12 +83,14 @@ class SliceViews:
     Args:
         store: The folder features/store, or one just filled with unlabelled exams (no manifest yet).
         settings: Input size, windows and neighbour distance.
+        masks: StudyInstanceUID -> clot codes (z, y, x) on the store's grid, for training with mask supervision.
     """
 
-    def __init__(self, store: Path, settings: ModelsSettings) -> None:
+    def __init__(self, store: Path, settings: ModelsSettings, masks: Mapping[str, np.ndarray] | None = None) -> None:
         self.settings = settings
         self.windows = tuple(WINDOWS[name] for name in settings.windows)
         self._store = store
+        self._masks = masks or {}
         self._recorded = read_manifest(store)["files"] if (store / MANIFEST).is_file() else {}
         self._verified: set[str] = set()
         self._of_thread = threading.local()  # an open exam may decode in one thread at a time only
@@ -108,7 +112,7 @@ class SliceViews:
         exam, neighbours = self._open(study)
         height, width = self.settings.height, self.settings.width
         stack = stack_slice(exam.hu, neighbours[plane])
-        matrix = _fit_matrix(stack.shape[:2], (height, width), self._scale(exam), augmentation)
+        matrix = self._matrix(exam, augmentation)
         warped = cv2.warpAffine(
             stack, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
             borderValue=(AIR_HU,) * 3,
@@ -122,8 +126,28 @@ class SliceViews:
     def matrix(self, study: str) -> np.ndarray:
         """Return the affine map (2, 3) from an exam's stored pixels (x, y) to the pixels of its unchanged views."""
         exam, _ = self._open(study)
+        return self._matrix(exam, UNCHANGED)
+
+    def map_targets(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
+        """Return the targets of the clot map for the same view: float32 (rows, columns, 2 * MAP_CHANNELS).
+
+        Targets and weights as in `models.clot_targets.cell_targets`; all weights are 0 where the exam has no mask.
+        """
+        shape = map_shape(self.settings.height, self.settings.width)
+        if study not in self._masks:
+            return np.zeros((*shape, 2 * MAP_CHANNELS), np.float32)
+        exam, _ = self._open(study)
         size = (self.settings.height, self.settings.width)
-        return _fit_matrix(exam.hu.shape[1:], size, self._scale(exam), UNCHANGED)
+        return cell_targets(self._masks[study][plane], self._matrix(exam, augmentation), size)
+
+    def has_mask(self, study: str) -> bool:
+        """Whether the clot map of an exam is supervised."""
+        return study in self._masks
+
+    def _matrix(self, exam: StoredExam, augmentation: Augmentation) -> np.ndarray:
+        centre = ((exam.hu.shape[1] - 1) / 2, exam.middle_column)
+        size = (self.settings.height, self.settings.width)
+        return _fit_matrix(centre, size, self._scale(exam), augmentation)
 
     def _open(self, study: str) -> tuple[StoredExam, np.ndarray]:
         if not hasattr(self._of_thread, "open"):
@@ -146,9 +170,13 @@ class SliceViews:
 
 
 def _fit_matrix(
-    source: tuple[int, int], target: tuple[int, int], scale: float, augmentation: Augmentation
+    centre: tuple[float, float], target: tuple[int, int], scale: float, augmentation: Augmentation
 ) -> np.ndarray:
-    """Return the affine map (2, 3) from stored to input pixels; it maps the plane's centre to the input's centre."""
+    """Return the affine map (2, 3) from stored to input pixels; it maps `centre` (y, x) to the input's centre.
+
+    The centre is the middle of the lung box's height and the patient's midline, so that the two halves of the input
+    are the two sides of the patient.
+    """
     fit = scale * augmentation.scale
     angle = np.deg2rad(augmentation.angle_degrees)
     cosine, sine = fit * np.cos(angle), fit * np.sin(angle)
@@ -156,7 +184,7 @@ def _fit_matrix(
     if augmentation.flip:
         linear[:, 0] *= -1
     y_shift, x_shift = augmentation.shift
-    centre_in = np.array([(source[1] - 1) / 2, (source[0] - 1) / 2])
+    centre_in = np.array([centre[1], centre[0]])
     centre_out = np.array([(target[1] - 1) / 2 + x_shift * target[1], (target[0] - 1) / 2 + y_shift * target[0]])
     return np.column_stack([linear, centre_out - linear @ centre_in])
 

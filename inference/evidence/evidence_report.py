@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from inference.evidence.exam_cases import ExamCase
-from inference.evidence.exam_page import Context, exam_page, key_rows
+from inference.evidence.exam_page import Context, exam_page
 from inference.evidence.exam_tables import QUALITY
 from inference.evidence.html_page import write_page
 from inference.evidence.model_facts import Model, describe_model, training_numbers
 from inference.evidence.run_cases import cases_of_run
-from inference.key_slice_maps import KeySliceMaps, key_slice_maps
+from inference.location_report import LOCATION, describe_location, measure_location, write_location
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest
 from pipeline.console import progress, say
@@ -23,7 +23,7 @@ from submissions.finished_run import Candidates, read_candidates, require_finish
 
 #: The report of the stage's main command, in its own folder.
 EVIDENCE = "evidence.html"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,10 @@ def write_run_report(settings: Settings, *, force: bool = False) -> None:
         return
     with artifact.building(fresh=force) as directory:
         report = write_evidence(settings, candidates, directory / EVIDENCE)
+        location = measure_location(settings, candidates, candidates.promoted)
+        write_location(directory / LOCATION, location)
         artifact.finish(rows={"exams": report.exams})
+    say(f"\n{describe_location(location)}\n")
     say(f"evidence: {report}")
 
 
@@ -123,7 +126,6 @@ def write_report(
     model: Model,
     settings: Settings,
     *,
-    maps: KeySliceMaps | None = None,
     started: float | None = None,
 ) -> WrittenReport:
     """Write the evidence report on given exams.
@@ -134,8 +136,6 @@ def write_report(
         cases: the exams, highest risk first.
         model: the promoted candidate.
         settings: of the run.
-        maps: activation maps that were computed already, such as those of the findings' key slices; None: compute
-            them here.
         started: when the work began (time.monotonic), for the reported wall time; None: now.
     """
     started = time.monotonic() if started is None else started
@@ -144,7 +144,7 @@ def write_report(
         reliability=model.reliability,
         training=training_numbers([column for column, _, _ in QUALITY]),
         characters_per_exam=settings.inference.evidence.megabytes * 1e6 / max(1, len(cases)),
-        maps=_key_slice_maps(settings, store, cases) if maps is None else maps,
+        mapped_slices=settings.inference.evidence.mapped_slices,
     )
     pages = [
         exam_page(number, case, context)
@@ -152,14 +152,3 @@ def write_report(
     ]
     write_page(html, pages, model)
     return WrittenReport(html, len(cases), html.stat().st_size / 1e6, time.monotonic() - started)
-
-
-def _key_slice_maps(settings: Settings, store: Path, cases: list[ExamCase]) -> KeySliceMaps:
-    """Activation maps of the exams' key slices, fewer for many exams, as [inference.evidence] describes."""
-    evidence = settings.inference.evidence
-    count, folds = evidence.mapped_slices, {case.name: case.folds for case in cases}
-    backbones = len(settings.models.backbones)
-    if count * backbones * sum(map(len, folds.values())) > evidence.most_maps:
-        count, folds = min(count, 1), {name: exam_folds[:1] for name, exam_folds in folds.items()}
-        cases = cases[: evidence.most_maps // backbones]  # they are sorted by risk
-    return key_slice_maps(settings, store, {case.name: key_rows(store, case, count) for case in cases}, folds)

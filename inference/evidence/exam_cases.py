@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from inference.clot_maps import ClotMap
 from inference.evidence.feature_contributions import Contributions
 from inference.findings import Finding
 from submissions.score import pe_score
@@ -32,6 +33,7 @@ class ExamCase:
         truth: the nine labels where they are known.
         folds: folds whose networks predicted it.
         findings: likeliest first.
+        clot: clot map on the stored planes; None where the networks did not predict the exam.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ExamCase:
     truth: dict[str, int] | None = None
     folds: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
+    clot: ClotMap | None = None
 
     @property
     def risk(self) -> float:

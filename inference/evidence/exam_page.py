@@ -19,13 +19,13 @@ from inference.evidence.exam_tables import (
     quality_rows,
 )
 from inference.evidence.reliability import Reliability
-from inference.evidence.slice_images import SliceImages, draw_activation, draw_slices, key_planes
+from inference.evidence.slice_images import SliceImages, draw_clot_map, draw_slices, key_planes
 from inference.evidence.svg_charts import slice_curve
-from inference.key_slice_maps import KeySliceMaps
+from inference.finding_text import REPORT_THRESHOLD
 from inference.study_text import flag_words
 from input.contest import EXAM_LABELS, LABEL_TITLES, SOP
 
-#: Key slices, in addition to those with a diameter or an activation map.
+#: Key slices, in addition to those with a diameter or a clot map.
 KEY_SLICES = 5
 #: Slices with a higher probability are counted in the summary.
 SUSPICIOUS = 0.5
@@ -70,14 +70,14 @@ class Context:
         reliability: of every label, out of fold.
         training: measured numbers of the training exams.
         characters_per_exam: size limit of an exam's images, in characters of base64.
-        maps: activation maps of key slices.
+        mapped_slices: key slices of an exam that show its clot map, besides those of its findings.
     """
 
     store: Path
     reliability: Reliability
     training: pd.DataFrame
     characters_per_exam: float
-    maps: KeySliceMaps = dataclasses.field(default_factory=dict)
+    mapped_slices: int
 
 
 def exam_page(number: int, case: ExamCase, context: Context) -> ExamPage:
@@ -92,8 +92,9 @@ def exam_page(number: int, case: ExamCase, context: Context) -> ExamPage:
     slices = _stored_slices(case, exam)
     probability = slices["label"].to_numpy(float)
     lines = diameter_lines(case.numbers)
-    maps = context.maps.get(case.name, {})
-    keys = sorted({*_key_rows(slices), *maps})
+    keys = _key_rows(slices)
+    maps = _plane_maps(case, exam, slices, _key_rows(slices, context.mapped_slices))
+    keys = sorted({*keys, *maps})
     full_size = sorted({*keys, *(line["plane"] for line in lines if line["plane"] < len(slices))})
     images = draw_slices(exam, full_size, context.characters_per_exam) if exam else None
     quality = quality_rows(case.numbers, context.training)
@@ -117,10 +118,16 @@ def exam_page(number: int, case: ExamCase, context: Context) -> ExamPage:
     )
 
 
-def key_rows(store: Path, case: ExamCase, count: int) -> list[int]:
-    """Rows in the store of an exam's likeliest key slices; empty if it is not stored."""
-    exam = _open_if_stored(store, case)
-    return _key_rows(_stored_slices(case, exam), count) if exam else []
+def _plane_maps(
+    case: ExamCase, exam: StoredExam | None, slices: pd.DataFrame, planes: list[int]
+) -> dict[int, np.ndarray]:
+    """Clot probabilities (y, x) on the stored pixels of some planes and of the findings' key slices."""
+    if exam is None or case.clot is None:
+        return {}
+    row_of = {sop: row for row, sop in enumerate(slices[SOP])}
+    shown = [finding for finding in case.findings if finding.probability >= REPORT_THRESHOLD]
+    rows = sorted({*planes, *(row_of[finding.sop] for finding in shown)})
+    return {row: case.clot.on_stored_plane(row, exam.hu.shape[1:]) for row in rows}
 
 
 def _open_if_stored(store: Path, case: ExamCase) -> StoredExam | None:
@@ -173,7 +180,7 @@ def _viewer_data(
         "sop": slices[SOP].tolist(),
         "lines": lines,
         "images": images.images if images else [],
-        "overlays": {str(plane): draw_activation(activation) for plane, activation in maps.items()},
+        "overlays": {str(plane): draw_clot_map(clot) for plane, clot in maps.items()},
         "start": int(np.nanargmax(probability)) if np.isfinite(probability).any() else 0,
     }
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from ensemble.decode import decode
-from ensemble.predictions import Measured, read_measured, read_networks
+from ensemble.predictions import read_measured, read_networks
 from features.store import store_table
+from inference.clot_maps import run_clot_maps
 from inference.evidence.exam_cases import OUT_OF_FOLD, TEST, ExamCase, by_risk
 from inference.evidence.feature_contributions import Networks, candidate_contributions
-from inference.findings import Finding, locate_findings
-from inference.side_calibration import fit_side_calibration, side_logits
+from inference.findings import locate_findings
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP, STUDY
 from input.tables import load_exams, load_slices
 from models.network_names import network_names
@@ -85,7 +85,10 @@ def _cases_of_role(
     true_exams = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
     numbers = _exam_numbers()
     table = _slice_table(geometry, slices, truth)
-    findings = _findings(settings, networks, exams, table[table["quarantine"] == ""], measured)
+    every_fold = tuple(range(settings.input.folds))
+    folds = {study: every_fold if role == "test" else (int(prepared.at[study, "fold"]),) for study in exams[STUDY]}
+    maps = run_clot_maps(settings, exams[STUDY].tolist(), folds, role=role) if networks else {}
+    findings = locate_findings(exams, table[table["quarantine"] == ""], maps, measured.slices)
     slices_of = dict(list(table.groupby(STUDY)))
     cases = []
     for row in exams.to_dict("records"):
@@ -102,8 +105,9 @@ def _cases_of_role(
                 flags=tuple(flag for flag in str(prepared["flags"].get(study, "")).split(";") if flag),
                 contributions=contributions.get(study),
                 truth={label: int(true_exams.at[study, label]) for label in EXAM_LABELS} if is_labelled else None,
-                folds=tuple(range(settings.input.folds)) if role == "test" else (int(prepared.at[study, "fold"]),),
+                folds=folds[study],
                 findings=tuple(findings.get(study, ())),
+                clot=maps.get(study),
             )
         )
     return cases
@@ -140,13 +144,3 @@ def _read_networks(settings: Settings, role: str, studies: list[str]) -> Network
         if all(map(len, tables.values())):
             networks[fold] = tables
     return networks
-
-
-def _findings(
-    settings: Settings, networks: Networks, exams: pd.DataFrame, slices: pd.DataFrame, measured: Measured
-) -> dict[str, list[Finding]]:
-    """The same findings that `predict` reports; empty without network predictions."""
-    tables = [table for folds in networks.values() for table in folds.values()]
-    if not tables:
-        return {}
-    return locate_findings(exams, slices, side_logits(tables), fit_side_calibration(settings), measured.slices)

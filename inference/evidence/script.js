@@ -59,7 +59,7 @@
       if (z !== null) words.push(`z ${z.toFixed(1)} mm`);
       words.push(p === null ? "no probability" : `P(PE) ${p.toFixed(3)}`);
       if (marked.includes(plane)) words.push("key slice");
-      if (showOverlay && !overlay) words.push("no activation map for this slice");
+      if (showOverlay && !overlay) words.push("no clot map for this slice");
       slider.setAttribute("aria-valuetext", words.join(", "));
       readout.textContent = words.join(" · ");
       readout.title = String(data.sop[plane]);
@@ -89,7 +89,7 @@
       if (button(action).hidden) return;
       if (action === "overlay") showOverlay = !showOverlay; else showLines = !showLines;
       button(action).setAttribute("aria-pressed", String(action === "overlay" ? showOverlay : showLines));
-      // Only key slices have an activation map: switching it on moves to the nearest of them.
+      // Only key slices have a clot map: switching it on moves to the nearest of them.
       if (action === "overlay" && showOverlay && !data.overlays[planes[position]]) {
         const mapped = Object.keys(data.overlays).map(Number);
         position = nearest(mapped.reduce((a, b) => Math.abs(b - planes[position]) < Math.abs(a - planes[position]) ? b : a));

@@ -22,6 +22,10 @@ SMALL_SIDE = 256
 #: Planes from which the size of an exam's images is estimated.
 SAMPLED_PLANES = 5
 
+#: Probability of clot on the contour of a clot map, and its colour.
+CONTOUR = 0.2
+CLOT_BGR = (60, 220, 255)
+
 
 @dataclasses.dataclass(frozen=True)
 class SliceImages:
@@ -92,23 +96,27 @@ def _jpeg(hu: np.ndarray, quality: int, side: int = 0) -> str:
     return _base64(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
-def draw_activation(activation: np.ndarray, side: int = 96) -> str:
-    """Draw an activation map as a PNG overlay that is more opaque where the map is higher.
+def draw_clot_map(probability: np.ndarray, side: int = 320) -> str:
+    """Draw a clot map as a PNG overlay: shaded where clot is likely, with a contour around it.
 
     Args:
-        activation: (y, x) in [0, 1], covering the stored plane at any resolution.
-        side: the longest side is reduced to this at most; the browser smooths the overlay.
+        probability: (y, x) in [0, 1], covering the stored plane.
+        side: the longest side is reduced to this at most.
 
     Returns:
         The PNG as base64 text.
     """
-    level = np.clip(np.nan_to_num(np.asarray(activation, np.float32)), 0, 1)
+    level = np.clip(np.nan_to_num(np.asarray(probability, np.float32)), 0, 1)
     scale = min(1.0, side / max(level.shape))
     size = (max(1, round(level.shape[1] * scale)), max(1, round(level.shape[0] * scale)))
     small = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
-    colour = cv2.applyColorMap((255 * small).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    opacity = (255 * np.clip(1.3 * small - 0.3, 0, 0.75)).astype(np.uint8)
-    return _base64(cv2.imencode(".png", np.dstack([colour, opacity]))[1])
+    inside = (small >= CONTOUR).astype(np.uint8)
+    colour = np.empty((*small.shape, 4), np.uint8)
+    colour[:] = (*CLOT_BGR, 0)
+    colour[..., 3] = np.where(inside, 30 + 60 * small, 0).astype(np.uint8)
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(colour, contours, -1, (*CLOT_BGR, 255), 1)
+    return _base64(cv2.imencode(".png", colour)[1])
 
 
 def _base64(data: np.ndarray) -> str:

@@ -45,6 +45,7 @@ def cases_of_studies(
                 contributions=contributions.get(study.name),
                 folds=tuple(sorted(predicted.networks)),
                 findings=tuple(findings.get(study.name, ())),
+                clot=predicted.maps.get(study.name),
             )
         )
     return by_risk(cases)

@@ -1,4 +1,4 @@
-"""The codes of the structured report.
+"""The codes of the structured report and of the segmentation.
 
 SNOMED CT (SCT), DICOM (DCM) and UCUM codes are used wherever one with the same meaning exists. Most come from pydicom's
 dictionary; the others are
@@ -6,6 +6,7 @@ dictionary; the others are
     SCT 706870000         Acute pulmonary embolism
     SCT 133971000119108   Chronic pulmonary embolism
     SCT 705057003         Presence
+    UCUM ml               Millilitre
 
 Labels of the contest without a public code have a code of the private scheme 99PEENSEMBLE, defined here:
 
@@ -43,6 +44,25 @@ NO_UNITS = codes.UCUM.NoUnits
 PULMONARY_EMBOLISM = codes.SCT.PulmonaryEmbolism
 PRESENCE = Code("705057003", "SCT", "Presence")
 PRESENT, ABSENT = codes.SCT.Present, codes.SCT.Absent
+VOLUME = codes.SCT.Volume
+MILLILITRE = Code("ml", "UCUM", "Milliliter")
+LUNG = codes.SCT.Lung
+#: Purpose of a finding's point (CID 219).
+REPRESENTATIVE_POINT = codes.cid219.RepresentativePoint
+#: Side of a finding or of a volume -> laterality (CID 244).
+LATERALITIES: dict[str, Code] = {
+    "left": codes.cid244.Left,
+    "right": codes.cid244.Right,
+    "both": codes.cid244.Bilateral,
+}
+#: Depth of a finding -> topographical modifier (CID 2).
+DEPTHS: dict[str, Code] = {"central": codes.cid2.Central, "peripheral": codes.cid2.Peripheral}
+
+#: Category (CID 7150) and type (CID 7159) of the segment, its anatomic region, and the algorithm's family (CID 7162).
+SEGMENT_CATEGORY = codes.cid7150.MorphologicallyAbnormalStructure
+SEGMENT_TYPE = codes.cid7159.Embolus
+SEGMENT_REGION = codes.SCT.PulmonaryArtery
+ALGORITHM_FAMILY = codes.cid7162.ArtificialIntelligence
 
 #: Contest label -> the finding whose probability it is.
 FINDINGS: dict[str, Code] = {
@@ -57,7 +77,7 @@ FINDINGS: dict[str, Code] = {
     ACUTE_AND_CHRONIC: Code("PE-ACUTE-CHRON", SCHEME, "Acute and chronic pulmonary embolism"),
 }
 #: Contest label -> laterality of the lung.
-SIDES: dict[str, Code] = {LEFT: codes.SCT.Left, RIGHT: codes.SCT.Right}
+SIDES: dict[str, Code] = {LEFT: LATERALITIES["left"], RIGHT: LATERALITIES["right"]}
 
 _RATIO = Code("RVLV-RATIO", SCHEME, "RV/LV diameter ratio")
 #: Column of the store's exam table -> name, unit and site of a measurement; any column may be missing.
@@ -72,7 +92,7 @@ MEASUREMENTS: dict[str, tuple[Code, Code, Code]] = {
 
 def finding_sites(label: str) -> list[FindingSite]:
     """The anatomical site of a label's finding; empty if the label has none."""
-    return [FindingSite(codes.SCT.Lung, laterality=SIDES[label])] if label in SIDES else []
+    return [FindingSite(LUNG, laterality=SIDES[label])] if label in SIDES else []
 
 
 def private_scheme() -> CodingSchemeIdentificationItem:

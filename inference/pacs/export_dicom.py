@@ -2,29 +2,45 @@
 
     OUT/<study>_summary.dcm   summary image: secondary capture, RGB
     OUT/<study>_report.dcm    structured report: Comprehensive 3D SR, TID 1500
+    OUT/<study>_seg.dcm       with --seg, if there is a finding: clot map, binary segmentation
 
-`<study>` is a running number (a UID from a header never becomes a path). Both objects belong to the source's study,
+`<study>` is a running number (a UID from a header never becomes a path). All objects belong to the source's study,
 each in a new series. For identifiers that are not valid UIDs, see inference.pacs.source_header.
 """
 
+import dataclasses
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pandas as pd
 from highdicom.sc import SCImage
+from highdicom.seg import Segmentation
 from highdicom.sr import Comprehensive3DSR
+from pydicom.dataset import Dataset
 
+from features.store import StoredExam, open_exam
+from inference.evidence.slice_images import CONTOUR
+from inference.finding_text import REPORT_THRESHOLD
+from inference.findings import Finding
 from inference.pacs.codes import MEASUREMENTS
+from inference.pacs.finding_groups import ReportedFinding, clot_burden
+from inference.pacs.segmentation import clot_planes, clot_segmentation, geometry_fault, source_mask
+from inference.pacs.source_geometry import stored_to_source
 from inference.pacs.source_header import SourceImage, find_files, read_source_image
 from inference.pacs.structured_report import KeyImage, ReportContent, structured_report
 from inference.pacs.summary_image import summary_image
-from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_studies
+from inference.predict_series import study_findings
+from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_into_store
 from inference.series_reader import Study
 from input.contest import EXAM_LABELS, SOP, STUDY
 from input.jpeg256 import FLAG
 from input.slice_file import read_header, read_pixels
+from input.slice_order import slice_step_mm
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -40,13 +56,37 @@ DESCRIPTION = "PE ensemble summary (RESEARCH USE ONLY)"
 MANUFACTURER = "pulmonary-embolism-ensemble authors"
 
 
-def export_dicom(settings: Settings, source: Path, out: Path) -> list[Path]:
-    """Predict every study below a folder and write its summary image and its structured report.
+@dataclasses.dataclass(frozen=True)
+class StudyExport:
+    """What the DICOM objects of one study are made from.
+
+    Attributes:
+        predicted: the studies and their predictions.
+        study: the study.
+        exam: the study in the pixel store.
+        findings: its findings to report, likeliest first.
+        files: (study's name, SOPInstanceUID) -> file, from `find_files`.
+    """
+
+    predicted: PredictedStudies
+    study: Study
+    exam: StoredExam
+    findings: list[Finding]
+    files: dict[tuple[str, str], Path]
+
+    def source(self, sop: str) -> SourceImage:
+        """Read the header of a slice of the study."""
+        return read_source_image(self.files[self.study.name, sop])
+
+
+def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: bool = False) -> list[Path]:
+    """Predict every study below a folder and write its summary image, its structured report and its segmentation.
 
     Args:
         settings: those of the finished run.
         source: one series, a folder of studies, or a zip archive of either.
-        out: a folder; files of an earlier export with the same numbers are replaced.
+        out: a folder; files of an earlier export with the same numbers are replaced or removed.
+        segmentation: whether to write segmentations.
 
     Returns:
         The paths of the files.
@@ -54,23 +94,19 @@ def export_dicom(settings: Settings, source: Path, out: Path) -> list[Path]:
     Raises:
         UserError: no finished run with these settings, no usable series, or no study of DICOM files.
     """
-    predicted = predict_studies(settings, source)
-    files = find_files(source, predicted.studies)
     written = []
-    for study in predicted.studies:
-        if FLAG in study.flags:  # JPEG files have no header that an object could refer to
-            say(f"study left out: {study.study_uid}: its slices are JPEG files, not DICOM files")
-            continue
-        image, report, replaced = export_study(predicted, study, files)
-        for name, dataset in (("summary", image), ("report", report)):
-            path = out / f"{study.name}_{name}.dcm"
-            with atomic_path(path) as temporary:
-                dataset.save_as(temporary, enforce_file_format=True)
-            written.append(path)
-            say(f"study {study.study_uid}: {paths.shown(path)}")
-        if replaced:
-            original, uid = next(iter(replaced.items()))
-            say(f"  replaced {len(replaced)} identifiers that are not valid UIDs, e.g. {original} by {uid}")
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        store = Path(folder)
+        predicted = predict_into_store(settings, source, store)
+        findings = study_findings(predicted)
+        files = find_files(source, predicted.studies)
+        for study in predicted.studies:
+            if FLAG in study.flags:  # JPEG files have no header that an object could refer to
+                say(f"study left out: {study.study_uid}: its slices are JPEG files, not DICOM files")
+                continue
+            reported = [finding for finding in findings[study.name] if finding.probability >= REPORT_THRESHOLD]
+            export = StudyExport(predicted, study, open_exam(store, study.name), reported, files)
+            written += _write_study(export, out, segmentation=segmentation)
     if not written:
         raise UserError(
             f"no study of DICOM files: {source}. Expected DICOM files with headers to refer to. "
@@ -79,41 +115,106 @@ def export_dicom(settings: Settings, source: Path, out: Path) -> list[Path]:
     return written
 
 
-def export_study(
-    predicted: PredictedStudies, study: Study, files: dict[tuple[str, str], Path]
-) -> tuple[SCImage, Comprehensive3DSR, dict[str, str]]:
-    """Build the DICOM objects of one predicted study.
+def _write_study(export: StudyExport, out: Path, *, segmentation: bool) -> list[Path]:
+    """Write the objects of one study; returns their paths."""
+    name, uid = export.study.name, export.study.study_uid
+    image, report, replaced = export_study(export)
+    datasets = {"summary": image, "report": report}
+    if segmentation:
+        result = segment_study(export)
+        if isinstance(result, str):
+            say(f"study {uid}: segmentation not written: {result}")
+        else:
+            datasets["seg"] = result
+    if "seg" not in datasets:
+        (out / f"{name}_seg.dcm").unlink(missing_ok=True)  # of an earlier export, perhaps of another study
+    written = []
+    for suffix, dataset in datasets.items():
+        path = out / f"{name}_{suffix}.dcm"
+        with atomic_path(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+        written.append(path)
+        say(f"study {uid}: {paths.shown(path)}")
+    if replaced:
+        original, valid = next(iter(replaced.items()))
+        say(f"  replaced {len(replaced)} identifiers that are not valid UIDs, e.g. {original} by {valid}")
+    return written
 
-    Args:
-        predicted: the studies and their predictions.
-        study: one of them.
-        files: (study's name, SOPInstanceUID) -> file, from `find_files`.
+
+def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[str, str]]:
+    """Build the summary image and the structured report of one predicted study.
 
     Returns:
         The summary image, the structured report, and replaced identifier -> UID.
     """
+    predicted, study = export.predicted, export.study
     key = key_slices(predicted.slices[predicted.slices[STUDY] == study.name], study)
-    sources = [read_source_image(files[study.name, sop]) for sop in key[SOP]]
+    sources = {sop: export.source(sop) for sop in (*key[SOP], *(finding.sop for finding in export.findings))}
     key_images = [
-        KeyImage(source.header, float(z_mm), float(probability))
-        for source, z_mm, probability in zip(sources, key["z_mm"], key["label"], strict=True)
+        KeyImage(sources[sop].header, float(z_mm), float(probability))
+        for sop, z_mm, probability in zip(key[SOP], key["z_mm"], key["label"], strict=True)
     ]
     replaced = {
-        original: str(getattr(source.header, name)) for source in sources for name, original in source.replaced.items()
+        original: str(getattr(source.header, name))
+        for source in sources.values()
+        for name, original in source.replaced.items()
     }
     labels = predicted.labels(study)
     content = ReportContent(
         labels={label: float(labels[label]) for label in EXAM_LABELS},
         measured=exam_measurements(predicted.measured.exams, study.name),
         key_images=key_images,
+        burden=clot_burden(predicted.maps[study.name]),
+        findings=[_reported(finding, export.exam, sources[finding.sop].header) for finding in export.findings],
         comments=_comments(replaced),
         name=project()["name"],
         version=algorithm_version(),
         manufacturer=MANUFACTURER,
     )
-    with warnings.catch_warnings():  # the patient's name is copied as it is, even a one-part pseudonym
+    with _accept_patient_names():
+        return _summary(sources[key[SOP].iloc[0]], content), structured_report(content), replaced
+
+
+def segment_study(export: StudyExport) -> Segmentation | str:
+    """Build the segmentation of one predicted study, or return the reason why there is none."""
+    if not export.findings:
+        return f"no finding has a probability of {REPORT_THRESHOLD:g} or more"
+    clot = export.predicted.maps[export.study.name]
+    headers, masks = [], []
+    for plane in clot_planes(clot):
+        header = export.source(export.exam.sop_uids[plane]).header
+        mask = source_mask(clot, plane, export.exam, header)
+        if mask.any():
+            headers.append(header)
+            masks.append(mask)
+    if not headers:
+        return f"no pixel has a clot probability of {CONTOUR:g} or more"
+    if fault := geometry_fault(headers):
+        return fault
+    with _accept_patient_names():
+        return clot_segmentation(
+            headers,
+            masks,
+            step_mm=slice_step_mm(export.exam.z_mm.tolist()),
+            name=project()["name"],
+            version=algorithm_version(),
+            manufacturer=MANUFACTURER,
+            comment=SYNTHETIC_WARNING if trained_on_phantoms() else "",
+        )
+
+
+def _reported(finding: Finding, exam: StoredExam, header: Dataset) -> ReportedFinding:
+    y, x = finding.point
+    column, row = stored_to_source(exam, header) @ np.array([x, y, 1.0])
+    return ReportedFinding(finding, header, (float(column), float(row)))
+
+
+@contextmanager
+def _accept_patient_names() -> Iterator[None]:
+    """Silence the warning about unusual patients' names: they are copied as they are, even one-part pseudonyms."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name")
-        return _summary(sources[0], content), structured_report(content), replaced
+        yield
 
 
 def key_slices(slices: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -4,8 +4,12 @@ Measurement Report
     observer: this software, its version
     one measurement group per label: probability (DCM 122157, no units), present if above 0.5
     one measurement group with diameters and ratio, if the store has them
+    one measurement group with the clot burden: volume in both lungs, left and right
+    one measurement group per finding: site, probability, volume, point on its key slice
     one measurement group per key image: probability of PE on the slice, reference to the source image
     comments: research use only; identifiers that were replaced (see inference.pacs.source_header)
+
+For the groups of findings and of the clot burden, see inference.pacs.finding_groups.
 
 The document is complete and preliminary; its verification flag is UNVERIFIED, because no person has reviewed it.
 """
@@ -28,17 +32,20 @@ from highdicom.sr import (
     SourceImageForMeasurementGroup,
     TextContentItem,
     TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from inference.pacs import codes as dicom_codes
+from inference.pacs.finding_groups import ReportedFinding, burden_group, finding_group, probability_measurement
 from inference.pacs.source_header import valid_uid
 from input.contest import EXAM_LABELS
 from submissions.software_name import RESEARCH_USE_ONLY
 
 SERIES_NUMBER = 9001
 DESCRIPTION = "PE ensemble report (RESEARCH USE ONLY)"
+_MeasurementGroup = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,8 @@ class ReportContent:
         labels: contest label -> probability.
         measured: column of the store's exam table -> value; measured columns only.
         key_images: the likeliest slices, likeliest first; at least one.
+        burden: the clot burden, see `inference.pacs.finding_groups.clot_burden`; may be empty.
+        findings: the findings to report, likeliest first; may be empty.
         comments: further text items.
         name, version, manufacturer: of the algorithm.
     """
@@ -65,6 +74,8 @@ class ReportContent:
     labels: dict[str, float]
     measured: dict[str, float]
     key_images: list[KeyImage]
+    burden: dict[str, float]
+    findings: list[ReportedFinding]
     comments: list[str]
     name: str
     version: str
@@ -74,8 +85,10 @@ class ReportContent:
 def structured_report(content: ReportContent) -> Comprehensive3DSR:
     """Build the report as a DICOM object in a new series of the source's study."""
     algorithm = AlgorithmIdentification(content.name, content.version)
-    groups = [_label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS]
+    groups: list[_MeasurementGroup] = [_label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS]
     groups += _measured_groups(content.measured, algorithm)
+    groups += [burden_group(content.burden, algorithm)] if content.burden else []
+    groups += [finding_group(rank, finding, algorithm) for rank, finding in enumerate(content.findings, start=1)]
     groups += [_image_group(number, image, algorithm) for number, image in enumerate(content.key_images, start=1)]
     report = MeasurementReport(
         observation_context=_observer(content),
@@ -85,7 +98,7 @@ def structured_report(content: ReportContent) -> Comprehensive3DSR:
     )
     report[0].ContentSequence.extend(_comment(text) for text in (RESEARCH_USE_ONLY, *content.comments))
     return Comprehensive3DSR(
-        evidence=[image.header for image in content.key_images],
+        evidence=_evidence(content),
         content=report,
         series_instance_uid=UID(),
         series_number=SERIES_NUMBER,
@@ -100,6 +113,12 @@ def structured_report(content: ReportContent) -> Comprehensive3DSR:
         is_verified=False,
         coding_schemes=[dicom_codes.private_scheme()],
     )
+
+
+def _evidence(content: ReportContent) -> list[Dataset]:
+    """The headers of all images that the report refers to, each once."""
+    headers = [image.header for image in content.key_images] + [finding.header for finding in content.findings]
+    return list({header.SOPInstanceUID: header for header in headers}.values())
 
 
 def _observer(content: ReportContent) -> ObservationContext:
@@ -122,7 +141,7 @@ def _label_group(
         finding_type=dicom_codes.FINDINGS[label],
         algorithm_id=algorithm,
         finding_sites=dicom_codes.finding_sites(label),
-        measurements=[_probability(probability)],
+        measurements=[probability_measurement(probability)],
         qualitative_evaluations=[QualitativeEvaluation(dicom_codes.PRESENCE, presence)],
     )
 
@@ -153,13 +172,9 @@ def _image_group(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=f"key image {number}, z {image.z_mm:.1f} mm"),
         finding_type=dicom_codes.PULMONARY_EMBOLISM,
         algorithm_id=algorithm,
-        measurements=[_probability(image.probability)],
+        measurements=[probability_measurement(image.probability)],
         source_images=[source],
     )
-
-
-def _probability(value: float) -> Measurement:
-    return Measurement(dicom_codes.PROBABILITY, round(float(value), 6), dicom_codes.NO_UNITS)
 
 
 def _comment(text: str) -> TextContentItem:

@@ -28,7 +28,16 @@ TARGETS = {
             {"hours": 2.0, "force": False},
         ),
         (["evidence", "--exams", "1.2", "1.3"], [["1.2", "1.3"], Path("evidence.html")], {}),
-        (["export-dicom", "--series", "scans", "--out", "pacs"], [Path("scans"), Path("pacs")], {}),
+        (
+            ["export-dicom", "--series", "scans", "--out", "pacs"],
+            [Path("scans"), Path("pacs")],
+            {"segmentation": False},
+        ),
+        (
+            ["export-dicom", "--series", "scans", "--out", "pacs", "--seg"],
+            [Path("scans"), Path("pacs")],
+            {"segmentation": True},
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value and isinstance(value[0], str) else "",
 )

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from ensemble.predictions import read_measured
 from features.store import open_exam, stored_studies
 from inference import predict_series, predicted_studies
+from inference.clot_maps import ClotMap
 from inference.predict_series import predict_folder
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
+from models.apply_networks import NetworkPredictions
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -122,15 +125,18 @@ def test_labels_are_printed_and_slices_written(
         return exams, slices[[STUDY, SOP]].assign(label=np.linspace(0.6, 0.9, len(slices)))
 
     monkeypatch.setattr(predicted_studies, "require_finished", lambda settings: None)
-    monkeypatch.setattr(predicted_studies, "predict_exams", lambda settings, store: "from the networks")
+    predictions = NetworkPredictions("from the networks", {})
+    monkeypatch.setattr(predicted_studies, "predict_exams", lambda settings, store: predictions)
+    clot = ClotMap(np.zeros((1, 2, 2), np.float32), np.eye(2, 3), 10.0, np.ones(1), 0.5)
+    monkeypatch.setattr(predicted_studies, "predicted_clot_maps", lambda *_: defaultdict(lambda: clot))
     monkeypatch.setattr(predicted_studies, "apply", fake_apply)
     monkeypatch.setattr(predict_series, "trained_on_phantoms", lambda: True)
-    no_findings = lambda settings, predicted, store: ({study.name: [] for study in predicted.studies}, {})  # noqa: E731
-    monkeypatch.setattr(predict_series, "study_findings", no_findings)
+    monkeypatch.setattr(predict_series, "study_findings", lambda predicted: defaultdict(list))
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")
     assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "slices.csv").read_bytes()
     shown = capsys.readouterr().out
+    assert shown.count("clot burden: 0.0 ml (left 0.0, right 0.0)") == 4
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
     assert len(re.findall(r"^RV/LV ratio >= 1 +0\.800  yes$", shown, re.MULTILINE)) == 4
     assert shown.rstrip().endswith(predicted_studies.SYNTHETIC_WARNING)
@@ -147,7 +153,12 @@ def test_networks_of_another_format_are_reported_before_any_file_is_read(
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     monkeypatch.setattr(predicted_studies, "read_studies", lambda *_: pytest.fail("the series was read"))
     settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("mobilenetv2",)))
-    for folder in (paths.prepared(), paths.store(), *(paths.model_run("mobilenetv2", fold) for fold in range(2))):
+    for folder in (
+        paths.prepared(),
+        paths.store(),
+        paths.masks(),
+        *(paths.model_run("mobilenetv2", fold) for fold in range(2)),
+    ):
         write_json(folder / "manifest.json", {"identity": "earlier", "version": 0})
     with pytest.raises(UserError, match="format version 0 -> ") as fault:
         predict_folder(settings, scans, tmp_path / "slices.csv")

@@ -88,6 +88,8 @@ def test_a_bfloat16_network_has_float32_outputs_and_a_float32_copy(monkeypatch):
     assert {name: output.dtype for name, output in model.output.items()} == {
         "logits": "float32",
         "embedding": "float32",
+        "map": "float32",
+        "evidence": "float32",
     }
     copy = in_float32(model, settings, "tiny")
     images = np.random.default_rng(0).random((4, 32, 32, 3), dtype=np.float32)

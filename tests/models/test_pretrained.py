@@ -31,7 +31,7 @@ def test_efficientnet_lite0_classifies_a_photograph_of_a_daisy():
     from models.backbones import backbone_model
 
     photo = load_sample_image("flower.jpg")[2:426:2, 100:524:2] / np.float32(255)
-    features = backbone_model("efficientnet_lite0", photo.shape[:2], 3, "imagenet").predict_on_batch(photo[None])
+    _, _, features = backbone_model("efficientnet_lite0", photo.shape[:2], 3, "imagenet").predict_on_batch(photo[None])
     state = pretrained.imagenet_state("efficientnet_lite0")
     scores = features.mean(axis=(1, 2)) @ state["_fc.weight"].T + state["_fc.bias"]
     assert scores.argmax() == 985  # daisy

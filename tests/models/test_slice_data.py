@@ -126,7 +126,7 @@ def store(tmp_path):
     hu = random.integers(-1000, 600, (5, 20, 30)).astype(np.int16)
     write_exam(
         tmp_path, "study", "series", hu, z_mm=np.arange(5) * 5.0, spacing_mm=(1.6, 1.6), raw_spacing_mm=(0.8, 0.8),
-        sop_uids=tuple("abcde"), box=Box(y0=0, y1=40, x0=0, x1=60, z0=0, z1=5, middle_x=30.0, found=True),
+        sop_uids=tuple("abcde"), box=Box(y0=0, y1=40, x0=0, x1=60, z0=0, z1=5, middle_x=29.0, found=True),
     )  # fmt: skip
     return tmp_path, hu
 
@@ -212,7 +212,7 @@ def _views_of_square(folder, **settings):
     hu[0, 16:24, 18:22] = 100
     write_exam(
         folder, "square", "series", hu, z_mm=np.zeros(1), spacing_mm=(1.0, 1.0), raw_spacing_mm=(1.0, 1.0),
-        sop_uids=("a",), box=Box(y0=0, y1=40, x0=0, x1=40, z0=0, z1=1, middle_x=20.0, found=True),
+        sop_uids=("a",), box=Box(y0=0, y1=40, x0=0, x1=40, z0=0, z1=1, middle_x=19.5, found=True),
     )  # fmt: skip
     return SliceViews(folder, ModelsSettings(height=40, width=40, pixel_mm=1.0, **settings))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.clot_masks import COLUMNS
 from features.lung_box import Box
 from features.store import write_exam
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
@@ -67,6 +68,9 @@ def contest(tmp_path, monkeypatch):
     pd.concat(parts).to_parquet(paths.prepared() / "slices.parquet", index=False)
     _write_manifest(paths.prepared())
     _write_manifest(paths.store())
+    paths.masks().mkdir()
+    pd.DataFrame(columns=list(COLUMNS)).to_parquet(paths.masks() / "slices.parquet", index=False)
+    _write_manifest(paths.masks())
 
 
 def train(settings=SETTINGS, threads=1, *, force=False):

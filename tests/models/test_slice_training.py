@@ -14,6 +14,7 @@ from features.store import write_exam
 from input.contest import SLICE_LABEL, STUDY
 from models.batches import loader_threads
 from models.checkpoint import load_arrays
+from models.clot_targets import MAP_CHANNELS
 from models.progress import TrainingLog
 from models.slice_targets import TARGETS
 from pipeline.errors import UserError
@@ -213,10 +214,11 @@ def test_accumulated_batches_equal_one_large_batch(contest, tmp_path, monkeypatc
 
     graph = Backbone(lambda images: layers.ReLU()(layers.Conv2D(8, 5, 4)(images)), (0.5,) * 3, (0.5,) * 3, "none")
     monkeypatch.setitem(BACKBONES, "tiny", graph)
+    monkeypatch.setattr(layers, "BatchNormalization", lambda **_: layers.Identity())
     plain = replace(SMALL, dropout=0.0, epochs=1, frozen_share=0.0)
 
     def kernel(name, settings):
-        return _values(_train(contest, tmp_path / name, settings)[0].get_layer("embedding").kernel)
+        return _values(_train(contest, tmp_path / name, settings)[0].get_layer("features").kernel)
 
     large = kernel("large.npz", plain)
     accumulated = kernel("accumulated.npz", replace(plain, batch=4, accumulate=2))
@@ -333,7 +335,8 @@ def test_training_changes_the_weights_and_the_loss_stays_finite(contest, tmp_pat
     model, history = _train(contest, tmp_path / "run.npz")
     fresh = slice_network(SMALL, "tiny", "none")
     assert np.isfinite(history.losses).all()
-    assert not np.allclose(model.get_layer("logits").get_weights()[0], fresh.get_layer("logits").get_weights()[0])
+    answers = [network.get_layer("slice_answer").get_weights()[0] for network in (model, fresh)]
+    assert not np.allclose(*answers)
 
 
 @pytest.mark.parametrize("source", [SMALL, replace(SMALL, embedding=5, pooling="gem", trainable_windows=True)])
@@ -409,11 +412,12 @@ def test_openvino_equals_keras(tmp_path):
 
     model = slice_network(SMALL, "tiny", "none")
     images = np.random.default_rng(0).random((5, 32, 32, 3), dtype=np.float32)
-    keras_logits, keras_embedding = keras_engine(model)(images)
+    keras_logits, keras_embedding, keras_map = keras_engine(model)(images)
     export_graph(model, tmp_path)
-    logits, embedding = openvino_engine(tmp_path, 1)(images)
+    logits, embedding, clot = openvino_engine(tmp_path, 1)(images)
     np.testing.assert_allclose(logits, keras_logits, atol=1e-3)
     np.testing.assert_allclose(embedding, keras_embedding, atol=1e-3)
+    np.testing.assert_allclose(clot, keras_map, atol=1e-3)
 
 
 def test_predictions_keep_the_order_and_swap_sides_in_the_flipped_pass(contest):
@@ -426,15 +430,18 @@ def test_predictions_keep_the_order_and_swap_sides_in_the_flipped_pass(contest):
         logits = np.zeros((len(images), len(TARGETS)))
         logits[:, left] = images[:, :, 16:].mean(axis=(1, 2, 3))
         logits[:, right] = images[:, :, :16].mean(axis=(1, 2, 3))
-        return logits, images.mean(axis=(1, 2))
+        return logits, images.mean(axis=(1, 2)), np.zeros((len(images), 4, 4, MAP_CHANNELS), np.float32)
 
-    frames, embeddings = zip(*predict_slices(engine, contest[1], SliceViews(contest[0], SMALL), SMALL), strict=True)
+    batches = predict_slices(engine, contest[1], SliceViews(contest[0], SMALL), SMALL)
+    frames, embeddings, maps = zip(*batches, strict=True)
     frame = pd.concat(frames)
     assert frame["SOPInstanceUID"].tolist() == contest[1]["SOPInstanceUID"].tolist()
     # With the sides swapped back, the flipped pass equals the first, so the mean equals both.
     plain = SliceViews(contest[0], SMALL).view("pos1", 0)[:, 16:].mean()
     np.testing.assert_allclose(frame["leftsided_pe"].iloc[0], 1 / (1 + np.exp(-plain)), atol=1e-6)
     assert embeddings[0].dtype == np.float16
+    assert maps[0].dtype == np.uint8
+    assert maps[0].shape[1:] == (4, 4)
 
 
 def test_predictions_do_not_depend_on_the_number_of_loaders(contest):
@@ -451,12 +458,13 @@ def test_predictions_do_not_depend_on_the_number_of_loaders(contest):
             return super().view(study, plane)
 
     def engine(images):
-        return np.repeat(images.mean(axis=(1, 2, 3))[:, None], len(TARGETS), axis=1), images.mean(axis=(1, 2))
+        logits = np.repeat(images.mean(axis=(1, 2, 3))[:, None], len(TARGETS), axis=1)
+        return logits, images.mean(axis=(1, 2)), np.zeros((len(images), 4, 4, MAP_CHANNELS), np.float32)
 
     def predict(loaders):
         thread_ids.clear()
         batches = predict_slices(engine, slices, Views(contest[0], SMALL), SMALL, loaders=loaders)
-        frames, embeddings = zip(*batches, strict=True)
+        frames, embeddings, _ = zip(*batches, strict=True)
         return pd.concat(frames, ignore_index=True), np.concatenate(embeddings), len(thread_ids)
 
     (frame, vectors, threads), (other_frame, other_vectors, other_threads) = predict(1), predict(3)

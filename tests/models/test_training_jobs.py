@@ -106,7 +106,7 @@ def test_jobs_that_share_a_gpu_limit_its_memory_unless_the_user_decides(monkeypa
 
 def test_artifacts_identify_initial_weights_by_content_and_do_not_record_their_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    for folder in (paths.prepared(), paths.store()):
+    for folder in (paths.prepared(), paths.store(), paths.masks()):
         write_json(folder / "manifest.json", {"identity": "finished"})
     file = tmp_path / "secret" / "own.npz"
     file.parent.mkdir()

@@ -15,6 +15,7 @@ from keras import layers
 
 from models.backbones import BACKBONES, Backbone
 from models.check_recipe import EXAM_KINDS
+from models.clot_targets import MAP_CHANNELS
 from models.exam_network import exam_network
 from models.exam_training import compile_exam_network
 from models.se_resnext import GroupedConvolution
@@ -53,7 +54,12 @@ def slice_steps(settings: ModelsSettings) -> dict:
     keras.utils.set_random_seed(0)
     model = TrainingRun.begin(settings, "tiny", Path("no checkpoint")).model
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype=np.float32)
-    steps = _train_two_steps(model, images, {"logits": np.ones((4, 2 * len(TARGETS)), np.float32)})
+    targets = {
+        "logits": np.ones((4, 2 * len(TARGETS)), np.float32),
+        "map": np.ones((4, *model.output["map"].shape[1:3], 2 * MAP_CHANNELS), np.float32),
+        "evidence": np.ones((4, 2), np.float32),
+    }
+    steps = _train_two_steps(model, images, targets)
     return {**steps, "average unchanged": _average_survives_prediction(model, images)}
 
 

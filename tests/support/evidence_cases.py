@@ -1,5 +1,6 @@
 """Inputs for tests of the evidence report: a finished run and two small synthetic exams, one with a hostile name."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pandas as pd
 
 from features.lung_box import Box
 from features.store import open_exam, write_exam
+from inference.clot_maps import ClotMap
 from inference.evidence.exam_cases import UNLABELLED, ExamCase
 from inference.evidence.feature_contributions import Contributions
+from inference.findings import locate_exam_findings
 from input.contest import EXAM_LABELS, INDETERMINATE, NEGATIVE, SOP
 from pipeline import paths
 from pipeline.settings import InputSettings, Settings, SubmissionsSettings
@@ -63,6 +66,15 @@ def exam_case(name: str, title: str, risk: float, **facts: Any) -> ExamCase:
         }
     )
     return ExamCase(name=name, title=title, role=UNLABELLED, labels=labels, slices=slices, folds=(0,), **facts)
+
+
+def with_clot(case: ExamCase, plane: int) -> ExamCase:
+    """The same exam with a clot map that has one likely cell, on one plane, and the finding there."""
+    probability = np.zeros((PLANES, 5, 8), np.float32)
+    probability[plane, 2, 5] = 0.9
+    clot = ClotMap(probability, np.array([[8.0, 0, 3.5], [0, 8.0, 3.5]]), 11.2, np.full(PLANES, 5.0), 3.5)
+    rows = case.slices.assign(probability=0.5, below_top_mm=np.nan)
+    return dataclasses.replace(case, clot=clot, findings=tuple(locate_exam_findings(rows, clot)))
 
 
 def two_cases() -> list[ExamCase]:

@@ -92,6 +92,7 @@ def write_ensemble(
     slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split", "z_mm"]].assign(quarantine="")
     slices.loc[3, "quarantine"] = "pixel data truncated"
     _write_artifact(root / "input" / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
+    _write_artifact(root / "features" / "masks", {}, {}, "masks")
     exam_parts, slice_parts = [], []
     for number, (name, strength) in enumerate(strengths.items()):
         for role, labels in (("oof", train), ("test", test)):
@@ -105,7 +106,7 @@ def write_ensemble(
 def _write_artifact(
     folder: Path, tables: dict[str, pd.DataFrame], metrics: dict[str, str], identity: str = "prepared"
 ) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
     files = {f"{name}.parquet": sha256(folder / f"{name}.parquet") for name in tables}

@@ -1,5 +1,6 @@
 """The evidence report in headless Chromium: navigation, viewer, layout, and escaping of a hostile name."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-import inference.evidence.evidence_report
 from features.windows import WINDOWS, apply_window
 from inference.evidence.evidence_report import write_report
 from inference.evidence.model_facts import describe_model
-from tests.support.evidence_cases import HOSTILE, MIDDLE_HU, PLANES, two_cases, write_planes, write_run
+from pipeline.settings import EvidenceSettings, InferenceSettings
+from tests.support.evidence_cases import HOSTILE, MIDDLE_HU, PLANES, two_cases, with_clot, write_planes, write_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
@@ -25,17 +26,19 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A report with two exams; the first has an activation map on its plane 7."""
+    """A report with two exams; the first has a clot map with a finding on its plane 7."""
     folder = tmp_path_factory.mktemp("evidence")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PE_ROOT", str(folder / "root"))
-        maps = {"study0": {7: np.eye(10, 15, dtype=np.float32)}}
-        patch.setattr(inference.evidence.evidence_report, "key_slice_maps", lambda *_: maps)
         settings, candidates = write_run(folder)
+        one_map = InferenceSettings(evidence=EvidenceSettings(mapped_slices=1))
+        settings = dataclasses.replace(settings, inference=one_map)
         for name in ("study0", "study1"):
             write_planes(folder / "store", name)
         path = folder / "evidence.html"
-        write_report(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
+        first, second = two_cases()
+        cases = [with_clot(first, plane=7), second]
+        write_report(path, folder / "store", cases, describe_model(settings, candidates), settings)
         yield path
 
 
@@ -161,7 +164,7 @@ def test_the_report_can_be_used_with_the_keyboard_alone(page: Page) -> None:
     assert page.until("location.hash === '#exam-2'")
 
 
-def test_activation_map_and_diameters_are_shown_on_their_slices_and_can_be_hidden(page: Page) -> None:
+def test_clot_map_and_diameters_are_shown_on_their_slices_and_can_be_hidden(page: Page) -> None:
     page.go("#exam-1")
     assert page.of_exam("img.overlay", "hidden")
     page.press(keys().HOME)
@@ -171,7 +174,7 @@ def test_activation_map_and_diameters_are_shown_on_their_slices_and_can_be_hidde
     page.press("o")
     assert page.of_exam("img.overlay", "hidden")
     assert page.of_exam(".lines", "childElementCount") == 0
-    page.value("document.querySelector('#exam-1 [data-plane]').click()")
+    page.value("document.querySelector('#exam-1 table [data-plane]').click()")
     assert page.of_exam(".lines path", "getAttribute('d')") == "M12.5 10.5L30.5 20.5"
     assert page.of_exam(".lines text", "textContent") == "right ventricle 41 mm"
     page.press("d")

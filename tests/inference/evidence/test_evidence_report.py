@@ -28,16 +28,16 @@ from inference.evidence.feature_contributions import contributions
 from inference.evidence.model_facts import describe_model
 from inference.evidence.reliability import NEIGHBOURS, Reliability, reliability
 from inference.evidence.run_cases import cases_of_run, select_exams
-from inference.evidence.slice_images import draw_activation, draw_slices, encode_hu, key_planes, window_tables
+from inference.evidence.slice_images import CONTOUR, draw_clot_map, draw_slices, encode_hu, key_planes, window_tables
 from input.contest import CENTRAL, EXAM_LABELS, NEGATIVE, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
-from pipeline.settings import EnsembleSettings, EvidenceSettings, InferenceSettings, InputSettings, Settings
+from pipeline.settings import EnsembleSettings, EvidenceSettings, InferenceSettings, InputSettings
 from submissions.finished_run import known_test_truth
 from submissions.operating_points import cross_fitted
 from submissions.write_submission import write_all
-from tests.support.evidence_cases import HOSTILE, PLANES, exam_case, two_cases, write_planes, write_run
+from tests.support.evidence_cases import HOSTILE, PLANES, exam_case, two_cases, with_clot, write_planes, write_run
 from tests.support.submission_cases import random_labels
 
 
@@ -75,10 +75,13 @@ def test_above_the_budget_only_key_slices_keep_full_size_and_the_others_become_s
     assert shapes.pop(5) == (320, 400) and set(shapes.values()) == {(205, 256)}
 
 
-def test_an_activation_map_is_opaque_only_where_it_is_high() -> None:
-    image = decoded(draw_activation(np.array([[0.0, 1.0], [0.1, 0.6]])))
-    assert image.shape == (2, 2, 4)
-    assert image[0, 0, 3] == image[1, 0, 3] == 0 < image[1, 1, 3] < image[0, 1, 3]
+def test_a_clot_map_is_transparent_outside_its_contour() -> None:
+    probability = np.zeros((20, 30), np.float32)
+    probability[5:10, 10:20] = CONTOUR + 0.1
+    alpha = decoded(draw_clot_map(probability))[..., 3]
+    assert alpha[5, 10] == alpha[9, 19] == 255  # the contour
+    assert 0 < alpha[7, 15] < 128  # shaded inside
+    assert not alpha[:4].any() and not alpha[:, 21:].any()
 
 
 def test_key_planes_are_the_likeliest_at_a_minimum_distance() -> None:
@@ -185,7 +188,7 @@ def test_a_series_without_spacing_has_no_z(tmp_path: Path) -> None:
     write_planes(tmp_path, "study1", pixel_mm=np.nan)
     values = {label: np.array([0.2, 0.4]) for label in EXAM_LABELS}
     known = Reliability(np.array(["a", "b"]), values, values, {}, {})
-    context = Context(tmp_path, known, pd.DataFrame(), characters_per_exam=1e6)
+    context = Context(tmp_path, known, pd.DataFrame(), characters_per_exam=1e6, mapped_slices=0)
     shown = exam_page(1, two_cases()[1], context)
     assert set(shown.data["z"]) == {None} and "mm" not in shown.summary
 
@@ -202,19 +205,19 @@ def test_the_data_of_an_exam_is_json_with_lines_and_images(page: str) -> None:
     assert "left ventricle" not in page.split('id="exam-2"')[0].split('id="exam-1"')[1]
 
 
-def test_slices_with_a_map_are_key_slices_and_given_maps_are_not_recomputed(
+def test_the_likeliest_slices_and_the_key_slices_of_findings_show_the_clot_map(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
-    monkeypatch.setattr(report_module, "key_slice_maps", lambda *_: pytest.fail("the maps were recomputed"))
     settings, candidates = write_run(tmp_path)
+    settings = dataclasses.replace(settings, inference=InferenceSettings(evidence=EvidenceSettings(mapped_slices=1)))
     write_planes(tmp_path / "store", "study1")
-    maps = {"study1": {1: np.eye(4, dtype=np.float32)}}
-    model = describe_model(settings, candidates)
-    write_report(tmp_path / "e.html", tmp_path / "store", two_cases()[1:], model, settings, maps=maps)
+    case = with_clot(exam_case("study1", "1.2.3", 0.9), plane=1)
+    write_report(tmp_path / "e.html", tmp_path / "store", [case], describe_model(settings, candidates), settings)
     text = (tmp_path / "e.html").read_text()
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
-    assert list(data["overlays"]) == ["1"] and {1, 7} <= set(data["keys"])
+    assert list(data["overlays"]) == ["1", "7"] and {1, 7} <= set(data["keys"])
+    assert decoded(data["overlays"]["1"])[..., 3].any() and not decoded(data["overlays"]["7"])[..., 3].any()
 
 
 def test_a_run_reports_exams_of_either_role_and_rejects_unknown_exams(
@@ -285,25 +288,6 @@ def folds_of(fold: int) -> np.ndarray:
     """Rows of the prepared training exams of one fold."""
     table = pd.read_parquet(paths.prepared() / "exams.parquet").query("split == 'train'")
     return (table["fold"] == fold).to_numpy()
-
-
-def test_the_number_of_activation_maps_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    requests: list[tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]] = []
-    monkeypatch.setattr(
-        report_module, "key_slice_maps", lambda settings, store, planes, folds: requests.append((planes, folds))
-    )
-    monkeypatch.setattr(report_module, "key_rows", lambda store, case, count: list(range(count)))
-    settings = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=10)))
-    for count in (1, 20):
-        cases = [exam_case(f"e{number}", "title", 0.5) for number in range(count)]
-        report_module._key_slice_maps(settings, tmp_path, [dataclasses.replace(case, folds=(0, 1)) for case in cases])
-    (few, folds), (many, fewer) = requests
-    assert few == {"e0": [0]} and folds == {"e0": (0,)}  # 3 slices x 2 backbones x 2 folds are more than 10
-    assert list(many) == ["e0", "e1", "e2", "e3", "e4"] and set(fewer.values()) == {(0,)}
-    wider = Settings(inference=InferenceSettings(evidence=EvidenceSettings(most_maps=12)))
-    case = dataclasses.replace(exam_case("e0", "title", 0.5), folds=(0, 1))
-    report_module._key_slice_maps(wider, tmp_path, [case])
-    assert requests[2] == ({"e0": [0, 1, 2]}, {"e0": (0, 1)})
 
 
 def test_the_run_report_is_written_once_and_again_when_its_inputs_change(

@@ -7,54 +7,28 @@ from pathlib import Path
 
 import highdicom
 import numpy as np
-import pandas as pd
 import pydicom
 import pytest
 
-from ensemble.predictions import Measured
-from features.ingest import IngestedExam
-from inference.pacs import export_dicom as module
 from inference.pacs.codes import FINDINGS, SCHEME
 from inference.pacs.export_dicom import exam_measurements, key_slices
 from inference.pacs.source_header import find_files, read_source_image, valid_uid
 from inference.predicted_studies import PredictedStudies
-from inference.series_reader import Study
-from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP, STUDY
+from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP
 from input.jpeg256 import FLAG
 from pipeline.errors import UserError
-from tests.support.dicom_files import body_hu, write_slice
+from tests.inference.pacs.predicted_scan import (
+    NAME,
+    PATIENT,
+    SERIES_UID,
+    STUDY_UID,
+    export_scan,
+    predict_scan,
+    write_scan,
+)
+from tests.support.dicom_files import write_slice
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
-STUDY_UID, SERIES_UID = "1.2.826.0.1.77", "1.2.826.0.1.77.1"
-PATIENT = {"PatientID": "P-17", "PatientName": "Müller^Jane", "StudyDate": "20200102", "AccessionNumber": "A5"}
-LATIN = {"SpecificCharacterSet": "ISO_IR 100"}
-
-
-def write_study(
-    folder: Path, *, study_uid: str = STUDY_UID, series_uid: str = SERIES_UID, prefix: str = "1.2.3."
-) -> tuple:
-    """Write six slices; returns predictions with PE on the third and fourth, and the study."""
-    sops = [f"{prefix}{number}" for number in range(6)]
-    for number, sop in enumerate(sops):
-        tags = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop}
-        write_slice(folder / f"{number}.dcm", body_hu(), z=2.5 * number, **tags, **LATIN, **PATIENT)
-    slices = pd.DataFrame({SOP: sops, "z_mm": 2.5 * np.arange(6)})
-    study = Study(
-        "study00000",
-        study_uid,
-        series_uid,
-        "only one",
-        (),
-        slices,
-        [],
-        (),
-        IngestedExam("study00000", (), slices, {}, {}),
-    )
-    exams = pd.DataFrame({STUDY: ["study00000"], **dict.fromkeys(EXAM_LABELS, [0.25])})
-    exams[[GTE_1, LEFT, CENTRAL]] = [0.9, 0.8, 0.7]
-    measured = pd.DataFrame({STUDY: ["study00000"], "rv_lv_ratio_measured": [1.234], "rv_mm": [np.nan], "n_stored": 6})
-    labels = pd.DataFrame({STUDY: "study00000", SOP: sops, "label": [0.1, 0.2, 0.8, 0.95, 0.3, 0.05]})
-    return PredictedStudies([study], exams, labels, Measured(pd.DataFrame(), measured), {}, {}), study
 
 
 @pytest.fixture
@@ -64,11 +38,8 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pat
 
 
 def export_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **names: str) -> tuple[Path, Path]:
-    monkeypatch.setattr(module, "algorithm_version", lambda: "0.1.0+test")
-    monkeypatch.setattr(module, "trained_on_phantoms", lambda: True)
-    predicted, _ = write_study(tmp_path / "scans", **names)
-    monkeypatch.setattr(module, "predict_studies", lambda settings, source: predicted)
-    return tuple(module.export_dicom(None, tmp_path / "scans", tmp_path / "out"))
+    write_scan(tmp_path / "scans", **names)
+    return tuple(export_scan(tmp_path, monkeypatch))
 
 
 def measured_values(report: pydicom.Dataset) -> dict[str, float]:
@@ -105,7 +76,8 @@ def test_the_report_contains_every_label_the_measurement_and_the_key_images(expo
     (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
     (series,) = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == SERIES_UID
-    assert {image.ReferencedSOPInstanceUID for image in series.ReferencedSOPSequence} == {"1.2.3.2", "1.2.3.3"}
+    key_slices_and_findings = {"1.2.3.1", "1.2.3.2", "1.2.3.3"}
+    assert {image.ReferencedSOPInstanceUID for image in series.ReferencedSOPSequence} == key_slices_and_findings
 
 
 def test_codes_are_public_where_they_exist_and_the_private_scheme_identifies_itself(
@@ -131,7 +103,7 @@ def test_the_summary_image_shows_the_likeliest_slice_and_no_patient(exported: tu
     assert pixels.shape == (image.Rows, image.Columns, 3) and pixels.dtype == np.uint8
     assert image.BurnedInAnnotation == "NO"
     slice_part = pixels[64:, :640]
-    assert slice_part[320, 320].tolist() == [pytest.approx(109, abs=3)] * 3  # muscle in the PE window
+    assert slice_part[280, 360].tolist() == [pytest.approx(109, abs=3)] * 3  # muscle in the PE window
     assert slice_part[5, 5].tolist() == [0, 0, 0]
 
 
@@ -149,27 +121,31 @@ def test_invalid_uids_are_replaced_and_kept_as_comments(tmp_path: Path, monkeypa
 def test_a_study_of_jpegs_is_left_out_and_an_error_if_it_is_the_only_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    predicted, study = write_study(tmp_path / "scans")
-    jpegs = dataclasses.replace(study, study_uid="0003b3d648eb", flags=(FLAG,))
-    monkeypatch.setattr(module, "predict_studies", lambda *_: dataclasses.replace(predicted, studies=[jpegs]))
+    def as_jpegs(predicted: PredictedStudies) -> PredictedStudies:
+        jpegs = dataclasses.replace(predicted.studies[0], study_uid="0003b3d648eb", flags=(FLAG,))
+        return dataclasses.replace(predicted, studies=[jpegs])
+
+    write_scan(tmp_path / "scans")
     with pytest.raises(UserError, match="no study of DICOM files"):
-        module.export_dicom(None, tmp_path / "scans", tmp_path / "out")
+        export_scan(tmp_path, monkeypatch, change=as_jpegs)
     assert "study left out: 0003b3d648eb" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
 def test_a_negative_exam_refers_to_its_likeliest_slice(tmp_path: Path) -> None:
-    predicted, study = write_study(tmp_path)
+    write_scan(tmp_path / "scans")
+    predicted = predict_scan(tmp_path / "scans", tmp_path)
     slices = predicted.slices.assign(label=predicted.slices["label"] / 4)
-    assert key_slices(slices, study)[SOP].tolist() == ["1.2.3.3"]
-    assert exam_measurements(predicted.measured.exams, "study00000") == {"rv_lv_ratio_measured": 1.234}
+    assert key_slices(slices, predicted.studies[0])[SOP].tolist() == ["1.2.3.3"]
+    assert exam_measurements(predicted.measured.exams, NAME) == {"rv_lv_ratio_measured": 1.234}
 
 
 def test_files_are_found_by_their_headers(tmp_path: Path) -> None:
-    predicted, _ = write_study(tmp_path / "scans")
+    write_scan(tmp_path / "scans")
+    predicted = predict_scan(tmp_path / "scans", tmp_path)
     write_slice(tmp_path / "scans" / "other.dcm", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1")
     (tmp_path / "scans" / "notes.txt").write_text("not DICOM")
     files = find_files(tmp_path / "scans", predicted.studies)
-    assert files["study00000", "1.2.3.4"] == tmp_path / "scans" / "4.dcm" and len(files) == 6
+    assert files[NAME, "1.2.3.4"] == tmp_path / "scans" / "4.dcm" and len(files) == 6
     assert read_source_image(tmp_path / "scans" / "4.dcm").replaced == {}
 
 

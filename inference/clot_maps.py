@@ -1,0 +1,132 @@
+"""The clot map of an exam: where the slice networks see clot, averaged over networks and folds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from features.store import StoredExam, is_stored, open_exam
+from models.clot_targets import FULL, MAP_STRIDE
+from models.slice_views import SliceViews
+from models.stored_maps import MeanMaps, read_maps
+from pipeline import paths
+from pipeline.artifact import MANIFEST
+from pipeline.settings import Settings
+
+#: Cells with a lower probability do not count as volume: they are many, and each is nearly empty. Chosen on out-of-fold
+#: maps of synthetic exams, where the median of expected over true volume is then 1.
+VOLUME_THRESHOLD = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class ClotMap:
+    """Clot probabilities of one exam on a grid of cells.
+
+    Attributes:
+        probability: float32 (z, rows, columns), planes as in the store. A cell that is 1 / FULL full of clot has
+            probability 1.
+        to_stored: affine map (2, 3) from cells (x, y) to stored pixels (x, y).
+        cell_mm: side of a cell, mm; NaN where lengths are unknown.
+        thickness_mm: (z,) extent of every plane along z, mm.
+        middle: column of the patient's midline, in cells.
+    """
+
+    probability: np.ndarray
+    to_stored: np.ndarray
+    cell_mm: float
+    thickness_mm: np.ndarray
+    middle: float
+
+    def volumes_ml(self) -> np.ndarray:
+        """Expected clot volume of every cell, ml, (z, rows, columns); cells below VOLUME_THRESHOLD have none."""
+        likely = np.where(self.probability >= VOLUME_THRESHOLD, self.probability, 0)
+        return likely * (self.cell_mm**2 / FULL / 1000) * self.thickness_mm[:, None, None]
+
+    def side_volumes_ml(self) -> tuple[float, float]:
+        """Expected clot volume on the patient's left and right, ml; NaN where lengths are unknown."""
+        volumes = self.volumes_ml()
+        left = float(volumes[:, :, np.arange(volumes.shape[2]) > self.middle].sum())
+        return left, float(volumes.sum()) - left
+
+    def stored_point(self, row: float, column: float) -> tuple[float, float]:
+        """(y, x) in stored pixels of a position in cells."""
+        x, y = self.to_stored @ np.array([column, row, 1.0])
+        return float(y), float(x)
+
+    def on_stored_plane(self, plane: int, shape: tuple[int, int]) -> np.ndarray:
+        """The probabilities of one plane on its stored pixels: float32 (y, x), linear between the cells' centres."""
+        return cv2.warpAffine(
+            self.probability[plane], self.to_stored, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+        )  # fmt: skip
+
+
+def clot_map(exam: StoredExam, planes: Sequence[np.ndarray], views: SliceViews) -> ClotMap:
+    """Place the maps of an exam's stored planes.
+
+    Args:
+        exam: the stored exam.
+        planes: clot probabilities (rows, columns) of every stored plane.
+        views: views of the backbone whose input the maps are on.
+    """
+    matrix = views.matrix(exam.study)
+    # The centre of cell i is at pixel MAP_STRIDE * i + (MAP_STRIDE - 1) / 2 of the network's input.
+    cells = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2]])
+    to_stored = cv2.invertAffineTransform(matrix) @ np.vstack([cells, [0, 0, 1]])
+    pixel_mm = exam.spacing_mm[1] if exam.has_spacing else np.nan
+    middle = (exam.middle_column - to_stored[0, 2]) / to_stored[0, 0]
+    return ClotMap(np.stack(planes), to_stored, float(abs(to_stored[0, 0]) * pixel_mm), _thickness(exam.z_mm), middle)
+
+
+def _thickness(z_mm: np.ndarray) -> np.ndarray:
+    """Extent of every plane: half of the distance between its neighbours."""
+    if len(z_mm) < 2 or not np.isfinite(z_mm).all():
+        return np.full(len(z_mm), np.nan)
+    edges = np.concatenate([[1.5 * z_mm[0] - z_mm[1] / 2], (z_mm[1:] + z_mm[:-1]) / 2, [1.5 * z_mm[-1] - z_mm[-2] / 2]])
+    return np.diff(edges)
+
+
+def predicted_clot_maps(settings: Settings, store: Path, maps: Mapping[str, np.ndarray]) -> dict[str, ClotMap]:
+    """The clot maps of all exams of a store.
+
+    Args:
+        settings: of the finished run.
+        store: the exams' pixel store.
+        maps: SOPInstanceUID -> probabilities, from `models.apply_networks.predict_exams`.
+    """
+    views = SliceViews(store, settings.models.of(settings.models.backbones[0]))
+    exams = [open_exam(store, path.stem) for path in sorted(store.glob("*.b2nd")) if is_stored(store, path.stem)]
+    return {exam.study: clot_map(exam, [maps[sop] for sop in exam.sop_uids], views) for exam in exams}
+
+
+def run_clot_maps(
+    settings: Settings, studies: Sequence[str], folds: Mapping[str, Sequence[int]], *, role: str
+) -> dict[str, ClotMap]:
+    """The clot maps of exams of a finished run, read from the networks' stored maps.
+
+    Args:
+        settings: of the run.
+        studies: StudyInstanceUIDs.
+        folds: study -> folds whose networks predicted it.
+        role: "test", or "oof" for training exams.
+
+    Returns:
+        study -> map, for the stored exams.
+
+    Raises:
+        UserError: a stored map differs from its manifest.
+    """
+    exams = {study: open_exam(paths.store(), study) for study in studies if is_stored(paths.store(), study)}
+    means = {study: MeanMaps() for study in exams}
+    for backbone in settings.models.backbones:
+        for fold in sorted({fold for study in exams for fold in folds[study]}):
+            directory = paths.model_run(backbone, fold)
+            chosen = [study for study in exams if fold in folds[study]]
+            if not (directory / MANIFEST).is_file():
+                continue
+            stored = read_maps(directory, role, chosen)
+            for study in chosen:
+                means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
+    views = SliceViews(paths.store(), settings.models.of(settings.models.backbones[0]))
+    return {study: clot_map(exam, list(means[study].probability()), views) for study, exam in exams.items()}

@@ -1,0 +1,237 @@
+"""From a backbone's feature maps to a clot map, and from the map to answers that know where the clot is.
+
+A light feature pyramid (Lin et al. 2017, arXiv 1612.03144) brings strides 32 and 16 to stride 8, where every cell gets
+the logits of `models.clot_targets`. Answers for the slice are read from the cells: left and right by the same weights
+on either side of the patient's midline, so that a mirrored feature map swaps them exactly; central and chronic by
+attention to the cells with clot.
+
+A cell of a network without mask supervision learns from the slice label alone, through `ClotEvidence`.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from models.clot_targets import CLOT, MAP_CHANNELS
+
+#: Channels of the pyramid.
+WIDTH = 32
+#: Initial logits of a cell: few cells contain clot.
+INITIAL = (-3.0, 0.0, 0.0)
+#: Cells with clot in a typical slice with PE: divides the map's loss, which is then of the size of one label's.
+CELLS_PER_SLICE = 10.0
+#: Numbers that `ClotAttention` adds to the attended features.
+STRENGTHS = 2
+
+
+def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32: Any) -> Any:
+    """Bring feature maps (batch, y, x, channels) to stride 8.
+
+    Args:
+        size: (y, x) of the network's input, pixels.
+        stride8, stride16, stride32: The backbone's feature maps; finer ones are averaged to their stride.
+
+    Returns:
+        (batch, y / 8, x / 8, WIDTH).
+    """
+    merged = None
+    for features, stride in ((stride32, 32), (stride16, 16), (stride8, 8)):
+        lateral = _at_size(layers.Conv2D(WIDTH, 1, name=f"pyramid{stride}")(features), size, stride)
+        if merged is None:
+            merged = lateral
+            continue
+        merged = layers.Add(name=f"merge{stride}")([lateral, _doubled(merged, lateral, f"up{stride}")])
+        merged = layers.Activation("relu", name=f"merge{stride}_relu")(merged)
+    smooth = layers.SeparableConv2D(WIDTH, 3, padding="same", use_bias=False, name="smooth")(merged)
+    smooth = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name="smooth_bn")(smooth)
+    return layers.Activation("relu", name="cells")(smooth)
+
+
+def _at_size(features: Any, size: tuple[int, int], stride: int) -> Any:
+    """Bring a feature map to `stride`: average a finer one; pad where a backbone rounded an odd size down."""
+    wanted = tuple(-(-pixels // stride) for pixels in size)
+    factors = tuple(-(-have // want) for have, want in zip(features.shape[1:3], wanted, strict=True))
+    if factors != (1, 1):
+        features = layers.AveragePooling2D(factors, padding="same", name=f"average{stride}")(features)
+    missing = tuple(max(0, want - have) for have, want in zip(features.shape[1:3], wanted, strict=True))
+    if any(missing):
+        features = layers.ZeroPadding2D(tuple((0, cells) for cells in missing), name=f"pad{stride}")(features)
+    return features
+
+
+def _doubled(coarse: Any, like: Any, name: str) -> Any:
+    """Repeat every cell 2 x 2 and crop to the size of `like`."""
+    fine = layers.UpSampling2D(2, name=name)(coarse)
+    rows, columns = fine.shape[1] - like.shape[1], fine.shape[2] - like.shape[2]
+    return layers.Cropping2D(((0, rows), (0, columns)), name=f"{name}_crop")(fine) if rows or columns else fine
+
+
+class CellPosition(layers.Layer):
+    """Appends each cell's position: distance from the midline and height in the view, both from 0 to 1.
+
+    The midline is the middle column of the input (see `models.slice_views`). The distance has no sign, so a mirrored
+    map stays a mirrored map.
+    """
+
+    def build(self, shape: tuple) -> None:
+        """Compute the two constant channels, (1, y, x, 2)."""
+        rows, columns = shape[1:3]
+        across = np.abs(np.arange(columns) - (columns - 1) / 2) * 2 / columns
+        down = np.arange(rows) / max(rows - 1, 1)
+        self._position = np.stack(np.meshgrid(across, down), axis=-1)[None].astype(np.float32)
+
+    def call(self, cells: Any) -> Any:
+        """(batch, y, x, c) -> (batch, y, x, c + 2)."""
+        position = ops.convert_to_tensor(self._position, dtype=cells.dtype)
+        position = ops.broadcast_to(position, (ops.shape(cells)[0], *self._position.shape[1:]))
+        return ops.concatenate([cells, position], axis=-1)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """(batch, y, x, c + 2)."""
+        return (*shape[:-1], shape[-1] + 2)
+
+
+class ClotAttention(layers.Layer):
+    """Summarises cells by attention to those with clot: mean of the features, log-mean-exp and maximum of the logit.
+
+    Computes in float32.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"dtype": "float32", **options})
+
+    def call(self, inputs: list) -> Any:
+        """Cells (batch, y, x, c) and clot logits (batch, y, x) -> (batch, c + STRENGTHS)."""
+        cells, logits = inputs
+        count = logits.shape[1] * logits.shape[2]
+        cells = ops.reshape(cells, (-1, count, cells.shape[-1]))
+        logits = ops.reshape(logits, (-1, count))
+        highest = ops.max(logits, axis=1, keepdims=True)
+        weight = ops.exp(logits - highest)
+        total = ops.sum(weight, axis=1, keepdims=True)
+        attended = ops.sum(cells * (weight / total)[..., None], axis=1)
+        log_mean = highest + ops.log(total / count)
+        return ops.concatenate([attended, log_mean, highest], axis=-1)
+
+    def compute_output_shape(self, shapes: list[tuple]) -> tuple:
+        """(batch, c + STRENGTHS)."""
+        return (shapes[0][0], shapes[0][-1] + STRENGTHS)
+
+
+class Half(layers.Layer):
+    """Takes the columns of one side of the midline; an odd middle column belongs to both sides.
+
+    Args:
+        left: Take the patient's left, the larger columns.
+    """
+
+    def __init__(self, left: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.left = left
+
+    def call(self, cells: Any) -> Any:
+        """(batch, y, x, ...) -> (batch, y, ceil(x / 2), ...)."""
+        columns = cells.shape[2]
+        return cells[:, :, columns // 2 :] if self.left else cells[:, :, : columns - columns // 2]
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """(batch, y, ceil(x / 2), ...)."""
+        return (*shape[:2], shape[2] - shape[2] // 2, *shape[3:])
+
+
+class Channel(layers.Layer):
+    """Takes one channel of a map.
+
+    Args:
+        index: The channel.
+    """
+
+    def __init__(self, index: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.index = index
+
+    def call(self, cells: Any) -> Any:
+        """(batch, y, x, c) -> (batch, y, x)."""
+        return cells[..., self.index]
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """(batch, y, x)."""
+        return shape[:-1]
+
+
+def clot_map(cells: Any) -> tuple[Any, Any, Any]:
+    """Read the logits of every cell.
+
+    Args:
+        cells: (batch, y, x, WIDTH) from `feature_pyramid`.
+
+    Returns:
+        Logits (batch, y, x, MAP_CHANNELS), the clot logit alone (batch, y, x), and the cells' features with their
+        position (batch, y, x, WIDTH + 2), all float32.
+    """
+    placed = layers.Activation("linear", dtype="float32", name="placed")(CellPosition(name="position")(cells))
+    bias = keras.initializers.Constant(list(INITIAL))
+    logits = layers.Conv2D(MAP_CHANNELS, 1, bias_initializer=bias, dtype="float32", name="map")(placed)
+    return logits, Channel(CLOT, dtype="float32", name="clot")(logits), placed
+
+
+def side_answers(placed: Any, clot: Any) -> tuple[Any, Any]:
+    """Answer for either side with shared weights.
+
+    Args:
+        placed: (batch, y, x, c) cells with their position.
+        clot: (batch, y, x) clot logits.
+
+    Returns:
+        (batch, 2) logits of PE on the left and on the right, and (batch, 2 * STRENGTHS): log-mean-exp and maximum of
+        the clot logit, left then right.
+    """
+    attention, answer = ClotAttention(name="side_attention"), layers.Dense(1, dtype="float32", name="side")
+    summaries = [
+        attention(
+            [
+                Half(left, dtype="float32", name=f"{name}_cells")(placed),
+                Half(left, dtype="float32", name=f"{name}_clot")(clot),
+            ]
+        )
+        for left, name in ((True, "left"), (False, "right"))
+    ]
+    strengths = [summary[:, -STRENGTHS:] for summary in summaries]
+    return layers.Concatenate(dtype="float32", name="sides")(
+        [answer(summary) for summary in summaries]
+    ), layers.Concatenate(dtype="float32", name="side_strengths")(strengths)
+
+
+class ClotEvidence(layers.Layer):
+    """Pools the map to one logit of PE on the slice: the sum of the cells' odds, so that a few cells suffice.
+
+    Computes in float32.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"dtype": "float32", **options})
+
+    def call(self, clot: Any) -> Any:
+        """(batch, y, x) -> (batch, 1)."""
+        odds = ops.logsumexp(ops.reshape(clot, (-1, clot.shape[1] * clot.shape[2])), axis=1, keepdims=True)
+        return odds - float(np.log(CELLS_PER_SLICE))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """(batch, 1)."""
+        return (shape[0], 1)
+
+
+def map_loss(truth_and_weight: Any, logits: Any) -> Any:
+    """Return the weighted binary cross-entropy of the cells, summed and divided by CELLS_PER_SLICE.
+
+    Args:
+        truth_and_weight: Tensor (batch, y, x, 2 * MAP_CHANNELS): targets in [0, 1], then weights.
+        logits: Tensor (batch, y, x, MAP_CHANNELS).
+
+    Returns:
+        Losses, shape (batch,).
+    """
+    truth, weight = truth_and_weight[..., :MAP_CHANNELS], truth_and_weight[..., MAP_CHANNELS:]
+    return ops.sum(weight * (ops.softplus(logits) - truth * logits), axis=(1, 2, 3)) / CELLS_PER_SLICE

@@ -1,0 +1,71 @@
+"""Location metrics: hits, free-response ROC, volumes, AUCs among exams with PE."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from inference.clot_maps import ClotMap
+from inference.location_metrics import (
+    ExamLocation,
+    compare_exam,
+    free_response,
+    label_aucs,
+    location_summary,
+)
+from input.contest import CENTRAL, EXAM_LABELS, LEFT, NEGATIVE, STUDY
+
+
+def exam_location(scores: list[float], distances: list[float], detected: list[set[int]], lesions: int) -> ExamLocation:
+    """One compared exam."""
+    sets = tuple(frozenset(lesion) for lesion in detected)
+    on_clot = bool(distances and distances[0] == 0)
+    return ExamLocation("a", lesions, np.array(scores), np.array(distances), sets, on_clot, 1.0, 2.0)
+
+
+def test_a_point_is_measured_against_the_clots_in_three_dimensions() -> None:
+    mask = np.zeros((5, 20, 30), bool)
+    mask[1, 5, 5] = mask[4, 15, 25] = True
+    exam = SimpleNamespace(
+        study="a", spacing_mm=(2.0, 2.0), z_mm=5.0 * np.arange(5), sop_uids=tuple(f"s{i}" for i in range(5))
+    )
+    clot = ClotMap(np.zeros((5, 2, 3), np.float32), np.eye(2, 3), 16.0, np.full(5, 5.0), 1.0)
+    findings = [
+        SimpleNamespace(sop="s1", point=(5.0, 8.0), probability=0.9),
+        SimpleNamespace(sop="s0", point=(15.0, 25.0), probability=0.5),
+    ]
+    compared = compare_exam(exam, mask, findings, clot)
+    assert compared.lesions == 2
+    assert compared.distance_mm.tolist() == pytest.approx([6.0, 20.0])
+    assert [len(lesions) for lesions in compared.detected] == [1, 0]
+    assert compared.first_on_clot
+    assert compared.true_volume_ml == pytest.approx(2 * 4 * 5 / 1000)
+
+
+def test_sensitivity_counts_lesions_and_false_findings_count_over_all_exams() -> None:
+    exams = [
+        exam_location([0.9, 0.4], [0.0, 3.0], [{1}, {1, 2}], lesions=2),
+        exam_location([0.6], [np.inf], [set()], lesions=0),
+    ]
+    curve = free_response(exams)
+    assert curve["threshold"].tolist() == [0.9, 0.6, 0.4]
+    assert curve["sensitivity"].tolist() == [0.5, 0.5, 1.0]
+    assert curve["false_per_exam"].tolist() == [0.0, 0.5, 0.5]
+    summary = location_summary(exams)
+    assert summary["first_finding_key_slice_on_clot"]["value"] == 1
+    assert summary["false_findings_per_exam_at_sensitivity_0.85"] == 0.5
+    assert summary["exams_with_pe"] == 1
+
+
+def test_auc_given_pe_does_not_reward_detecting_pe() -> None:
+    truth = pd.DataFrame([{STUDY: str(i), **dict.fromkeys(EXAM_LABELS, 0)} for i in range(4)])
+    truth.loc[[0, 1], LEFT] = 1
+    truth.loc[[2, 3], CENTRAL] = 1
+    p_pe = np.array([0.2, 0.3, 0.9, 0.8])  # PE of the left-sided exams is nearly missed
+    predicted = truth[[STUDY]].assign(**dict.fromkeys(EXAM_LABELS, 0.0) | {NEGATIVE: 1 - p_pe})
+    predicted[LEFT] = p_pe * [0.9, 0.9, 0.4, 0.4]
+    row = label_aucs(truth, {"stack": predicted}).set_index("label").loc["Left-sided PE"]
+    assert row["positive"] == 2
+    assert row["auc"].value == 1
+    assert row["auc_unconditional"].value == 0

@@ -1,0 +1,117 @@
+"""The clot map: its targets, its sides, its numbers, and its storage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from input.clot_masks import UNKNOWN
+from models.clot_columns import CLOT_COLUMNS
+from models.clot_numbers import clot_numbers
+from models.clot_targets import CENTRAL_CLOT, CHRONIC_CLOT, CLOT, MAP_CHANNELS, MAP_STRIDE, cell_targets, map_shape
+from models.stored_maps import MAP_LEVELS, MAPS, MapWriter, MeanMaps, read_maps
+from pipeline.artifact import Artifact
+from pipeline.settings import ModelsSettings
+
+IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+
+
+def test_targets_are_twice_the_share_of_a_cell_that_is_clot() -> None:
+    codes = np.zeros((16, 24), np.uint8)
+    codes[0:8, 8:10] = 5  # a quarter of cell (0, 1), in the left lung
+    codes[8:16, 16:24] = 1 + 8  # all of cell (1, 2), chronic, in the trunk
+    targets = cell_targets(codes, IDENTITY, (16, 24))
+    clot = targets[..., CLOT]
+    assert clot[0, 1] == pytest.approx(0.5)
+    assert clot[1, 2] == 1
+    assert np.count_nonzero(clot) == 2
+    assert (targets[..., MAP_CHANNELS + CLOT] == 1).all()
+    assert targets[1, 2, [CENTRAL_CLOT, CHRONIC_CLOT]].tolist() == [1, 1]
+    assert targets[0, 1, [CENTRAL_CLOT, CHRONIC_CLOT]].tolist() == [0, 0]
+    assert targets[..., MAP_CHANNELS + CENTRAL_CLOT].tolist() == clot.tolist()
+
+
+def test_clot_of_unknown_region_has_no_target_for_place_and_age() -> None:
+    targets = cell_targets(np.full((16, 16), UNKNOWN, np.uint8), IDENTITY, (16, 16))
+    assert (targets[..., CLOT] == 1).all()
+    assert not targets[..., MAP_CHANNELS + CENTRAL_CLOT :].any()
+
+
+def test_the_map_covers_inputs_that_are_no_multiple_of_the_stride() -> None:
+    assert map_shape(49, 65) == (7, 9)
+    codes = np.zeros((49, 65), np.uint8)
+    codes[48, 64] = 2
+    assert cell_targets(codes, IDENTITY, (49, 65))[6, 8, CLOT] > 0
+
+
+def test_a_mirrored_feature_map_swaps_the_sides_exactly() -> None:
+    import keras
+
+    from models.clot_map import clot_map, side_answers
+
+    cells = keras.Input((5, 8, 6))
+    _, clot, placed = clot_map(cells)
+    model = keras.Model(cells, side_answers(placed, clot))
+    features = np.random.default_rng(1).normal(size=(3, 5, 8, 6)).astype(np.float32)
+    answers, strengths = (np.asarray(output) for output in model(features))
+    mirrored_answers, mirrored_strengths = (np.asarray(output) for output in model(features[:, :, ::-1].copy()))
+    np.testing.assert_allclose(mirrored_answers, answers[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(mirrored_strengths, strengths[:, [2, 3, 0, 1]], atol=1e-5)
+    assert np.abs(answers[:, 0] - answers[:, 1]).min() > 1e-3
+
+
+def test_the_loss_of_a_map_is_the_weighted_cross_entropy() -> None:
+    from models.clot_map import CELLS_PER_SLICE, map_loss
+
+    random = np.random.default_rng(2)
+    truth, weight = random.random((2, 3, 4, MAP_CHANNELS)), random.random((2, 3, 4, MAP_CHANNELS))
+    logits = random.normal(size=truth.shape)
+    probability = 1 / (1 + np.exp(-logits))
+    expected = -(weight * (truth * np.log(probability) + (1 - truth) * np.log(1 - probability))).sum(axis=(1, 2, 3))
+    loss = map_loss(np.concatenate([truth, weight], axis=-1).astype(np.float32), logits.astype(np.float32))
+    np.testing.assert_allclose(np.asarray(loss), expected / CELLS_PER_SLICE, rtol=1e-4)
+
+
+def test_numbers_of_a_map_are_areas_and_attenuation() -> None:
+    settings = ModelsSettings(height=48, width=64, pixel_mm=2.0)
+    level, width = 100.0, 700.0
+    image = np.full((48, 64), (-800 - level) / width + 0.5).clip(0, 1)
+    image[16:32, 40:60] = (300 - level) / width + 0.5  # a vessel on the patient's left
+    image[22:26, 50:60] = (60 - level) / width + 0.5  # clot at its left wall
+    images = np.repeat(image[None, :, :, None], 3, axis=-1).astype(np.float32)
+    maps = np.zeros((1, 6, 8, MAP_CHANNELS), np.float32)
+    maps[0, 2, 6] = [0.8, 0.25, 0.5]
+    numbers = dict(zip(CLOT_COLUMNS, clot_numbers(images, maps, settings)[0], strict=True))
+    area = 0.8 * (MAP_STRIDE * 2.0) ** 2 / 2
+    assert numbers["clot_left_mm2"] == pytest.approx(area)
+    assert numbers["clot_right_mm2"] == 0
+    assert numbers["clot_central_mm2"] == pytest.approx(area / 4)
+    assert numbers["clot_chronic_mm2"] == pytest.approx(area / 2)
+    assert numbers["clot_peak"] == pytest.approx(0.8)
+    assert numbers["clot_hu"] == pytest.approx(60, abs=1)
+    assert numbers["blood_hu"] == pytest.approx(300, abs=1)
+    assert numbers["clot_offset_mm"] > 2
+    empty = clot_numbers(images, np.zeros_like(maps), settings)[0]
+    assert np.isnan(empty[-3:]).all()
+
+
+def test_stored_maps_are_read_back_by_uid(tmp_path: Path) -> None:
+    maps = np.random.default_rng(3).integers(0, 256, (4, 3, 5), np.uint8)
+    artifact = Artifact(tmp_path, "models/x/fold0", version=1, settings={}, inputs={})
+    with artifact.building():
+        with MapWriter(tmp_path / MAPS) as writer:
+            writer.write(["a", "a"], ["s1", "s2"], np.array(["oof", "oof"]), maps[:2])
+            writer.write(["a", "b"], ["s3", "s4"], np.array(["oof", "test"]), maps[2:])
+        artifact.finish(rows={})
+    stored = read_maps(tmp_path, "oof", ["a"])
+    assert list(stored) == ["s1", "s2", "s3"]
+    np.testing.assert_array_equal(stored["s3"], maps[2])
+    assert list(read_maps(tmp_path, "test")) == ["s4"]
+
+
+def test_the_mean_of_maps_has_the_size_of_the_first() -> None:
+    mean = MeanMaps()
+    mean.add(np.full((2, 4, 6), MAP_LEVELS, np.uint8))
+    mean.add(np.zeros((2, 8, 12), np.uint8))
+    assert mean.probability().shape == (2, 4, 6)
+    np.testing.assert_allclose(mean.probability(), 0.5)
