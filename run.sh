@@ -27,7 +27,7 @@ main() {
                              in_environment submissions "$@" ;;
     predict | predict-contest | evidence | export-dicom)
                              in_environment inference "$@" ;;
-    test)                    shift; set_up; cd "$HERE"; exec "$PYTHON" -m pytest "$@" ;;
+    test)                    shift; run_tests "$@" ;;
     bench)                   shift; benchmark "$@" ;;
     scheduler)               shift; in_environment distributed.cli.dask_scheduler "$@" ;;
     worker)                  shift; in_environment distributed.cli.dask_worker "$@" ;;
@@ -51,6 +51,13 @@ stage() {  # stage NAME VERB OPTIONS: run it if it lies between --from and --to
 in_environment() {  # run a Python module with its arguments
   set_up
   exec "$PYTHON" -m "$@"
+}
+
+run_tests() {  # one process per core; the numbers inside a test do not profit from more threads
+  set_up
+  cd "$HERE"
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile "$@"
 }
 
 benchmark() {  # benchmark NAME ARGUMENTS
