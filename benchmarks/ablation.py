@@ -51,6 +51,9 @@ VARIANTS = {
     "q-weighted slice loss": ("models.q_weighting=true",),
     "uniform sampling": ('models.sampling="uniform"',),
     "averaged weights": ("models.ema=0.99",),
+    "no clot map": ("models.map_weight=0.0",),
+    "no masks": ("models.mask_supervision=false",),
+    "large steps": ("models.learning_rate=2e-3", "models.batch=16"),
 }
 TOP = 4
 PARTS = 5

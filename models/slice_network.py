@@ -37,9 +37,11 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
         body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
         _freeze(body.get_layer(backbone), settings.frozen_share)
         images, (stride8, stride16, stride32) = _images_and_features(body, settings, backbone)
-        cells, clot, placed = clot_map(feature_pyramid((settings.height, settings.width), stride8, stride16, stride32))
+        map_logits, clot, placed = clot_map(
+            feature_pyramid((settings.height, settings.width), stride8, stride16, stride32)
+        )
         sides, side_strengths = side_answers(placed, clot)
-        described = layers.Concatenate(dtype="float32", name="described")([placed, cells])
+        described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
         summary = ClotAttention(name="clot_attention")([described, clot])
         strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
         vector = layers.Concatenate(dtype="float32", name="vector")(
@@ -55,7 +57,7 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
         logits = layers.Concatenate(dtype="float32", name="logits")([answers[name] for name in TARGETS])
         embedding = layers.Concatenate(dtype="float32", name="embedding")([features, strengths])
         evidence = ClotEvidence(name="evidence")(clot)
-    outputs = {"logits": logits, "embedding": embedding, "map": cells, "evidence": evidence}
+    outputs = {"logits": logits, "embedding": embedding, "map": map_logits, "evidence": evidence}
     return keras.Model(images, outputs, name=f"{backbone}_slice_network")
 
 
