@@ -1,4 +1,4 @@
-"""The clot map of an exam: where the slice networks see clot, averaged over networks and folds."""
+"""The clot map of an exam: where the slice networks of the mapping backbone see clot, averaged over folds."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,8 @@ import numpy as np
 from features.store import StoredExam, is_stored, open_exam
 from models.clot_targets import FULL, MAP_STRIDE
 from models.slice_views import SliceViews
-from models.stored_maps import MeanMaps, read_maps
+from models.stored_maps import MeanMaps, mapping_backbone, read_maps
 from pipeline import paths
-from pipeline.artifact import MANIFEST
 from pipeline.settings import Settings
 
 #: Cells with a lower probability do not count as volume: they are many, and each is nearly empty. Chosen on out-of-fold
@@ -95,7 +94,7 @@ def predicted_clot_maps(settings: Settings, store: Path, maps: Mapping[str, np.n
         store: the exams' pixel store.
         maps: SOPInstanceUID -> probabilities, from `models.apply_networks.predict_exams`.
     """
-    views = SliceViews(store, settings.models.of(settings.models.backbones[0]))
+    views = SliceViews(store, settings.models.of(mapping_backbone(settings)))
     exams = [open_exam(store, path.stem) for path in sorted(store.glob("*.b2nd")) if is_stored(store, path.stem)]
     return {exam.study: clot_map(exam, [maps[sop] for sop in exam.sop_uids], views) for exam in exams}
 
@@ -119,14 +118,13 @@ def run_clot_maps(
     """
     exams = {study: open_exam(paths.store(), study) for study in studies if is_stored(paths.store(), study)}
     means = {study: MeanMaps() for study in exams}
-    for backbone in settings.models.backbones:
-        for fold in sorted({fold for study in exams for fold in folds[study]}):
-            directory = paths.model_run(backbone, fold)
-            chosen = [study for study in exams if fold in folds[study]]
-            if not (directory / MANIFEST).is_file():
-                continue
-            stored = read_maps(directory, role, chosen)
-            for study in chosen:
-                means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
-    views = SliceViews(paths.store(), settings.models.of(settings.models.backbones[0]))
+    if not exams:
+        return {}
+    backbone = mapping_backbone(settings)
+    for fold in sorted({fold for study in exams for fold in folds[study]}):
+        chosen = [study for study in exams if fold in folds[study]]
+        stored = read_maps(paths.model_run(backbone, fold), role, chosen)
+        for study in chosen:
+            means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
+    views = SliceViews(paths.store(), settings.models.of(backbone))
     return {study: clot_map(exam, list(means[study].probability()), views) for study, exam in exams.items()}

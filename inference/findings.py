@@ -24,7 +24,7 @@ from submissions.score import pe_score
 #: Standard deviation of the smoothing along z before regions are found.
 SMOOTHING_MM = 3.0
 #: A finding's highest probability is at least this; weaker findings are reported only if there is no other.
-LEAST_PROBABILITY = 0.1
+LEAST_PROBABILITY = 0.05
 #: Cells of a finding have at least this share of its highest probability.
 LEAST_SHARE = 0.25
 #: Distance between the peaks of two findings, mm; cells where lengths are unknown.

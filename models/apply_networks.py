@@ -13,7 +13,7 @@ from models.network_names import exam_network_kinds
 from models.prediction_engine import predict_slices
 from models.slice_runs import job_artifacts, planes_of, slice_engine
 from models.slice_views import SliceViews
-from models.stored_maps import MeanMaps
+from models.stored_maps import MeanMaps, mapping_backbone
 from pipeline import paths
 from pipeline.console import progress
 from pipeline.errors import UserError
@@ -28,7 +28,7 @@ class NetworkPredictions:
     Attributes:
         tables: fold -> network -> table with one row per slice: study, SOP, `pe` and one probability per further
             target; of slice networks also the columns of `models.clot_columns`.
-        maps: SOPInstanceUID -> clot probability (rows, columns), float32, mean over the slice networks.
+        maps: SOPInstanceUID -> clot probability (rows, columns), float32, mean over the folds of the mapping backbone.
     """
 
     tables: dict[int, dict[str, pd.DataFrame]]
@@ -49,11 +49,12 @@ def predict_exams(settings: Settings, store: Path) -> NetworkPredictions:
     require_networks(settings)
     slices = pd.concat([planes_of(store, study) for study in stored_studies(store)], ignore_index=True)
     results: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in jobs}
-    mean = MeanMaps()
+    mean, mapping = MeanMaps(), mapping_backbone(settings)
     for fold, backbone in progress(jobs, desc="networks", unit="network"):
         frame, embeddings, maps = _predict_slices(settings, backbone, fold, slices, store)
         results[fold][backbone] = frame
-        mean.add(maps)
+        if backbone == mapping:
+            mean.add(maps)
         if exam_network_kinds(settings.models, backbone):
             from models.exam_runs import apply_exam_networks
 

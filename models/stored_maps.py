@@ -3,14 +3,15 @@
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from input.contest import SOP, STUDY
-from pipeline.artifact import verify
+from pipeline import paths
+from pipeline.artifact import read_manifest, verify
+from pipeline.settings import Settings
 
 #: A clot probability p is stored as round(MAP_LEVELS * p).
 MAP_LEVELS = 255
@@ -59,10 +60,7 @@ class MapWriter:
 
 
 class MeanMaps:
-    """Mean of the clot maps of several networks for the same slices.
-
-    Networks whose inputs differ in size have different maps; all are brought to the first one's size.
-    """
+    """Mean of the clot maps of several networks of one backbone for the same slices."""
 
     def __init__(self) -> None:
         self._sum: np.ndarray | None = None
@@ -72,9 +70,7 @@ class MeanMaps:
         """Add the maps of one network, uint8 (slices, rows, columns)."""
         if self._sum is None:
             self._sum = np.zeros(maps.shape, np.float32)
-        size = self._sum.shape[:0:-1]
-        for total, plane in zip(self._sum, maps, strict=True):
-            total += plane if plane.shape == total.shape else cv2.resize(plane.astype(np.float32), size)
+        self._sum += maps
         self._count += 1
 
     def probability(self) -> np.ndarray:
@@ -82,6 +78,25 @@ class MeanMaps:
         if self._sum is None:
             return np.zeros((0, 0, 0), np.float32)
         return self._sum / (MAP_LEVELS * self._count)
+
+
+def mapping_backbone(settings: Settings) -> str:
+    """Return the backbone whose clot maps show findings: the one with the highest mean out-of-fold slice AUC.
+
+    Averaging in the maps of a weaker backbone makes volumes and findings worse.
+
+    Raises:
+        UserError: A network is not finished.
+    """
+    backbones = settings.models.backbones
+    if len(backbones) == 1:
+        return backbones[0]
+
+    def mean_auc(backbone: str) -> float:
+        manifests = [read_manifest(paths.model_run(backbone, fold)) for fold in range(settings.input.folds)]
+        return float(np.mean([manifest["metrics"]["oof_slice_auc"] for manifest in manifests]))
+
+    return max(backbones, key=mean_auc)
 
 
 def read_maps(directory: Path, role: str, studies: list[str] | None = None) -> dict[str, np.ndarray]:

@@ -9,9 +9,11 @@ from input.clot_masks import UNKNOWN
 from models.clot_columns import CLOT_COLUMNS
 from models.clot_numbers import clot_numbers
 from models.clot_targets import CENTRAL_CLOT, CHRONIC_CLOT, CLOT, MAP_CHANNELS, MAP_STRIDE, cell_targets, map_shape
-from models.stored_maps import MAP_LEVELS, MAPS, MapWriter, MeanMaps, read_maps
+from models.stored_maps import MAP_LEVELS, MAPS, MapWriter, MeanMaps, mapping_backbone, read_maps
+from pipeline import paths
 from pipeline.artifact import Artifact
-from pipeline.settings import ModelsSettings
+from pipeline.files import write_json
+from pipeline.settings import InputSettings, ModelsSettings, Settings
 
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
@@ -109,9 +111,18 @@ def test_stored_maps_are_read_back_by_uid(tmp_path: Path) -> None:
     assert list(read_maps(tmp_path, "test")) == ["s4"]
 
 
-def test_the_mean_of_maps_has_the_size_of_the_first() -> None:
+def test_maps_are_averaged_to_probabilities() -> None:
     mean = MeanMaps()
     mean.add(np.full((2, 4, 6), MAP_LEVELS, np.uint8))
-    mean.add(np.zeros((2, 8, 12), np.uint8))
-    assert mean.probability().shape == (2, 4, 6)
-    np.testing.assert_allclose(mean.probability(), 0.5)
+    mean.add(np.zeros((2, 4, 6), np.uint8))
+    np.testing.assert_allclose(mean.probability(), np.full((2, 4, 6), 0.5))
+
+
+def test_the_backbone_with_the_best_out_of_fold_auc_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("a", "b")))
+    for backbone, aucs in {"a": (0.95, 0.8), "b": (0.9, 0.9)}.items():
+        for fold, auc in enumerate(aucs):
+            manifest = paths.model_run(backbone, fold) / "manifest.json"
+            write_json(manifest, {"metrics": {"oof_slice_auc": auc}})
+    assert mapping_backbone(settings) == "b"
