@@ -34,7 +34,15 @@ def this_device() -> Device:
     capability = gpu_capability()
     if capability is not None:
         return Device("gpu", capability >= AMPERE)
-    return Device("cpu", "avx512_bf16" in _cpu_flags())
+    return Device("cpu", "avx512_bf16" in _cpu_flags() and not onednn_is_limited())
+
+
+def onednn_is_limited() -> bool:
+    """Whether ONEDNN_MAX_CPU_ISA keeps TensorFlow's oneDNN from the instructions that bfloat16 and float16 need.
+
+    TensorFlow looks at the processor alone, and stops with an error when oneDNN then refuses.
+    """
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE")
 
 
 def gpu_capability() -> tuple[int, ...] | None:

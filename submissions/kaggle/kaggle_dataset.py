@@ -35,7 +35,7 @@ ENSEMBLE, WHEELS = "pe-ensemble", "pe-wheels"
 PACKAGES = ("input", "features", "models", "ensemble", "submissions", "inference", "pipeline")
 TOP_FILES = ("run.sh", "pyproject.toml", "README.md", "LICENSE", "requirements-cpu.lock", "requirements-gpu.lock")
 #: Folders of artifacts and caches inside the packages.
-_NOT_CODE = {"raw", "prepared", "store", "runs", "results", "weights", "__pycache__"}
+_NOT_CODE = {"raw", "prepared", "store", "masks", "runs", "results", "weights", "__pycache__"}
 _CODE = {".py", ".json", ".toml", ".html", ".j2", ".css", ".js"}
 
 

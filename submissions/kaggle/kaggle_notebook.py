@@ -83,7 +83,7 @@ if PYTHON is None:  # otherwise a Python with the packages installed
     )"""
 
 _ROOT = """ROOT = WORKING / "pe"  # links to the finished run; new files are written beside them
-for name in ("input/prepared", "features/store", "models/runs", "ensemble/runs"):
+for name in ("input/prepared", "features/store", "features/masks", "models/runs", "ensemble/runs"):
     link = ROOT / name
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.device import Device, _cpu_flags
+from models.device import Device, _cpu_flags, onednn_is_limited
 from models.precision import PRECISIONS, select_precision
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
@@ -70,6 +70,7 @@ def test_every_user_of_the_gpu_query_gets_the_same_answer(monkeypatch, capabilit
     assert _grouped_gradient_is_slow() == (tensorflow and not gpu)
 
 
+@pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
 def test_a_bfloat16_network_has_float32_outputs_and_a_float32_copy(monkeypatch):
     import keras
     from keras import layers

@@ -12,6 +12,7 @@ from features.lung_box import Box
 from features.store import write_exam
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from models import slice_runs as runs
+from models.device import onednn_is_limited
 from models.history import History
 from pipeline import paths
 from pipeline.artifact import read_manifest
@@ -91,6 +92,7 @@ def test_a_finished_job_is_not_repeated(contest):
     assert train() == []
 
 
+@pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
 def test_manifests_record_backend_and_precision(contest):
     import keras
 

@@ -15,6 +15,7 @@ from input.contest import SLICE_LABEL, STUDY
 from models.batches import loader_threads
 from models.checkpoint import load_arrays
 from models.clot_targets import MAP_CHANNELS
+from models.device import onednn_is_limited
 from models.progress import TrainingLog
 from models.slice_targets import TARGETS
 from pipeline.errors import UserError
@@ -120,6 +121,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
     assert len(whole[1]) == 2
 
 
+@pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
 def test_with_float16_the_loss_is_scaled_and_the_scale_survives_a_kill(contest, tmp_path, monkeypatch):
     from keras.optimizers import LossScaleOptimizer
 
