@@ -46,7 +46,7 @@ OPEN_MASKS = 64
 COLUMNS = (STUDY, SOP, "clot_mm2", *NATURES)
 
 
-def masks_artifact(settings: Settings, files: dict[str, Path]) -> Artifact:
+def masks_artifact(files: dict[str, Path]) -> Artifact:
     """The artifact of these mask files, from `training_masks`."""
     return Artifact(
         paths.masks(),
@@ -76,7 +76,7 @@ def build_masks(settings: Settings, *, force: bool = False) -> None:
     """
     slices = load_slices()
     files = training_masks(settings, slices)
-    artifact = masks_artifact(settings, files)
+    artifact = masks_artifact(files)
     if artifact.is_current(force=force):
         return
     readable = slices[(slices["position"] >= 0) & slices[STUDY].isin(files)]

@@ -1,6 +1,5 @@
 """The location report of a finished run: location.json, and its figures as text."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from inference.location_metrics import NEAR_MM, SENSITIVITIES, compare_with_mask
 from input.contest import SOP, STUDY
 from input.tables import load_slices
 from pipeline import paths
-from pipeline.files import write_json
 from pipeline.settings import Settings
 from submissions.bootstrap_intervals import Interval
 from submissions.finished_run import Candidates, known_test_truth
@@ -59,11 +57,6 @@ def measure_location(settings: Settings, candidates: Candidates, candidate: str)
 def _as_list(auc: Interval) -> list[float] | None:
     """Value, low and high; None where a label has one class only."""
     return [auc.value, auc.low, auc.high] if np.isfinite(auc.value) else None
-
-
-def write_location(path: Path, summary: dict[str, Any]) -> None:
-    """Write the figures as JSON."""
-    write_json(path, summary)
 
 
 def describe_location(summary: dict[str, Any]) -> str:

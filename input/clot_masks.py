@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 TRUNK, RIGHT_MAIN, LEFT_MAIN, RIGHT_LUNG, LEFT_LUNG = 1, 2, 3, 4, 5
 UNKNOWN = 7
 CHRONIC_BIT = 8
-#: Bytes of one decompressed mask that are accepted: 2,000 slices of 1024 x 1024.
+#: Voxels of the largest accepted mask: about 2,000 slices of 1024 x 1024.
 MOST_VOXELS = 2**31
 
 

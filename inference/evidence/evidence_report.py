@@ -13,11 +13,12 @@ from inference.evidence.exam_tables import QUALITY
 from inference.evidence.html_page import write_page
 from inference.evidence.model_facts import Model, describe_model, training_numbers
 from inference.evidence.run_cases import cases_of_run
-from inference.location_report import LOCATION, describe_location, measure_location, write_location
+from inference.location_report import LOCATION, describe_location, measure_location
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest
 from pipeline.console import progress, say
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.settings import Settings
 from submissions.finished_run import Candidates, read_candidates, require_finished, submission_artifact
 
@@ -58,7 +59,7 @@ def write_run_report(settings: Settings, *, force: bool = False) -> None:
     with artifact.building(fresh=force) as directory:
         report = write_evidence(settings, candidates, directory / EVIDENCE)
         location = measure_location(settings, candidates, candidates.promoted)
-        write_location(directory / LOCATION, location)
+        write_json(directory / LOCATION, location)
         artifact.finish(rows={"exams": report.exams})
     say(f"\n{describe_location(location)}\n")
     say(f"evidence: {report}")
