@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from models.batch_normalization import BatchNormalization
 from models.clot_targets import CLOT, MAP_CHANNELS
 
 #: Channels of the pyramid.
@@ -45,7 +46,7 @@ def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32
         merged = layers.Add(name=f"merge{stride}")([lateral, _doubled(merged, lateral, f"up{stride}")])
         merged = layers.Activation("relu", name=f"merge{stride}_relu")(merged)
     smooth = layers.SeparableConv2D(WIDTH, 3, padding="same", use_bias=False, name="smooth")(merged)
-    smooth = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name="smooth_bn")(smooth)
+    smooth = BatchNormalization(momentum=0.9, epsilon=1e-3, name="smooth_bn")(smooth)
     return layers.Activation("relu", name="cells")(smooth)
 
 

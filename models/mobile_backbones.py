@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from models.batch_normalization import BatchNormalization
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -108,7 +110,7 @@ def _convolution(
 
 def _normalise(tensor: keras.KerasTensor, convention: Convention, name: str) -> keras.KerasTensor:
     # Momentum 0.9: a run has hundreds of steps, so Keras's 0.99 would hardly change the ImageNet statistics.
-    return layers.BatchNormalization(momentum=0.9, epsilon=convention.epsilon, name=f"{name}_bn")(tensor)
+    return BatchNormalization(momentum=0.9, epsilon=convention.epsilon, name=f"{name}_bn")(tensor)
 
 
 def _pad(

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from models.batch_normalization import BatchNormalization
 from models.device import gpu_capability
 
 EPSILON, MOMENTUM = 1e-5, 0.9
@@ -144,4 +145,4 @@ def _convolution(
 
 def _normalise(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
     # Momentum 0.9: a run has hundreds of steps, so Keras's 0.99 would hardly change the initial statistics.
-    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=f"{name}_bn")(tensor)
+    return BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=f"{name}_bn")(tensor)

@@ -54,7 +54,7 @@ from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
 if TYPE_CHECKING:
     import keras
 
-VERSION = 3
+VERSION = 4
 EXAM_VERSION = 2
 #: Settings of [models.exam] that select networks and do not affect the training of one.
 NOT_RECIPE = ("kinds", "backbones")

@@ -1,0 +1,45 @@
+"""The fused batch normalisation computes what that of Keras computes."""
+
+import keras
+import numpy as np
+import pytest
+
+from models.batch_normalization import BatchNormalization
+
+
+def step(layer_class, images, trainable, dtype="float32"):
+    """One step of gradient descent on one layer: output in training, its variables afterwards, prediction."""
+    inputs = keras.Input(images.shape[1:])
+    layer = layer_class(momentum=0.9, epsilon=1e-3, dtype=dtype, name="bn")
+    model = keras.Model(inputs, layer(inputs))
+    random = np.random.default_rng(1)
+    layer.set_weights([random.uniform(0.5, 2, images.shape[-1]) for _ in range(4)])
+    layer.trainable = trainable
+    output = keras.ops.convert_to_numpy(model(images, training=True))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    if trainable:
+        model.train_on_batch(images, np.ones_like(images))
+    return [output, *layer.get_weights(), model.predict_on_batch(images)]
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_outputs_statistics_and_gradients_are_those_of_keras(trainable):
+    images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
+    fused, composed = (step(kind, images, trainable) for kind in (BatchNormalization, keras.layers.BatchNormalization))
+    for ours, theirs in zip(fused, composed, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_frozen_statistics_do_not_move():
+    images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
+    random = np.random.default_rng(1)
+    initial = [random.uniform(0.5, 2, 3) for _ in range(4)]
+    np.testing.assert_allclose(step(BatchNormalization, images, trainable=False)[1:5], initial, rtol=1e-6)
+
+
+def test_mixed_precision_keeps_statistics_in_float32():
+    images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
+    fused = step(BatchNormalization, images, trainable=True, dtype="mixed_bfloat16")
+    plain = step(BatchNormalization, images, trainable=True)
+    np.testing.assert_allclose(fused[3], plain[3], rtol=2e-2)  # moving mean
+    np.testing.assert_allclose(fused[4], plain[4], rtol=2e-2)  # moving variance
