@@ -32,7 +32,8 @@ from features.lung_box import Box, find_lung_box
 from features.resample import resample_box
 from features.slice_measurements import measure_slices
 from features.store import open_exam, write_exam
-from input.header import ignore_contest_uid_warnings, parse_header
+from input.elements import ignore_text_warnings
+from input.header import parse_header
 from input.phantom.dicom_quirks import SYNTAXES, sample_quirks
 from input.phantom.dicom_writer import uid
 from input.phantom.dicom_writer import write_exam as write_dicom
@@ -285,7 +286,7 @@ def main() -> None:
             return
         threadpool_limits(1)
         folders = link_exams(folders, arguments.exams, work / "links")
-        with ignore_contest_uid_warnings():
+        with ignore_text_warnings():
             compare(folders, work, settings)
             time_steps(folders[0], work, settings)
         throughput(folders, work, settings, workers)

@@ -77,15 +77,16 @@ def main() -> int | None:
 
 
 def check_store_command(settings: Settings) -> int:
-    """Print every raw file that changed since it was stored; return 1 when there is any, else 0."""
+    """Print which raw files changed since they were stored, by reason; return 1 when there is any, else 0."""
     from features.check_sources import changed_sources
+    from input.slice_errors import describe_faults
 
-    lines = changed_sources(settings)
-    for line in lines:
+    faults = changed_sources(settings)
+    for line in describe_faults(faults):
         say(f"  - {line}")
-    if lines:
+    if faults:
         say(
-            f"{settings.data_root}: {len(lines)} files changed since they were stored. "
+            f"{settings.data_root}: {len(faults)} files changed since they were stored. "
             "Store them again: ./run.sh --from input --force"
         )
         return 1

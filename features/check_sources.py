@@ -13,7 +13,7 @@ from pipeline.jobs import run_jobs
 from pipeline.settings import Settings
 
 
-def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
+def changed_sources(settings: Settings, *, workers: int = 0) -> list[tuple[Path, str]]:
     """Read every raw file of the stored exams in full and compare its sha256 with the one recorded at ingest.
 
     Args:
@@ -21,7 +21,7 @@ def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
         workers: processes; 0 means one per core.
 
     Returns:
-        One line per file that is missing or has other bytes; empty when nothing changed.
+        Path and reason of every file that is missing or has other bytes; empty when nothing changed.
 
     Raises:
         UserError: there is no finished store of these settings and this tree.
@@ -36,19 +36,19 @@ def changed_sources(settings: Settings, *, workers: int = 0) -> list[str]:
     for study in stored_studies(paths.store()):
         digests = read_json(sidecar_path(paths.store(), study))["source_sha256"]
         jobs.append(({settings.data_root / path_by_sop[sop]: digest for sop, digest in digests.items()},))
-    lines_by_exam = run_jobs(changed_files, jobs, desc="sha256", workers=workers, reads=settings.data_root)
-    return [line for lines in lines_by_exam for line in lines]
+    faults_by_exam = run_jobs(changed_files, jobs, desc="sha256", workers=workers, reads=settings.data_root)
+    return [fault for faults in faults_by_exam for fault in faults]
 
 
-def changed_files(digests: dict[Path, str]) -> list[str]:
-    """Return one line per file that cannot be read or whose sha256 differs from the expected one."""
-    lines = []
+def changed_files(digests: dict[Path, str]) -> list[tuple[Path, str]]:
+    """Return path and reason of every file that cannot be read or whose sha256 differs from the expected one."""
+    faults = []
     for path, expected in digests.items():
         try:
             actual = sha256(path)
         except OSError as error:
-            lines.append(f"{path}: {error.strerror}")
+            faults.append((path, str(error.strerror)))
             continue
         if actual != expected:
-            lines.append(f"{path}: expected sha256 {expected[:12]}..., got {actual[:12]}...")
-    return lines
+            faults.append((path, "its sha256 differs from the one recorded when it was stored"))
+    return faults

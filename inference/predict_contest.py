@@ -9,7 +9,6 @@ Memory and disk use are bounded by one group, whatever the number of exams. A ki
 complete group if the ensemble and test.csv are unchanged.
 """
 
-import fcntl
 import shlex
 import shutil
 import time
@@ -34,7 +33,8 @@ from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import read_table, sha256, write_table
+from pipeline.file_lock import locked
+from pipeline.files import read_table, require_writable, sha256, write_table
 from pipeline.settings import Settings
 from submissions.check_submission import require_valid
 from submissions.finished_run import require_finished, trained_on_phantoms
@@ -76,6 +76,7 @@ def predict_contest(
     """
     deadline = time.monotonic() + hours * 3600 if hours else float("inf")
     require_finished(settings)
+    require_writable(out)
     layout, rows = read_layout(tree), read_test_table(tree)
     artifact = _artifact(tree, group_size)
     unpredicted = rows.iloc[:0]
@@ -102,16 +103,12 @@ def _exclusive(directory: Path) -> Iterator[None]:
 
     The lock file is in the log folder, because --force empties the directory itself.
     """
-    lock = paths.logs() / ".predicting"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with locked(paths.logs() / ".predicting", wait=False) as is_mine:
+        if not is_mine:
             raise UserError(
                 f"another predict-contest run is active: {paths.shown(directory)}. Wait for it to end, or set PE_ROOT "
                 "to a copy of the finished run."
-            ) from error
+            )
         yield
 
 

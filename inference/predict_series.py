@@ -13,11 +13,11 @@ from inference.finding_text import describe_burden, describe_findings
 from inference.findings import Finding, locate_findings
 from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_into_store
 from inference.series_reader import Study, slice_table
-from inference.study_text import describe_other_series, describe_unused_files, flag_words
+from inference.study_text import describe_missing_parts, describe_other_series, describe_unused_files, flag_words
 from input.contest import EXAM_LABELS, LABEL_TITLES, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
 from pipeline.console import say
-from pipeline.files import write_table
+from pipeline.files import require_writable, write_table
 from pipeline.settings import Settings
 from submissions.finished_run import read_candidates, trained_on_phantoms
 from submissions.text_table import text_table
@@ -36,8 +36,10 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         evidence: the HTML report; None: no report.
 
     Raises:
-        UserError: no finished run with these settings, or no usable series.
+        UserError: no finished run with these settings, no usable series, or a file that cannot be written.
     """
+    for path in filter(None, (out, evidence)):
+        require_writable(path)
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
         store = Path(folder)
         predicted = predict_into_store(settings, source, store)
@@ -92,6 +94,7 @@ def describe_study(study: Study, labels: pd.Series) -> str:
     """
     lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.selection_reason})"]
     lines += describe_other_series(study)
+    lines += describe_missing_parts(study)
     lines += [f"warnings: {', '.join(map(flag_words, study.flags))}"] if study.flags else []
     lines += describe_unused_files(study, PRINTED_FILES)
     rows = [

@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from features.build_store import assemble
 from features.ingest import IngestedExam, ingest_series
+from features.series_enhancement import measure_enhancement
 from input.archive import source_files
 from input.contest import SERIES, SOP, STUDY
 from input.dicom import read_files
@@ -17,14 +19,17 @@ from input.header import SliceHeader
 from input.jpeg256 import parse_jpeg_name
 from input.jpeg_series import read_jpegs
 from input.safe_decoding import ExamJob, decode_exams
+from input.series_parts import join_scattered_series
 from input.series_selection import OtherSeries
-from input.slice_errors import DicomError
-from input.slice_file import read_header
+from input.slice_errors import DicomError, describe_faults
+from input.slice_file import read_headers
 from pipeline.console import progress, say
 from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.settings import FeaturesSettings
 
+#: Kinds of faults that are printed.
+PRINTED_FAULTS = 10
 #: (path, reason) of files that cannot be used.
 Faults = list[tuple[Path, str]]
 
@@ -42,6 +47,7 @@ class Study:
         quarantined: (path, reason) of files that were not used.
         other_series: the study's series that were not chosen, each with the reason.
         ingested: the measured numbers.
+        files: SOP -> its file, and the number of the frame in it (0: the only one).
     """
 
     name: str
@@ -53,6 +59,7 @@ class Study:
     quarantined: Faults
     other_series: tuple[OtherSeries, ...]
     ingested: IngestedExam
+    files: dict[str, tuple[Path, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +90,12 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     files, faults = source_files(source)
     jobs = _jobs(_group_by_study(files, faults), store, settings)
     studies, unusable = _ingest(jobs)
-    if faults:
-        say(f"files that are not usable axial CT slices: {len(faults)}, the first of them:")
-    for path, reason in faults[:5]:
-        say(f"  {path}: {reason}")
     if not studies:
-        reasons = [*unusable, *(f"{path}: {reason}" for path, reason in faults)] or ["no files"]
-        raise UserError.listing(f"{source}: no usable series:", reasons)
-    for line in unusable:
-        say(f"study left out: {line}")
+        raise UserError.listing(f"{source}: no usable series:", [*unusable, *describe_faults(faults)] or ["no files"])
+    if faults:
+        say(f"files that are not usable axial CT slices: {len(faults)}")
+    for line in [*describe_faults(faults)[:PRINTED_FAULTS], *(f"study left out: {line}" for line in unusable)]:
+        say(f"  {line}")
     _write_tables(studies, store)
     return studies
 
@@ -110,12 +114,12 @@ def _read_headers(files: list[Path], first_with_sop: dict[str, Path], faults: Fa
     headers = []
     for path in progress(files, desc="headers", unit="file"):
         try:
-            header = read_header(path)
+            slices, reasons = read_headers(path)
         except DicomError as error:
             faults.append((path, error.reason))
             continue
-        if _is_first(header.sop_uid, path, first_with_sop, faults):
-            headers.append(header)
+        faults += [(path, reason) for reason in reasons]
+        headers += [header for header in slices if _is_first(header.sop_uid, path, first_with_sop, faults)]
     return headers
 
 
@@ -128,11 +132,11 @@ def _is_first(sop: str, path: Path, first_with_sop: dict[str, Path], faults: Fau
 
 
 def _by_study_uid(headers: Iterable[SliceHeader]) -> list[list[Path]]:
-    """The files of each DICOM study."""
-    files: dict[str, list[Path]] = defaultdict(list)
-    for header in headers:
-        files[header.study_uid].append(header.path)
-    return [files[uid] for uid in sorted(files)]
+    """The files of each DICOM study, each once; slices that an anonymiser scattered over studies are one study."""
+    files: dict[str, dict[Path, None]] = defaultdict(dict)
+    for header in join_scattered_series(headers):
+        files[header.study_uid][header.path] = None
+    return [list(files[uid]) for uid in sorted(files)]
 
 
 def _by_folder(paths: list[Path]) -> list[list[Path]]:
@@ -167,8 +171,11 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
     """Read and store one study, or return the reason why it has no usable series."""
     order: _IngestOrder = job.payload
     try:
-        read = read_jpegs if parse_jpeg_name(job.files[0].name) else read_files
-        series = read(order.source, job.files, without=bad_files)
+        if parse_jpeg_name(job.files[0].name):
+            series = read_jpegs(order.source, job.files, without=bad_files)
+        else:
+            measure = partial(measure_enhancement, settings=order.settings)
+            series = read_files(order.source, job.files, without=bad_files, measure=measure)
     except UserError as error:
         return str(error)
     ingested = ingest_series(dataclasses.replace(series, study_uid=job.name), order.store, order.settings)
@@ -179,6 +186,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
         selection_reason=series.selection_reason,
         flags=series.flags,
         slices=pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm}),
+        files=dict(zip(series.sop_uids, series.files, strict=True)),
         quarantined=series.quarantined,
         other_series=series.other_series,
         ingested=ingested,

@@ -6,6 +6,7 @@ never unpacks more bytes than the archive's directory claims, so claims are chec
 compression methods unpack whole blocks first and are refused.
 """
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from input.header_limits import MAX_FILE_BYTES
+from input.header_limits import MAX_FILE_BYTES, MAX_OBJECT_BYTES
 from input.slice_errors import DicomError
 from pipeline.errors import UserError
 
@@ -48,12 +49,37 @@ def source_files(source: Path) -> tuple[list[Path], Faults]:
         return files, faults
     if not source.is_dir():
         raise UserError(f"{source}: no such folder or zip archive")
-    files, faults = [], []
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    paths, faults = _walk(source)
+    files = []
+    for path in paths:
         members, member_faults = _members(path) if path.suffix.lower() == ".zip" else ([path], [])
         files += members
         faults += member_faults
     return files, faults
+
+
+def _walk(source: Path) -> tuple[list[Path], Faults]:
+    """The files below a folder, sorted. Links are followed; a folder that is reached twice is listed once."""
+    paths: list[Path] = []
+    faults: Faults = []
+    visited: set[tuple[int, int]] = set()
+
+    def unreadable(fault: OSError) -> None:
+        faults.append((Path(fault.filename), f"unreadable folder: {fault.strerror}"))
+
+    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in visited:
+            names.clear()
+            continue
+        visited.add(identity)
+        for path in (Path(folder, name) for name in files if not name.startswith(".")):
+            if path.is_file():
+                paths.append(path)
+            elif path.is_symlink():
+                faults.append((path, "link to a missing file"))
+    return sorted(paths), faults
 
 
 @contextmanager
@@ -89,8 +115,8 @@ def _open_member(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             raise DicomError("encrypted zip member")
         if info.compress_type not in _SUPPORTED_METHODS:
             raise DicomError(f"zip member with compression method {info.compress_type}, expected stored or deflated")
-        if info.file_size > MAX_FILE_BYTES:
-            raise DicomError(f"zip member of {info.file_size} bytes, more than {MAX_FILE_BYTES}")
+        if info.file_size > MAX_OBJECT_BYTES:
+            raise DicomError(f"zip member of {info.file_size} bytes, more than {MAX_OBJECT_BYTES}")
         with archive.open(info) as file:
             yield file, info.file_size
     except _ZIP_ERRORS as fault:
@@ -105,14 +131,14 @@ def _open_archive(path: Path, modified_ns: int) -> tuple[zipfile.ZipFile, dict[P
     `modified_ns` is part of the cache's key, so that an archive that has changed is opened again.
     """
     archive = zipfile.ZipFile(path)
-    return archive, {path / info.filename: info for info in archive.infolist() if not _name_fault(info.filename)}
+    return archive, {path / _name(info): info for info in archive.infolist() if not _name_fault(_name(info))}
 
 
 def _members(archive_path: Path) -> tuple[list[Path], Faults]:
     """List the members of one archive as paths below it, and the refused ones with the reason."""
     try:
         with zipfile.ZipFile(archive_path) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
+            infos = [info for info in archive.infolist() if not _name(info).endswith("/")]
     except _ZIP_ERRORS as fault:
         return [], [(archive_path, f"unreadable zip archive: {fault}")]
     claimed_bytes = sum(info.file_size for info in infos)
@@ -123,8 +149,8 @@ def _members(archive_path: Path) -> tuple[list[Path], Faults]:
     files: set[Path] = set()
     faults = []
     for info in infos:
-        path = archive_path / info.filename
-        reason = _name_fault(info.filename) or ("duplicate zip member name" if path in files else "")
+        path = archive_path / _name(info)
+        reason = _name_fault(_name(info)) or ("duplicate zip member name" if path in files else "")
         if reason:  # reported as text after the archive's path: joined to it, such a name could point elsewhere
             faults.append((Path(f"{archive_path}: {ascii(info.filename)}"), reason))
         elif not path.name.startswith("."):
@@ -132,8 +158,13 @@ def _members(archive_path: Path) -> tuple[list[Path], Faults]:
     return sorted(files), faults
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """A member's name with slashes; some programs write backslashes."""
+    return info.filename.replace("\\", "/")
+
+
 def _name_fault(name: str) -> str:
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+    if not parts or name.startswith("/") or ".." in parts or ":" in parts[0] or not name.isprintable():
         return "zip member whose name is not a path inside the archive"
     return ""

@@ -16,15 +16,15 @@ import numpy as np
 
 from input.archive import source_files
 from input.header import SliceHeader
-from input.series_selection import OtherSeries, choose_series
-from input.slice_errors import DicomError
-from input.slice_file import SlicePlane, read_header, read_pixels, read_plane, read_slice
+from input.series_selection import Enhancement, OtherSeries, choose_series
+from input.slice_errors import DicomError, describe_faults
+from input.slice_file import SlicePlane, read_frames, read_header, read_headers, read_pixels, read_plane, read_slice
 from input.slice_order import order_series, slice_step_mm, split_by_geometry
 from pipeline.errors import UserError
 
 __all__ = [
-    "DicomError", "Series", "SliceHeader", "SlicePlane", "split_by_geometry", "order_series", "read_files",
-    "read_header", "read_pixels", "read_plane", "read_series", "read_slice", "slice_step_mm",
+    "DicomError", "Series", "SliceHeader", "SlicePlane", "decode_slices", "split_by_geometry", "order_series",
+    "read_files", "read_header", "read_pixels", "read_plane", "read_series", "read_slice", "slice_step_mm",
 ]  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class Series:
     z_mm: np.ndarray  # float64 (z,), ascending
     spacing_mm: tuple[float, float]  # (y, x)
     sop_uids: tuple[str, ...]
+    files: tuple[tuple[Path, int], ...]  # file of every slice, and number of the frame in it (0: the only one)
     study_uid: str
     series_uid: str
     flags: tuple[str, ...]
@@ -61,7 +62,12 @@ def read_series(source: Path, *, without: Collection[Path] = ()) -> Series:
 
 
 def read_files(
-    source: Path, files: Iterable[Path], *, without: Collection[Path] = (), faults: Iterable[tuple[Path, str]] = ()
+    source: Path,
+    files: Iterable[Path],
+    *,
+    without: Collection[Path] = (),
+    faults: Iterable[tuple[Path, str]] = (),
+    measure: Enhancement | None = None,
 ) -> Series:
     """Read the series best suited for PE detection from a list of files; see `read_series`.
 
@@ -70,6 +76,7 @@ def read_files(
         files: paths of files and of archive members.
         without: files to skip because they crash or hang their decoder; they are quarantined.
         faults: path and reason of files known to be unreadable; they are added to the quarantine.
+        measure: measures the enhancement of a series, to choose between phases.
 
     Raises:
         UserError: no file is a usable axial CT slice.
@@ -80,24 +87,27 @@ def read_files(
             faults.append((path, "crashes or hangs its decoder"))
             continue
         try:
-            headers.append(read_header(path))
+            slices, reasons = read_headers(path)
         except DicomError as fault:
             faults.append((path, fault.reason))
+            continue
+        headers += slices
+        faults += [(path, reason) for reason in reasons]
     if not headers:
-        reasons = [f"{path}: {reason}" for path, reason in faults] or ["no files"]
-        raise UserError.listing(f"{source}: no usable axial CT slice:", reasons)
-    chosen, selection_reason, other_series = choose_series(headers)
+        raise UserError.listing(f"{source}: no usable axial CT slice:", describe_faults(faults) or ["no files"])
+    chosen, selection_reason, other_series = choose_series(headers, measure)
     kept, rejected = split_by_geometry(chosen)
     faults += [(header.path, reason) for header, reason in rejected]
-    decoded = _decode(kept, faults)
+    decoded = decode_slices(kept, faults)
     if not decoded:
-        raise UserError.listing(f"{source}: no slice can be decoded:", [f"{path}: {reason}" for path, reason in faults])
+        raise UserError.listing(f"{source}: no slice can be decoded:", describe_faults(faults))
     ordered, flags = order_series(list(decoded))
     return Series(
         hu=np.stack([decoded[header] for header in ordered]),
         z_mm=np.array([header.z_mm for header in ordered]),
         spacing_mm=ordered[0].spacing_mm,
         sop_uids=tuple(header.sop_uid for header in ordered),
+        files=tuple((header.path, header.frame) for header in ordered),
         study_uid=ordered[0].study_uid,
         series_uid=ordered[0].series_uid,
         flags=flags,
@@ -107,12 +117,25 @@ def read_files(
     )
 
 
-def _decode(headers: list[SliceHeader], faults: list[tuple[Path, str]]) -> dict[SliceHeader, np.ndarray]:
-    """Decode every slice to HU; those that fail are added to `faults`."""
-    decoded = {}
+def decode_slices(headers: Iterable[SliceHeader], faults: list[tuple[Path, str]]) -> dict[SliceHeader, np.ndarray]:
+    """Decode slices to HU; those that fail are added to `faults`. A multi-frame object is opened once."""
+    decoded: dict[SliceHeader, np.ndarray] = {}
+    frames: dict[Path, list[SliceHeader]] = {}
     for header in headers:
+        if header.frame:
+            frames.setdefault(header.path, []).append(header)
+            continue
         try:
             decoded[header] = read_pixels(header)
         except DicomError as fault:
             faults.append((header.path, fault.reason))
+    for path, members in frames.items():
+        try:
+            for header, pixels in read_frames(members):
+                if isinstance(pixels, DicomError):
+                    faults.append((path, f"frame {header.frame}: {pixels.reason}"))
+                else:
+                    decoded[header] = pixels
+        except DicomError as fault:
+            faults.append((path, fault.reason))
     return decoded

@@ -1,50 +1,35 @@
 """Parse and check the header of one untrusted CT slice before anything is allocated for its pixels.
 
 Only the first bytes of a file are parsed, from memory (the pixels follow the header), so a wrong length field cannot
-make the parser allocate more than the file contains. Deflated files are refused by their transfer syntax: the size
-of an inflated file is under its author's control.
+make the parser allocate more than the file contains.
 """
 
-import logging
 import math
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID
 
-from input.header_limits import DECODERS, check_image, check_length, contradiction_flags
+from input.elements import Elements, ignore_text_warnings, read_elements
+from input.header_limits import check_image, check_length, contradiction_flags
 from input.orientation import display_order, patient_axes
 from input.slice_errors import DicomError, IncompleteHeaderError
 
-PREAMBLE = 128
 HEAD_BYTES = 1 << 14  # headers of the contest take 2 to 4 KiB; two million reads of 64 KiB would be 120 GB
-PIXEL_TAG = 0x7FE00010
 
-_CONTEST_UID_WARNING = r"Invalid value for VR UI: '[0-9a-f]{12}'"
-
-_KEYWORDS = (
-    "ImageType", "SOPInstanceUID", "Modality", "SeriesDescription", "StudyInstanceUID", "SeriesInstanceUID",
-    "PatientPosition", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel",
-    "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored",
-    "HighBit", "PixelRepresentation", "PixelPaddingValue", "RescaleIntercept", "RescaleSlope", "SliceThickness",
-    "ContrastBolusAgent",
-)  # fmt: skip
-_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _REQUIRED = (
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "SamplesPerPixel",
     "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept",
 )  # fmt: skip
+_CONTEST_UID = re.compile(r"[0-9a-f]{12}")
+_TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -75,13 +60,20 @@ class SliceHeader:
     series_description: str
     slice_thickness_mm: float  # NaN when absent
     contrast_agent: str
+    patient_id: str
+    frame_of_reference: str  # UID; "" when absent
+    study_date: str
+    acquisition_number: int  # -1 when absent
+    acquisition_time: float  # seconds since midnight; NaN when absent
+    content_time: float  # seconds since midnight; NaN when absent
     bits_stored: int
     is_signed: bool
     padding_value: int | None
-    pixel_offset: int  # of the pixel data's value in the file, bytes
-    pixel_length: int  # UNDEFINED_LENGTH when encapsulated
+    pixel_offset: int  # of the pixel data's value, or of a frame's part of it, in the file, bytes
+    pixel_length: int  # UNDEFINED_LENGTH when encapsulated; of a frame always its bytes
     flags: tuple[str, ...]
     z_mm: float  # position along the slice normal, increasing to the head
+    frame: int = 0  # number of a frame in a multi-frame object, from 1; 0: a file of its own
 
 
 def parse_header(data: bytes, path: Path, file_bytes: int) -> SliceHeader:
@@ -96,90 +88,57 @@ def parse_header(data: bytes, path: Path, file_bytes: int) -> SliceHeader:
         IncompleteHeaderError: `data` ends before the header does, or cannot be parsed.
         DicomError: not DICOM, refused, contradictory, or not an axial CT slice.
     """
-    try:
-        with ignore_contest_uid_warnings():
-            dataset, syntax, pixel_element, flags = _read_elements(data)
-            if pixel_element is None:
-                raise IncompleteHeaderError("no pixel data: the file ends inside its header")
-            return _header(dataset, syntax, pixel_element, flags, path, file_bytes)
-    except DicomError:
-        raise
-    except Exception as fault:  # for a malicious header the parser can raise almost anything
-        raise IncompleteHeaderError(f"unreadable header: {type(fault).__name__}: {_one_line(fault)}") from fault
+    with readable_header():
+        elements = read_elements(data)
+        check_required(elements.dataset)
+        rows, columns = int(elements.dataset.Rows), int(elements.dataset.Columns)
+        check_image(elements.dataset, rows, columns)
+        padding = check_length(elements.syntax, rows, columns, elements.length, elements.offset, file_bytes)
+        return slice_header(elements, path, padding)
 
 
 @contextmanager
-def ignore_contest_uid_warnings() -> Iterator[None]:
-    """Silence pydicom's warning about the contest's 12-digit hexadecimal UIDs and no other warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", _CONTEST_UID_WARNING, UserWarning)
-        yield
+def readable_header() -> Iterator[None]:
+    """Convert whatever the parser raises to a DicomError; warnings about UIDs and character sets are silenced.
 
-
-# pydicom also logs its warnings, so the same message is filtered from its log.
-logging.getLogger("pydicom").addFilter(lambda record: not re.match(_CONTEST_UID_WARNING, record.getMessage()))
-
-
-def _one_line(fault: BaseException) -> str:
-    return " ".join(str(fault).split())[:160]
-
-
-def _read_elements(data: bytes) -> tuple[Dataset, str, tuple[str | None, int, int] | None, list[str]]:
-    """Read the needed elements.
-
-    Returns:
-        The elements, the transfer syntax, (VR, length, offset) of the pixel data or None, and flags.
+    Raises:
+        IncompleteHeaderError: the header cannot be parsed.
     """
-    if data[PREAMBLE : PREAMBLE + 4] != b"DICM":
-        raise DicomError("not a DICOM file: no DICM marker at byte 128")
-    stream = BytesIO(data)
-    stream.seek(PREAMBLE + 4)
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raise DicomError("transfer syntax Deflated is refused")
-    if syntax not in DECODERS:
-        raise DicomError(f"transfer syntax {UID(syntax).name or 'missing'} is not supported")
-    little = syntax != ExplicitVRBigEndian
-    implicit = syntax == ImplicitVRLittleEndian
-    flags = []
-    vr_bytes = data[stream.tell() + 4 : stream.tell() + 6]
-    if (vr_bytes.isalpha() and vr_bytes.isupper()) == implicit:
-        implicit = not implicit
-        flags.append("vr_contradicts_syntax")
-    pixel_data: list[tuple[str | None, int]] = []
-
-    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        number = int(tag)  # comparing pydicom's tags takes a tenth of the whole reading time
-        if number == PIXEL_TAG:
-            pixel_data.append((vr, length))
-        return number >= PIXEL_TAG
-
-    dataset = read_dataset(stream, implicit, little, stop_when=at_pixels, specific_tags=list(_TAGS))
-    if not pixel_data:
-        return dataset, syntax, None, flags
-    vr, length = pixel_data[0]
-    # pydicom leaves the stream at the element that stopped it: tag (4 bytes), then VR and length (8 for OB/OW) or
-    # length (4).
-    offset = stream.tell() + (8 if implicit else 12)
-    return dataset, syntax, (vr, length, offset), flags
+    try:
+        with ignore_text_warnings():
+            yield
+    except DicomError:
+        raise
+    except Exception as fault:  # for a malicious header the parser can raise almost anything
+        text = " ".join(str(fault).split())[:160]
+        raise IncompleteHeaderError(f"unreadable header: {type(fault).__name__}: {text}") from fault
 
 
-def _header(
-    dataset: Dataset,
-    syntax: str,
-    pixel_element: tuple[str | None, int, int],
-    flags: list[str],
-    path: Path,
-    file_bytes: int,
-) -> SliceHeader:
+def check_required(dataset: Dataset) -> None:
+    """Check that a slice's elements are complete.
+
+    Raises:
+        DicomError: some are missing.
+    """
     missing = [keyword for keyword in _REQUIRED if dataset.get(keyword) in (None, "")]
     if missing:
         raise DicomError(f"missing from the header: {', '.join(missing)}")
-    _, length, offset = pixel_element
+
+
+def slice_header(elements: Elements, path: Path, further_flags: Iterable[str] = (), *, frame: int = 0) -> SliceHeader:
+    """Convert the elements of one slice, whose image and length are already checked.
+
+    Args:
+        elements: of the slice.
+        path: its file.
+        further_flags: added to its flags.
+        frame: its number in a multi-frame object; 0: a file of its own.
+
+    Raises:
+        DicomError: contradictory, or not an axial slice.
+    """
+    dataset = elements.dataset
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    check_image(dataset, rows, columns)
-    check_length(syntax, rows, columns, length, offset, file_bytes)
     x, y, z = _numbers(dataset, "ImagePositionPatient", 3)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
     row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2)
@@ -192,6 +151,7 @@ def _header(
     row_direction, column_direction, normal = patient_axes(orientation)
     bits_stored = int(dataset.BitsStored)
     padding = dataset.get("PixelPaddingValue")
+    flags = (*elements.flags, *further_flags, *contradiction_flags(dataset, bits_stored, slope))
     return SliceHeader(
         path=path,
         study_uid=str(dataset.StudyInstanceUID),
@@ -207,19 +167,26 @@ def _header(
         spacing_mm=display_order(spacing, row_direction),
         slope=slope,
         intercept=intercept,
-        transfer_syntax=syntax,
+        transfer_syntax=elements.syntax,
         modality=str(dataset.Modality),
         image_type=tuple(str(value) for value in _values(dataset.get("ImageType"))),
         series_description=str(dataset.get("SeriesDescription") or ""),
         slice_thickness_mm=_number(dataset.get("SliceThickness")),
-        contrast_agent=str(dataset.get("ContrastBolusAgent") or ""),
+        contrast_agent=_contrast_agent(dataset),
+        patient_id=str(dataset.get("PatientID") or ""),
+        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or ""),
+        study_date=str(dataset.get("StudyDate") or ""),
+        acquisition_number=_integer(dataset.get("AcquisitionNumber")),
+        acquisition_time=_seconds(dataset.get("AcquisitionTime")),
+        content_time=_seconds(dataset.get("ContentTime")),
         bits_stored=bits_stored,
         is_signed=bool(int(dataset.PixelRepresentation)),
         padding_value=padding if isinstance(padding, int) else None,
-        pixel_offset=offset,
-        pixel_length=length,
-        flags=(*flags, *contradiction_flags(dataset, bits_stored, slope), *_position_flags(dataset, orientation)),
+        pixel_offset=elements.offset,
+        pixel_length=elements.length,
+        flags=(*flags, *_position_flags(dataset, orientation), *_uid_flags(dataset)),
         z_mm=float(np.dot((x, y, z), normal)),
+        frame=frame,
     )
 
 
@@ -231,6 +198,27 @@ def _position_flags(dataset: Dataset, orientation: tuple[float, ...]) -> Iterato
         yield "prone"
     if max(abs(np.subtract(orientation, (1, 0, 0, 0, 1, 0)))) > 0.05:
         yield "not_display_orientation"
+
+
+def _uid_flags(dataset: Dataset) -> Iterator[str]:
+    """Flag identifiers that are not valid UIDs, such as hashes; those of the contest are expected."""
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        identifier = str(dataset[keyword].value).partition("#")[0]  # without the number of a frame
+        if not _CONTEST_UID.fullmatch(identifier) and not UID(identifier, validation_mode=0).is_valid:
+            yield "invalid_uids"
+            return
+
+
+def _contrast_agent(dataset: Dataset) -> str:
+    """The contrast agent as text, or of an enhanced object as the meaning of its code; "" if there is none."""
+    coded = dataset.get("ContrastBolusAgentSequence")
+    return str(dataset.get("ContrastBolusAgent") or (coded[0].get("CodeMeaning") if coded else "") or "")
+
+
+def _seconds(value: Any) -> float:
+    """A time (HHMMSS.FFFFFF) as seconds since midnight; NaN if it is not one."""
+    match = _TIME.match(str(value or ""))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3] or 0) if match else math.nan
 
 
 def _values(value: Any) -> list:

@@ -7,6 +7,8 @@ from pydicom.dataset import Dataset
 from input.slice_errors import DicomError
 
 MAX_FILE_BYTES = 64 << 20
+#: Multi-frame objects hold whole series, of which one frame at a time is read.
+MAX_OBJECT_BYTES, MAX_FRAMES = 2 << 30, 4096
 MIN_SIDE, MAX_SIDE = 64, 2048
 #: Compressed data may be this much longer than twice the image: fragment tables, comments, trailing elements.
 SPARE_BYTES = 1 << 16
@@ -61,7 +63,9 @@ def check_image(dataset: Dataset, rows: int, columns: int) -> None:
         raise DicomError("; ".join(faults))
 
 
-def check_length(syntax: str, rows: int, columns: int, length: int, offset: int, file_bytes: int) -> None:
+def check_length(
+    syntax: str, rows: int, columns: int, length: int, offset: int, file_bytes: int, frames: int = 1
+) -> tuple[str, ...]:
     """Check the length of the pixel data against the size of the image and of the file.
 
     Args:
@@ -71,22 +75,31 @@ def check_length(syntax: str, rows: int, columns: int, length: int, offset: int,
         length: of the pixel data, bytes; `UNDEFINED_LENGTH` when encapsulated.
         offset: of the pixel data in the file, bytes.
         file_bytes: size of the file.
+        frames: number of frames.
+
+    Returns:
+        Flags: `pixel_data_padded` if less than a row of further bytes follows the pixels.
 
     Raises:
         DicomError: the sizes contradict each other, or the file is too large or truncated.
     """
-    if file_bytes > MAX_FILE_BYTES:
-        raise DicomError(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
-    native = rows * columns * 2
+    largest = MAX_FILE_BYTES if frames == 1 else MAX_OBJECT_BYTES
+    if file_bytes > largest:
+        raise DicomError(f"the file has {file_bytes} bytes, more than {largest}")
+    native = rows * columns * 2 * frames
     if DECODERS[syntax]:
         if length != UNDEFINED_LENGTH:
             raise DicomError("compressed pixel data is not encapsulated")
         if file_bytes - offset > 2 * native + SPARE_BYTES:
             raise DicomError(f"{file_bytes - offset} compressed bytes for an image of {native}")
-    elif length != native:
-        raise DicomError(f"pixel data of {length} bytes, but {rows} x {columns} pixels need {native}")
-    elif offset + length > file_bytes:
-        raise DicomError(f"truncated: pixel data ends at byte {offset + length}, the file at {file_bytes}")
+    elif not native <= length < native + 2 * columns:
+        shape = f"{rows} x {columns} pixels" if frames == 1 else f"{frames} x {rows} x {columns} pixels"
+        raise DicomError(f"pixel data of {length} bytes, but {shape} need {native}")
+    elif offset + native > file_bytes:
+        raise DicomError(f"truncated: pixel data ends at byte {offset + native}, the file at {file_bytes}")
+    elif length > native:
+        return ("pixel_data_padded",)
+    return ()
 
 
 def contradiction_flags(dataset: Dataset, bits_stored: int, slope: float) -> Iterator[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from input.dicom import Series
 from input.jpeg256 import FLAG, parse_jpeg_name, read_jpeg
-from input.slice_errors import DicomError
+from input.slice_errors import DicomError, describe_faults
 from pipeline.errors import UserError
 
 
@@ -32,13 +32,14 @@ def read_jpegs(source: Path, files: Iterable[Path], *, without: Collection[Path]
         except DicomError as fault:
             faults.append((path, fault.reason))
     if not planes:
-        raise UserError.listing(f"{source}: no slice can be decoded:", [f"{path}: {reason}" for path, reason in faults])
+        raise UserError.listing(f"{source}: no slice can be decoded:", describe_faults(faults))
     hu, ranks, sops, paths = zip(*planes, strict=True)
     return Series(
         hu=np.stack(hu),
         z_mm=np.array(ranks, float),
         spacing_mm=(np.nan, np.nan),
         sop_uids=sops,
+        files=tuple((path, 0) for path in paths),
         study_uid=paths[0].parent.parent.name,
         series_uid=paths[0].parent.name,
         flags=(FLAG,),

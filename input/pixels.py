@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ HU_MIN, HU_MAX = -1024, 3071
 AIR_HU = -1000
 
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_EMPTY_OFFSETS = _ITEM + bytes(4)
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 
 
@@ -42,13 +44,27 @@ def decode_hu(data: bytes, header: SliceHeader) -> np.ndarray:
     return to_display(_hounsfield(raw, header), header.row_direction, header.column_direction)
 
 
+def decode_frame(data: bytes, header: SliceHeader) -> np.ndarray:
+    """Decode a frame of a multi-frame object from its part of the pixel data; see `decode_hu`.
+
+    Args:
+        data: `header.pixel_length` bytes of the file at `header.pixel_offset`.
+        header: of the frame.
+    """
+    if len(data) < header.pixel_length:
+        raise DicomError(f"truncated: frame {header.frame} has {len(data)} bytes of {header.pixel_length}")
+    if DECODERS[header.transfer_syntax]:
+        data = _EMPTY_OFFSETS + data + _DELIMITER + bytes(4)
+    return decode_hu(data, replace(header, pixel_offset=0))
+
+
 def _decode(data: bytes, header: SliceHeader) -> np.ndarray:
     """Decode to stored values: 16-bit words (rows, columns) that may have unused high bits set."""
     shape = header.rows, header.columns
     plugin = DECODERS[header.transfer_syntax]
     if not plugin:
         order = ">" if header.transfer_syntax == ExplicitVRBigEndian else "<"
-        end = header.pixel_offset + header.pixel_length
+        end = header.pixel_offset + 2 * shape[0] * shape[1]
         if end > len(data):
             raise DicomError(f"truncated: pixel data ends at byte {end}, the file at {len(data)}")
         return np.frombuffer(data, f"{order}u2", shape[0] * shape[1], header.pixel_offset).reshape(shape)

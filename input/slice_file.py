@@ -4,17 +4,26 @@ Paths of zip archive members are accepted, see `input.archive`.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, TypeVar
+from zipfile import ZipExtFile
 
 import numpy as np
 
 from input.archive import open_file
-from input.header import HEAD_BYTES, SliceHeader, parse_header
+from input.elements import read_elements
+from input.header import HEAD_BYTES, SliceHeader, parse_header, readable_header
 from input.header_limits import MAX_FILE_BYTES
 from input.jpeg256 import parse_jpeg_name, read_jpeg
-from input.pixels import decode_hu
+from input.multi_frame import frame_count, frame_headers
+from input.pixels import decode_frame, decode_hu
 from input.slice_errors import DicomError, IncompleteHeaderError
+
+#: Flag of slices in archives whose member names have backslashes instead of the slashes that the format demands.
+BACKSLASHES = "zip_names_with_backslashes"
+Parsed = TypeVar("Parsed")
 
 
 def read_header(path: Path) -> SliceHeader:
@@ -23,15 +32,45 @@ def read_header(path: Path) -> SliceHeader:
     Raises:
         DicomError: the file is not a usable axial CT slice.
     """
+    return _read_head(path, lambda data, file, file_bytes: parse_header(data, path, file_bytes))
+
+
+def read_headers(path: Path) -> tuple[list[SliceHeader], list[str]]:
+    """Read and check the headers of the slices in one file: one, or the frames of a multi-frame object.
+
+    Returns:
+        The headers, and one reason for each frame that is not a usable axial slice.
+
+    Raises:
+        DicomError: there is no usable axial CT slice in the file.
+    """
+
+    def parse(data: bytes, file: IO[bytes], file_bytes: int) -> tuple[list[SliceHeader], list[str]]:
+        with readable_header():
+            elements = read_elements(data)
+            is_multi_frame = frame_count(elements) != 1
+        if is_multi_frame:
+            headers, reasons = frame_headers(elements, path, file, file_bytes)
+        else:
+            headers, reasons = [parse_header(data, path, file_bytes)], []
+        if isinstance(file, ZipExtFile) and "\\" in file.name:
+            headers = [replace(header, flags=(*header.flags, BACKSLASHES)) for header in headers]
+        return headers, reasons
+
+    return _read_head(path, parse)
+
+
+def _read_head(path: Path, parse: Callable[[bytes, IO[bytes], int], Parsed]) -> Parsed:
+    """Parse the first 16 KiB of a file, or more of it if its header is longer."""
     try:
         with open_file(path) as (file, file_bytes):
             data = file.read(HEAD_BYTES)
             try:
-                return parse_header(data, path, file_bytes)
+                return parse(data, file, file_bytes)
             except IncompleteHeaderError:
-                if len(data) == file_bytes or file_bytes > MAX_FILE_BYTES:
+                if len(data) == file_bytes:
                     raise
-                return parse_header(data + file.read(MAX_FILE_BYTES), path, file_bytes)
+                return parse(data + file.read(MAX_FILE_BYTES), file, file_bytes)
     except OSError as fault:
         raise DicomError(_unreadable(fault)) from fault
 
@@ -86,7 +125,31 @@ def read_pixels(source: SliceHeader | Path) -> np.ndarray:
     Raises:
         DicomError: the file is not a usable axial CT slice, or its pixels cannot be decoded.
     """
+    if isinstance(source, SliceHeader) and source.frame:
+        _, pixels = next(read_frames([source]))
+        if isinstance(pixels, DicomError):
+            raise pixels
+        return pixels
     return read_slice(source.path if isinstance(source, SliceHeader) else source)[1]
+
+
+def read_frames(headers: Sequence[SliceHeader]) -> Iterator[tuple[SliceHeader, np.ndarray | DicomError]]:
+    """Read the pixels of frames of one multi-frame object, in the order of their bytes in the file.
+
+    Yields:
+        Header, and pixels as from `read_pixels` or the fault of the frame.
+    """
+    ordered = sorted(headers, key=lambda header: header.pixel_offset)
+    try:
+        with open_file(ordered[0].path) as (file, _):
+            for header in ordered:
+                file.seek(header.pixel_offset)
+                try:
+                    yield header, decode_frame(file.read(header.pixel_length), header)
+                except DicomError as fault:
+                    yield header, fault
+    except OSError as fault:
+        raise DicomError(_unreadable(fault)) from fault
 
 
 def _unreadable(fault: OSError) -> str:

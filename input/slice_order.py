@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def order_series(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], tup
 
     Returns:
         The sorted headers, and flags: those of the slices, and `single_slice`, `duplicate_positions`, `gaps`,
-        `two_orientations`, `instance_order_differs`.
+        `space_between_slices`, `two_orientations`, `instance_order_differs`.
     """
     ordered = sorted(headers, key=lambda header: (round(header.z_mm, 3), header.instance_number, header.sop_uid))
     flags = {flag for header in ordered for flag in header.flags}
@@ -33,12 +34,27 @@ def order_series(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], tup
         flags.add("duplicate_positions")
     if len(distinct) and distinct.max() > GAP_STEPS * np.median(distinct):
         flags.add("gaps")
-    if len({_rounded(header.row_direction + header.column_direction) for header in ordered}) > 1:
+    if len(distinct) and np.median(distinct) > GAP_STEPS * ordered[0].slice_thickness_mm:
+        flags.add("space_between_slices")
+    if len({rounded(header.row_direction + header.column_direction) for header in ordered}) > 1:
         flags.add("two_orientations")
     numbers = np.diff([header.instance_number for header in ordered])
     if len(numbers) and not (np.all(numbers > 0) or np.all(numbers < 0)):
         flags.add("instance_order_differs")
     return ordered, tuple(sorted(flags))
+
+
+def missing_parts(z_mm: Sequence[float]) -> list[tuple[float, float]]:
+    """Find the gaps between slices.
+
+    Args:
+        z_mm: ascending positions.
+
+    Returns:
+        The positions below and above each gap, mm.
+    """
+    limit = GAP_STEPS * slice_step_mm(z_mm)
+    return [(below, above) for below, above in pairwise(z_mm) if above - below > limit]
 
 
 def slice_step_mm(z_mm: Sequence[float]) -> float:
@@ -59,7 +75,7 @@ def split_by_geometry(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader]
     """
     if not headers:
         return [], []
-    geometries = [(*header.shape, *_rounded(header.spacing_mm)) for header in headers]
+    geometries = [(*header.shape, *rounded(header.spacing_mm)) for header in headers]
     usual, count = Counter(geometries).most_common(1)[0]
     kept = [header for header, geometry in zip(headers, geometries, strict=True) if geometry == usual]
     if reason := _geometry_fault(kept, count, len(headers)):
@@ -87,5 +103,6 @@ def _describe_geometry(geometry: tuple[float, ...]) -> str:
     return f"{rows} x {columns} pixels of {spacing_y:g} x {spacing_x:g} mm"
 
 
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+def rounded(values: Sequence[float]) -> tuple[float, ...]:
+    """Values of a header to three decimals, as they are compared."""
     return tuple(round(value, 3) + 0.0 for value in values)  # + 0.0 turns -0.0 into 0.0

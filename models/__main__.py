@@ -74,8 +74,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _fold(arguments: argparse.Namespace) -> None:
+    from models.device import is_out_of_memory
     from models.progress_messages import DoneMessage, print_json, print_text
     from models.slice_runs import train_fold
+    from pipeline.errors import UserError
     from pipeline.jobs import end_with_parent
 
     settings = settings_from(arguments)
@@ -83,11 +85,21 @@ def _fold(arguments: argparse.Namespace) -> None:
         end_with_parent()
     report = print_json if arguments.progress == "json" else print_text
     job = settings, arguments.backbone, arguments.fold, arguments.threads
-    summary = train_fold(*job, force=arguments.force, report=report)
-    if exam_network_kinds(settings.models, arguments.backbone):
-        from models.exam_runs import train_exam_networks
+    try:
+        summary = train_fold(*job, force=arguments.force, report=report)
+        if exam_network_kinds(settings.models, arguments.backbone):
+            from models.exam_runs import train_exam_networks
 
-        summary += train_exam_networks(*job, force=arguments.force, report=report)
+            summary += train_exam_networks(*job, force=arguments.force, report=report)
+    except Exception as fault:
+        if not is_out_of_memory(fault):
+            raise
+        recipe = settings.models.of(arguments.backbone)
+        raise UserError(
+            f"Memory of the device exhausted: {arguments.backbone} fold {arguments.fold}, models.batch is "
+            f"{recipe.batch}. Train smaller batches to the same effect: --set models.batch={(recipe.batch + 1) // 2} "
+            f"--set models.accumulate={2 * recipe.accumulate}"
+        ) from fault
     report(DoneMessage("; ".join(summary)))
 
 

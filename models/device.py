@@ -4,12 +4,11 @@ Keras and its backend are imported inside the functions, so that importing this 
 """
 
 import os
-import shutil
-import subprocess
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.machine import nvidia_smi
 from pipeline.settings import ModelsSettings
 
 AMPERE = (8, 0)  # the first CUDA compute capability with bfloat16
@@ -94,16 +93,37 @@ def visible_gpus() -> tuple[str, ...]:
     These are all GPUs listed by nvidia-smi or, if CUDA_VISIBLE_DEVICES is set, the ones it names: numbers, "GPU-..."
     or "MIG-...". As in CUDA itself, an invalid name ends the list.
     """
-    if os.environ.get("PE_DEVICE") == "cpu" or not shutil.which("nvidia-smi"):
+    if os.environ.get("PE_DEVICE") == "cpu":
         return ()
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    gpus = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")] if not listing.returncode else []
+    gpus = [line for line in (nvidia_smi("-L") or "").splitlines() if line.startswith("GPU ")]
     numbers = [str(number) for number in range(len(gpus))]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or not gpus:
         return tuple(numbers)
     names = (name.strip() for name in visible.split(","))
     return tuple(takewhile(lambda name: name in numbers or name.startswith(("GPU-", "MIG-")), names))
+
+
+def unused_gpu_reason() -> str:
+    """Return why the Keras backend does not use the GPUs that nvidia-smi lists; "" if it does, or if there are none."""
+    import keras
+
+    gpus, backend = visible_gpus(), keras.backend.backend()
+    if not gpus or gpu_capability() is not None:
+        return ""
+    reason = "its CUDA libraries cannot be loaded or do not fit the driver; TF_CPP_MIN_LOG_LEVEL=0 shows which"
+    if backend == "tensorflow":
+        import tensorflow
+
+        if not tensorflow.test.is_built_with_cuda():
+            reason = "it is the build for CPUs. Set PE_DEVICE=gpu and rerun ./run.sh to install the one for GPUs"
+    return f"{backend} does not use the listed GPU ({len(gpus)} visible) and computes on the CPU: {reason}"
+
+
+def is_out_of_memory(fault: Exception) -> bool:
+    """Whether an exception of a Keras backend means that the memory of the device is exhausted."""
+    text = f"{type(fault).__name__} {fault}"
+    return any(sign in text for sign in ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory"))
 
 
 def prepare_backend(settings: ModelsSettings, threads: int) -> None:
@@ -130,3 +150,7 @@ def prepare_backend(settings: ModelsSettings, threads: int) -> None:
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
         tensorflow.config.experimental.enable_op_determinism()
+
+
+if __name__ == "__main__":  # for ./run.sh doctor
+    print(unused_gpu_reason())

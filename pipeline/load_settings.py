@@ -4,6 +4,7 @@ An unknown key is an error that lists the nearest names. `section.key=value` ove
 faults of a file are reported at once.
 """
 
+import codecs
 import dataclasses
 import difflib
 import tomllib
@@ -61,9 +62,17 @@ def _read_toml(file: str | Path) -> dict[str, Any]:
         known = ", ".join(sorted(path.name for path in (paths.CHECKOUT / "settings").glob("*.toml")))
         raise UserError(f"Settings file not found: {file}. The checkout has in settings/: {known}.")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(_decoded(path.read_bytes()))
+    except UnicodeDecodeError as fault:
+        raise UserError(f"Not a text file: {file}: {fault}. Expected UTF-8 or UTF-16. Save it as UTF-8.") from fault
     except tomllib.TOMLDecodeError as fault:
         raise UserError(f"Invalid TOML: {file}: {fault}. Correct the file and run again.") from fault
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a settings file: UTF-8, with the mark that some editors write, or UTF-16."""
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
 def _range_faults(settings: Settings) -> list[str]:

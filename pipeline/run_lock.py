@@ -4,10 +4,10 @@ run.sh opens the lock file; this process locks it through the inherited descript
 so it lasts until run.sh and every stage that it started have ended, also after kill -9.
 """
 
-import fcntl
 import sys
 
 from pipeline import paths
+from pipeline.file_lock import lock
 
 #: File descriptor that run.sh opens.
 DESCRIPTOR = 9
@@ -15,13 +15,9 @@ DESCRIPTOR = 9
 
 def main() -> None:
     """Lock the file; wait for an earlier run if necessary."""
-    try:
-        fcntl.flock(DESCRIPTOR, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock(DESCRIPTOR, paths.root(), wait=False):
         print(f"Another run is using {paths.root()}; waiting for it to end.", file=sys.stderr)
-        fcntl.flock(DESCRIPTOR, fcntl.LOCK_EX)
-    except OSError as fault:  # e.g. a network file system without locks
-        print(f"No file locks at {paths.root()} ({fault}); do not start two runs at once.", file=sys.stderr)
+        lock(DESCRIPTOR, paths.root())
 
 
 if __name__ == "__main__":

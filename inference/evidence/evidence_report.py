@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest
 from pipeline.console import progress, say
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import require_writable, write_json
 from pipeline.settings import Settings
 from submissions.finished_run import Candidates, read_candidates, require_finished, submission_artifact
 
@@ -99,6 +99,7 @@ def write_exam_report(settings: Settings, studies: Sequence[str], html: Path) ->
         UserError: the run is not finished, or an exam is not part of it.
     """
     require_finished(settings)
+    require_writable(html)
     candidates = read_candidates(paths.ensemble_run())
     say(f"evidence: {write_evidence(settings, candidates, html, studies=list(np.unique(studies)))}")
 

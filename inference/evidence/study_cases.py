@@ -7,7 +7,7 @@ from inference.evidence.feature_contributions import candidate_contributions
 from inference.findings import Finding
 from inference.predicted_studies import PredictedStudies
 from inference.series_reader import Study, slice_table
-from inference.study_text import describe_other_series, describe_unused_files
+from inference.study_text import describe_missing_parts, describe_other_series, describe_unused_files
 from input.contest import EXAM_LABELS, SOP, STUDY
 
 #: Unused files that an exam's page lists one by one.
@@ -55,6 +55,7 @@ def _notes(study: Study) -> tuple[str, ...]:
     """The chosen series, the other series, and files that were not used."""
     return (
         f"series {study.series_uid} ({study.selection_reason})",
+        *describe_missing_parts(study),
         *describe_other_series(study),
         *describe_unused_files(study, LISTED_FILES, names_only=True),
     )

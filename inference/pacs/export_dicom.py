@@ -21,7 +21,6 @@ import pandas as pd
 from highdicom.sc import SCImage
 from highdicom.seg import Segmentation
 from highdicom.sr import Comprehensive3DSR
-from pydicom.dataset import Dataset
 
 from features.store import StoredExam, open_exam
 from inference.evidence.slice_images import CONTOUR
@@ -31,7 +30,7 @@ from inference.pacs.codes import MEASUREMENTS
 from inference.pacs.finding_groups import ReportedFinding, clot_burden
 from inference.pacs.segmentation import clot_planes, clot_segmentation, geometry_fault, source_mask
 from inference.pacs.source_geometry import stored_to_source
-from inference.pacs.source_header import SourceImage, find_files, read_source_image
+from inference.pacs.source_header import SourceImage, read_source_image
 from inference.pacs.structured_report import KeyImage, ReportContent, structured_report
 from inference.pacs.summary_image import summary_image
 from inference.predict_series import study_findings
@@ -39,12 +38,12 @@ from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, pre
 from inference.series_reader import Study
 from input.contest import EXAM_LABELS, SOP, STUDY
 from input.jpeg256 import FLAG
-from input.slice_file import read_header, read_pixels
+from input.slice_file import read_pixels
 from input.slice_order import slice_step_mm
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, require_writable
 from pipeline.settings import Settings
 from submissions.finished_run import trained_on_phantoms
 from submissions.software_name import algorithm_version, project
@@ -65,18 +64,16 @@ class StudyExport:
         study: the study.
         exam: the study in the pixel store.
         findings: its findings to report, likeliest first.
-        files: (study's name, SOPInstanceUID) -> file, from `find_files`.
     """
 
     predicted: PredictedStudies
     study: Study
     exam: StoredExam
     findings: list[Finding]
-    files: dict[tuple[str, str], Path]
 
     def source(self, sop: str) -> SourceImage:
         """Read the header of a slice of the study."""
-        return read_source_image(self.files[self.study.name, sop])
+        return read_source_image(*self.study.files[sop])
 
 
 def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: bool = False) -> list[Path]:
@@ -92,21 +89,31 @@ def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: b
         The paths of the files.
 
     Raises:
-        UserError: no finished run with these settings, no usable series, or no study of DICOM files.
+        UserError: no finished run with these settings, no usable series, no study of DICOM files, or a study could
+            not be exported; the other studies are written before.
     """
-    written = []
+    require_writable(out / "0")
+    written: list[Path] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         store = Path(folder)
         predicted = predict_into_store(settings, source, store)
         findings = study_findings(predicted)
-        files = find_files(source, predicted.studies)
         for study in predicted.studies:
             if FLAG in study.flags:  # JPEG files have no header that an object could refer to
                 say(f"study left out: {study.study_uid}: its slices are JPEG files, not DICOM files")
                 continue
             reported = [finding for finding in findings[study.name] if finding.probability >= REPORT_THRESHOLD]
-            export = StudyExport(predicted, study, open_exam(store, study.name), reported, files)
-            written += _write_study(export, out, segmentation=segmentation)
+            export = StudyExport(predicted, study, open_exam(store, study.name), reported)
+            try:
+                written += _write_study(export, out, segmentation=segmentation)
+            except Exception as fault:  # highdicom checks what it copies from headers; other studies must not be lost
+                reason = str(fault) if isinstance(fault, UserError) else f"{type(fault).__name__}: {fault}"
+                failed.append(f"{study.study_uid}: {reason}")
+    if failed:
+        raise UserError.listing(
+            f"Exported {len(written)} objects to {paths.shown(out)}, but not these studies:", failed
+        )
     if not written:
         raise UserError(
             f"no study of DICOM files: {source}. Expected DICOM files with headers to refer to. "
@@ -151,7 +158,7 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
     key = key_slices(predicted.slices[predicted.slices[STUDY] == study.name], study)
     sources = {sop: export.source(sop) for sop in (*key[SOP], *(finding.sop for finding in export.findings))}
     key_images = [
-        KeyImage(sources[sop].header, float(z_mm), float(probability))
+        KeyImage(sources[sop].header, float(z_mm), float(probability), sources[sop].slice.frame)
         for sop, z_mm, probability in zip(key[SOP], key["z_mm"], key["label"], strict=True)
     ]
     replaced = {
@@ -159,14 +166,15 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
         for source in sources.values()
         for name, original in source.replaced.items()
     }
+    emptied = sorted({name for source in sources.values() for name in source.emptied})
     labels = predicted.labels(study)
     content = ReportContent(
         labels={label: float(labels[label]) for label in EXAM_LABELS},
         measured=exam_measurements(predicted.measured.exams, study.name),
         key_images=key_images,
         burden=clot_burden(predicted.maps[study.name]),
-        findings=[_reported(finding, export.exam, sources[finding.sop].header) for finding in export.findings],
-        comments=_comments(replaced),
+        findings=[_reported(finding, export.exam, sources[finding.sop]) for finding in export.findings],
+        comments=_comments(replaced, emptied),
         name=project()["name"],
         version=algorithm_version(),
         manufacturer=MANUFACTURER,
@@ -180,6 +188,8 @@ def segment_study(export: StudyExport) -> Segmentation | str:
     if not export.findings:
         return f"no finding has a probability of {REPORT_THRESHOLD:g} or more"
     clot = export.predicted.maps[export.study.name]
+    if any(frame for _, frame in export.study.files.values()):
+        return "the source is a multi-frame object"
     headers, masks = [], []
     for plane in clot_planes(clot):
         header = export.source(export.exam.sop_uids[plane]).header
@@ -203,10 +213,10 @@ def segment_study(export: StudyExport) -> Segmentation | str:
         )
 
 
-def _reported(finding: Finding, exam: StoredExam, header: Dataset) -> ReportedFinding:
+def _reported(finding: Finding, exam: StoredExam, source: SourceImage) -> ReportedFinding:
     y, x = finding.point
-    column, row = stored_to_source(exam, header) @ np.array([x, y, 1.0])
-    return ReportedFinding(finding, header, (float(column), float(row)))
+    column, row = stored_to_source(exam, source.header) @ np.array([x, y, 1.0])
+    return ReportedFinding(finding, source.header, (float(column), float(row)), source.slice.frame)
 
 
 @contextmanager
@@ -231,11 +241,12 @@ def exam_measurements(exams: pd.DataFrame, name: str) -> dict[str, float]:
     return {column: float(rows[column].iloc[0]) for column in columns if np.isfinite(rows[column].iloc[0])}
 
 
-def _comments(replaced: dict[str, str]) -> list[str]:
+def _comments(replaced: dict[str, str], emptied: list[str]) -> list[str]:
     warning = [SYNTHETIC_WARNING] if trained_on_phantoms() else []
     return [
         *warning,
         *(f"identifier {original} is not a valid UID and was replaced by {uid}" for original, uid in replaced.items()),
+        *(f"{name} has a value that the standard does not allow and was left empty" for name in emptied),
     ]
 
 
@@ -243,7 +254,7 @@ def _summary(source: SourceImage, content: ReportContent) -> SCImage:
     key_image = content.key_images[0]
     caption = f"z {key_image.z_mm:.1f} mm, P(PE on this slice) {key_image.probability:.3f}"
     lines = [content.name, f"version {content.version}", *([SYNTHETIC_WARNING] if trained_on_phantoms() else [])]
-    plane = read_pixels(read_header(source.path))
+    plane = read_pixels(source.slice)
     capture = SCImage.from_ref_dataset(
         ref_dataset=source.header,
         pixel_array=summary_image(plane, caption, content.labels, content.measured, lines),

@@ -43,11 +43,13 @@ class ReportedFinding:
         finding: the finding.
         header: of its key slice, with valid UIDs.
         point: (column, row) of the key point in pixels of the key slice as transmitted; centres at whole numbers.
+        frame: number of the key slice in a multi-frame object; 0: a slice of its own.
     """
 
     finding: Finding
     header: Dataset
     point: tuple[float, float]
+    frame: int = 0
 
 
 def clot_burden(clot: ClotMap) -> dict[str, float]:
@@ -69,9 +71,9 @@ def finding_group(
     finding, header = reported.finding, reported.header
     # In SCOORD, the centre of the first pixel is at (0.5, 0.5) (PS3.3 C.18.6).
     point = np.round(np.array([reported.point]) + 0.5, DECIMALS)
-    region = ImageRegion(
-        GraphicTypeValues.POINT, point, SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
-    )
+    frames = [reported.frame] if reported.frame else None
+    source = SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID, frames)
+    region = ImageRegion(GraphicTypeValues.POINT, point, source)
     measurements = [probability_measurement(finding.probability)]
     if np.isfinite(finding.volume_ml):
         measurements.append(_volume(finding.volume_ml))

@@ -50,11 +50,19 @@ _MeasurementGroup = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasure
 
 @dataclasses.dataclass(frozen=True)
 class KeyImage:
-    """A source slice that the report refers to: header with valid UIDs, z in mm, probability of PE."""
+    """A source slice that the report refers to.
+
+    Attributes:
+        header: with valid UIDs.
+        z_mm: position.
+        probability: of PE.
+        frame: its number in a multi-frame object; 0: a slice of its own.
+    """
 
     header: Dataset
     z_mm: float
     probability: float
+    frame: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +175,8 @@ def _measured_groups(
 def _image_group(
     number: int, image: KeyImage, algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
-    source = SourceImageForMeasurementGroup(image.header.SOPClassUID, image.header.SOPInstanceUID)
+    frames = [image.frame] if image.frame else None
+    source = SourceImageForMeasurementGroup(image.header.SOPClassUID, image.header.SOPInstanceUID, frames)
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=f"key image {number}, z {image.z_mm:.1f} mm"),
         finding_type=dicom_codes.PULMONARY_EMBOLISM,

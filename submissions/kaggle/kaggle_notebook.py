@@ -21,6 +21,8 @@ from submissions.software_name import RESEARCH_USE_ONLY, project
 
 #: Hours after which the remaining exams get the prior; the contest stops a notebook after nine hours.
 HOURS = 8.5
+#: Kaggle refuses shorter titles.
+SHORTEST_TITLE = 5
 
 _INTRODUCTION = """# Pulmonary embolism: submission of a finished ensemble
 
@@ -36,6 +38,7 @@ prior, so that a valid file exists within the limit of nine hours.
 """
 
 _FOLDERS = '''import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,9 +80,17 @@ _PACKAGES = """PYTHON, SITE = os.environ.get("PE_PYTHON"), []
 if PYTHON is None:  # otherwise a Python with the packages installed
     PYTHON, SITE = sys.executable, [str(Path(tempfile.gettempdir()) / "pe-site")]
     lock = find("requirements.lock")
+    packed = {match[1] for wheel in lock.parent.glob("*.whl") if (match := re.search(r"-cp(3[0-9]+)-cp3[0-9]+-", wheel.name))}
+    mine = f"{sys.version_info.major}{sys.version_info.minor}"
+    if packed and mine not in packed:
+        versions = ", ".join(f"3.{version[1:]}" for version in sorted(packed))
+        raise RuntimeError(
+            f"The wheels are for Python {versions}, this notebook has {sys.version.split()[0]}. Download them for it: "
+            "./run.sh kaggle-dataset --wheels --python python3.X"
+        )
     run(
         PYTHON, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", lock.parent, "--require-hashes",
-        "--no-deps", "--target", SITE[0], "-r", lock,
+        "--no-deps", "--target", SITE[0], "-r", lock, PIP_USER="0",
     )"""
 
 _ROOT = """ROOT = WORKING / "pe"  # links to the finished run; new files are written beside them
@@ -131,8 +142,9 @@ def write_notebook(out: Path, *, user: str = "") -> None:
 
 def kernel_metadata(out: Path, user: str) -> dict[str, Any]:
     """The metadata for `kaggle kernels push`: private, no Internet, with its inputs."""
+    title = out.stem if len(out.stem) >= SHORTEST_TITLE else f"{out.stem}-notebook"
     return {
-        "id": f"{user}/{out.stem}", "title": out.stem, "code_file": out.name, "language": "python",
+        "id": f"{user}/{title}", "title": title, "code_file": out.name, "language": "python",
         "kernel_type": "notebook", "is_private": True, "enable_gpu": False, "enable_internet": False,
         "dataset_sources": [f"{user}/{ENSEMBLE}", f"{user}/{WHEELS}"], "competition_sources": [COMPETITION],
         "kernel_sources": [], "keywords": [project()["name"]],

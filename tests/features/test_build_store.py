@@ -128,7 +128,10 @@ def test_check_store_lists_raw_files_that_changed_since_they_were_stored(prepare
     capsys.readouterr()
     assert check_store_command(prepared) == 1
     printed = capsys.readouterr().out
-    assert f"{changed}: expected sha256 " in printed and f"{lost}: No such file or directory" in printed
+    assert (
+        f"{changed}: its sha256 differs from the one recorded" in printed
+        and f"{lost}: No such file or directory" in printed
+    )
     assert f"{prepared.data_root}: 2 files changed" in printed
 
 

@@ -10,11 +10,14 @@ from PIL import Image
 
 from features.store import open_exam
 from inference.series_reader import Study, read_studies
+from inference.study_text import describe_missing_parts, describe_other_series
 from input.contest import SOP
 from input.jpeg256 import window_channels
 from input.safe_decoding import Outcome
+from pipeline.errors import UserError
 from pipeline.settings import FeaturesSettings
 from tests.support.dicom_files import body_hu, write_slice
+from tests.support.synthetic_thorax import make_thorax
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +85,7 @@ def test_a_second_file_of_a_slice_is_left_out_in_either_format(tmp_path, capsys)
     write_slice(tmp_path / "in" / "a.dcm", SOPInstanceUID="000000000ffe")
     studies = read(tmp_path / "in", tmp_path / "store")
     assert [study.slices[SOP].tolist() for study in studies] == [["000000000ffe"], ["000000000fff"], ["000000000ffd"]]
-    assert capsys.readouterr().out.count("same SOPInstanceUID as") == 3
+    assert "  3 files: same SOPInstanceUID as " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("syntax", ["explicit", "jpeg_ls"])
@@ -104,3 +107,54 @@ def test_the_angiographic_series_of_a_nested_export_is_stored_and_the_other_has_
     assert study.series_uid == "1.2.2" and "best of 2 series" in study.selection_reason
     assert [(other.series_uid, other.slices) for other in study.other_series] == [("1.2.1", 22)]
     assert study.other_series[0].reason == "less angiographic according to its description and contrast agent"
+
+
+def test_the_enhanced_series_is_chosen_whatever_the_descriptions_say(tmp_path):
+    """An unenhanced thin series called CTPA beside an angiography without a description."""
+    thorax = make_thorax(60, side=96, pixel_mm=4.0)
+    plain = np.where((thorax > 150) & (thorax < 500), 45, thorax).astype(np.int16)
+    for number, (hu, description) in enumerate(((plain, "CTPA 0.6"), (thorax, "")), start=1):
+        for index, plane in enumerate(hu):
+            write_slice(
+                tmp_path / "in" / f"{number}-{index}.dcm", plane, z=(4.0 - number) * index, PixelSpacing=[4, 4],
+                SeriesInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.2.{number}.{index}",
+                SeriesDescription=description, InstanceNumber=index, SliceThickness=4 - number,
+            )  # fmt: skip
+    (study,) = read(tmp_path / "in", tmp_path / "store")
+    assert study.series_uid == "1.2.2"
+    assert study.other_series[0].reason.startswith("pulmonary arteries less enhanced, ")
+
+
+def test_many_series_with_the_same_reason_share_a_line(tmp_path):
+    for number in range(44):
+        write_slice(
+            tmp_path / "in" / f"{number}.dcm", z=float(number % 2), SOPInstanceUID=f"1.3.{number}",
+            SeriesInstanceUID=f"1.2.{number:02d}",
+        )  # fmt: skip
+    (study,) = read(tmp_path / "in", tmp_path / "store")
+    (line,) = describe_other_series(study)
+    assert line.startswith("43 other series (CTPA 1.25, 43 slices), e.g. 1.2.01: equal in every criterion")
+
+
+def test_a_missing_part_is_located_in_the_lungs(tmp_path):
+    thorax = make_thorax(44, side=96, pixel_mm=4.0)
+    for index in [*range(16), *range(30, 44)]:
+        write_slice(
+            tmp_path / "in" / f"{index}.dcm", thorax[index], z=5.0 * index, PixelSpacing=[4, 4], SliceThickness=5,
+            SOPInstanceUID=f"1.3.{index}", InstanceNumber=index,
+        )  # fmt: skip
+    (study,) = read(tmp_path / "in", tmp_path / "store")
+    assert study.flags == ("gaps",)
+    assert describe_missing_parts(study) == [
+        "missing: 75 mm between z 75.0 and 150.0 mm, in the middle third of the lungs"
+    ]
+
+
+def test_faults_shared_by_many_files_are_one_line_and_printed_once(tmp_path, capsys):
+    for index in range(44):
+        path = write_slice(tmp_path / "in" / f"{index:02d}.dcm", SOPInstanceUID=f"1.3.{index}", BitsAllocated=8)
+    with pytest.raises(UserError) as fault:
+        read(path.parent, tmp_path / "store")
+    lines = str(fault.value).splitlines()
+    assert lines[1:] == [f"  - 44 files: BitsAllocated is 8, not 16, e.g. {path.parent / '00.dcm'}"]
+    assert capsys.readouterr().out == ""

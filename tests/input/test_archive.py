@@ -1,5 +1,7 @@
 """Zip archives read like folders, and malicious archives."""
 
+import errno
+import os
 import zipfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from input.archive import open_file, source_files
 from input.dicom import read_series
 from input.slice_errors import DicomError
-from input.slice_file import read_header, read_pixels
+from input.slice_file import BACKSLASHES, read_header, read_headers, read_pixels
 from pipeline.errors import UserError
 from tests.support.dicom_files import body_hu, write_slice
 
@@ -54,7 +56,9 @@ def test_a_changed_archive_is_opened_again(tmp_path, slice_bytes):
         read_header(path / "a.dcm")
 
 
-@pytest.mark.parametrize("name", ["../out.dcm", "/out.dcm", "p/../../out.dcm", "..\\out.dcm", "p/\x1b[2Jout.dcm"])
+@pytest.mark.parametrize(
+    "name", ["../out.dcm", "/out.dcm", "p/../../out.dcm", "..\\out.dcm", "C:\\out.dcm", "p/\x1b[2Jout.dcm"]
+)
 def test_a_malicious_member_name_writes_nothing_and_is_quarantined(tmp_path, slice_bytes, name):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -79,7 +83,7 @@ def test_a_zip_bomb_is_refused_before_a_member_is_opened(tmp_path, monkeypatch):
 
 
 def test_a_member_that_is_too_large_is_refused(tmp_path, monkeypatch, slice_bytes):
-    monkeypatch.setattr("input.archive.MAX_FILE_BYTES", 1 << 14)
+    monkeypatch.setattr("input.archive.MAX_OBJECT_BYTES", 1 << 14)
     path = write_zip(tmp_path / "x.zip", {"good.dcm": slice_bytes, "large.dcm": bytes(1 << 15)})
     assert read_series(path).quarantined == [(path / "large.dcm", "zip member of 32768 bytes, more than 16384")]
 
@@ -139,3 +143,40 @@ def test_members_that_unpack_whole_blocks_are_refused(tmp_path, method):
         opened.writestr("a.dcm", bytes(100_000))
     with pytest.raises(DicomError, match="zip member with compression method"):
         read_header(tmp_path / "x.zip" / "a.dcm")
+
+
+def test_members_with_backslashes_are_read_with_a_flag(tmp_path, slice_bytes):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as opened:
+        for name in ("p\\a.dcm", "p\\"):
+            opened.writestr(zipfile.ZipInfo(name), slice_bytes if name.endswith("dcm") else b"")
+    assert source_files(path) == ([path / "p" / "a.dcm"], [])
+    (header,), _ = read_headers(path / "p" / "a.dcm")
+    assert BACKSLASHES in header.flags and (read_pixels(header) == body_hu()).all()
+
+
+def test_linked_folders_are_followed_once_and_without_loops(tmp_path, slice_bytes):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.dcm").write_bytes(slice_bytes)
+    source = tmp_path / "scans"
+    source.mkdir()
+    for name, target in {"study": "elsewhere", "again": "elsewhere", "loop": "scans", "lost": "nowhere"}.items():
+        (source / name).symlink_to(tmp_path / target)
+    files, faults = source_files(source)
+    assert [path.name for path in files] == ["a.dcm"]
+    assert faults == [(source / "lost", "link to a missing file")]
+
+
+def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch, slice_bytes):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.dcm").write_bytes(slice_bytes)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # root may read any folder, so permissions alone would not do
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    reason = "unreadable folder: Permission denied"
+    assert source_files(tmp_path) == ([tmp_path / "a.dcm"], [(tmp_path / "closed", reason)])

@@ -275,15 +275,17 @@ def test_a_vr_encoding_that_contradicts_the_syntax_is_flagged_and_read(tmp_path)
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
-def test_only_the_warning_about_the_contests_uids_is_silenced(tmp_path, caplog):
-    contest = write_slice(tmp_path / f"{uid(0xABCDEF)}.dcm", StudyInstanceUID=uid(1), SeriesInstanceUID=uid(2))
+@pytest.mark.parametrize(
+    ("identifier", "flags"),
+    [(uid(1), ()), ("1.2.3", ()), ("not a uid", ("invalid_uids",)), ("f" * 70, ("invalid_uids",))],
+)
+def test_an_invalid_uid_is_a_flag_and_no_warning(tmp_path, caplog, identifier, flags):
+    path = write_slice(tmp_path / f"{uid(0xABCDEF)}.dcm", StudyInstanceUID=identifier, SeriesInstanceUID=uid(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_header(contest).study_uid == "000000000001"
+        header = read_header(path)
+    assert header.study_uid == identifier and header.flags == flags
     assert caplog.records == []
-    other = write_slice(tmp_path / "s.dcm", StudyInstanceUID="not a uid")
-    with pytest.warns(UserWarning, match="Invalid value for VR UI"):
-        read_header(other)
 
 
 def test_a_slice_is_read_with_the_checksum_of_its_file(tmp_path):
@@ -317,3 +319,26 @@ def test_flipped_header_bytes_raise_only_dicom_errors(tmp_path_factory, syntax, 
             except DicomError:
                 return
             assert hu.dtype == np.int16 and hu.min() >= -1024 and hu.max() <= 3071
+
+
+@pytest.mark.parametrize("syntax", ["implicit", "explicit", "big_endian"])
+@pytest.mark.parametrize("cut", ["preamble", "marker", "meta"])
+def test_files_without_their_beginning_are_read_with_a_flag(tmp_path, syntax, cut):
+    path = write_slice(tmp_path / "s.dcm", syntax=syntax)
+    data = path.read_bytes()
+    group_length = struct.unpack_from("<I", data, 140)[0]
+    path.write_bytes(data[{"preamble": 132, "marker": 128, "meta": 144 + group_length}[cut] :])
+    header = read_header(path)
+    assert header.flags == ("no_file_meta_information" if cut == "meta" else "no_preamble",)
+    np.testing.assert_array_equal(read_pixels(path), body_hu())
+
+
+@pytest.mark.parametrize("further", [1, 2, 126])
+def test_bytes_after_the_pixels_are_accepted_with_a_flag(tmp_path, further):
+    path = write_slice(tmp_path / "s.dcm")
+    header = read_header(path)
+    data = bytearray(path.read_bytes() + bytes(further))
+    struct.pack_into("<I", data, header.pixel_offset - 4, header.pixel_length + further)
+    path.write_bytes(data)
+    assert read_header(path).flags == ("pixel_data_padded",)
+    np.testing.assert_array_equal(read_pixels(path), body_hu())

@@ -1,6 +1,9 @@
 """Training and prediction of slice networks: resuming, weight averaging, unfreezing, early stopping, engines."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +21,7 @@ from models.clot_targets import MAP_CHANNELS
 from models.device import onednn_is_limited
 from models.progress import TrainingLog
 from models.slice_targets import TARGETS
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
@@ -420,6 +424,42 @@ def test_openvino_equals_keras(tmp_path):
     np.testing.assert_allclose(logits, keras_logits, atol=1e-3)
     np.testing.assert_allclose(embedding, keras_embedding, atol=1e-3)
     np.testing.assert_allclose(clot, keras_map, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", [True, False], ids=["home", "no home and an unknown user"])
+def test_openvino_opens_no_connection_and_needs_no_home(tmp_path, home):
+    script = """
+import os, pwd, socket, sys
+if not os.environ.get("HOME"):
+    def unknown(uid):
+        raise KeyError(uid)
+    pwd.getpwuid = unknown
+def refuse(*_, **__):
+    print("CONNECTION", flush=True)
+    raise OSError("no network")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+from pathlib import Path
+import keras
+import numpy as np
+from models.prediction_engine import export_graph, openvino_engine
+out = Path(sys.argv[1])
+image = keras.Input((32, 32, 3))
+cells = keras.layers.Conv2D(4, 3)(image)
+pooled = keras.layers.GlobalAveragePooling2D()(cells)
+outputs = {"logits": keras.layers.Dense(2)(pooled), "embedding": pooled, "map": cells}
+export_graph(keras.Model(image, outputs), out)
+openvino_engine(out, 1)(np.zeros((1, 32, 32, 3), np.float32))
+print("done", "openvino_telemetry.main" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    (tmp_path / "home").mkdir()
+    environment |= {"PYTHONPATH": str(paths.CHECKOUT), **({"HOME": str(tmp_path / "home")} if home else {})}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["done", "False"], done.stderr
+    assert not (tmp_path / "home" / "intel").exists()
 
 
 def test_predictions_keep_the_order_and_swap_sides_in_the_flipped_pass(contest):

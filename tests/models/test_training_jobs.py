@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from input.contest import SLICE_LABEL, STUDY
+from models import __main__ as command_line
 from models import device, training_jobs
 from models.check_recipe import check_recipe, check_recipes
 from models.history import History
@@ -42,14 +43,12 @@ def machine(monkeypatch):
     """A function that simulates a number of cores and GPUs (None: no NVIDIA driver)."""
 
     def make(*, cores: int, gpus: int | None = None):
-        def run(command, **options):
-            assert command == ["nvidia-smi", "-L"]
-            lines = "".join(f"GPU {gpu}: a card (UUID: GPU-{gpu})\n" for gpu in range(gpus))
-            return subprocess.CompletedProcess(command, 0 if gpus else 9, lines if gpus else "no devices\n")
+        def nvidia_smi(option):
+            assert option == "-L"
+            return None if gpus is None else "\n".join(f"GPU {gpu}: a card (UUID: GPU-{gpu})" for gpu in range(gpus))
 
         monkeypatch.setattr(training_jobs, "cores", lambda: cores)
-        monkeypatch.setattr(device.shutil, "which", lambda name: None if gpus is None else f"/usr/bin/{name}")
-        monkeypatch.setattr(device.subprocess, "run", run)
+        monkeypatch.setattr(device, "nvidia_smi", nvidia_smi)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.delenv("PE_DEVICE", raising=False)
 
@@ -234,6 +233,28 @@ def test_the_recipes_of_all_settings_files_are_valid():
     assert {file.stem for file in files} >= {"phantom", "rsna", "tests", "contest_phantom"}
     for file in files:
         check_recipes(load_settings(file).models)
+
+
+def test_exhausted_memory_names_the_settings_that_save_it(monkeypatch):
+    class ResourceExhaustedError(Exception):
+        pass
+
+    def exhaust(*_, **__):
+        raise ResourceExhaustedError("OOM when allocating tensor")
+
+    monkeypatch.setattr("models.slice_runs.train_fold", exhaust)
+    words = ["fold", "--backbone", "mobilenetv2", "--fold", "0", "--set", "models.batch=24"]
+    with pytest.raises(UserError, match=r"--set models\.batch=12 --set models\.accumulate=2$"):
+        command_line._fold(command_line.parser().parse_args(words))
+
+
+def test_a_listed_gpu_that_the_backend_does_not_use_has_a_reason(monkeypatch):
+    monkeypatch.setattr(device, "visible_gpus", lambda: ("0",))
+    monkeypatch.setattr(device, "gpu_capability", lambda: None)
+    reason = device.unused_gpu_reason()
+    assert "does not use the listed GPU (1 visible)" in reason and "\n" not in reason
+    monkeypatch.setattr(device, "gpu_capability", lambda: (8, 0))
+    assert device.unused_gpu_reason() == ""
 
 
 def test_an_epoch_message_has_losses_speed_and_the_time_left(monkeypatch):

@@ -1,6 +1,7 @@
 """Exit of a command, the arguments that all stages share, console output and paths."""
 
 import argparse
+import errno
 import os
 import subprocess
 import sys
@@ -45,6 +46,15 @@ def test_an_interrupt_names_the_command_that_resumes(capsys) -> None:
         run(raising(KeyboardInterrupt()))
     assert ended.value.code == 130
     assert "Rerun the same command to resume." in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_message_that_names_the_place(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(raising(OSError(errno.ENOSPC, "No space left on device", "/data/x.parquet")))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the disk is full: /data/x.parquet. Delete some files, or set ")
+    with pytest.raises(PermissionError):
+        run(raising(PermissionError(errno.EACCES, "Permission denied")))
 
 
 def test_other_faults_keep_their_traceback() -> None:

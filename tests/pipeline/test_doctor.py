@@ -1,8 +1,10 @@
 """The doctor reports every missing requirement at once, each with a fix."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from pipeline import doctor, environment
+from pipeline.errors import UserError
 from pipeline.settings import InputSettings, Settings
 from pipeline.stage_plan import StagePlan
 from tests.support.dicom_files import write_tree
@@ -51,6 +53,28 @@ def test_all_missing_requirements_are_listed_at_once(monkeypatch, tmp_path: Path
     assert any(line.startswith("data") and "train.csv: 2 exams" in line for line in lines)
 
 
+def test_a_hanging_nvidia_smi_is_one_fault_among_the_others(monkeypatch, tmp_path: Path) -> None:
+    def hang(*_: str) -> str:
+        raise UserError("No answer from nvidia-smi within 5 s.")
+
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    monkeypatch.delenv("PE_DEVICE", raising=False)
+    monkeypatch.setattr(environment, "nvidia_smi", hang)
+    monkeypatch.setattr(doctor, "nvidia_smi", hang)
+    lines, faults = doctor.examine(Settings(input=InputSettings(data="/nowhere")), ["--data", "/nowhere"], tmp_path)
+    assert "No answer from nvidia-smi within 5 s." in faults and any("/nowhere" in fault for fault in faults)
+    assert any(doctor.TOOL_HANGS in line for line in lines)
+
+
+def test_a_listed_gpu_that_is_not_used_is_a_fault(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PE_PYTHON", "python3")
+    monkeypatch.setattr(environment, "missing_packages", lambda: [])
+    monkeypatch.setattr(doctor, "_describe_gpus", lambda: "NVIDIA T4")
+    answer = SimpleNamespace(stdout="tensorflow does not use the listed GPU (1 visible)\n")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: answer)
+    assert "tensorflow does not use the listed GPU (1 visible)" in doctor._machine_faults("gpu", False)
+
+
 def test_a_tree_that_does_not_exist_is_reported_once(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     monkeypatch.setenv("PE_DEVICE", "cpu")
@@ -68,6 +92,7 @@ def test_missing_packages_of_the_users_own_python_are_named(monkeypatch) -> None
 def test_the_users_own_python_needs_no_set_up(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     monkeypatch.setenv("PE_DEVICE", "cpu")
+    monkeypatch.delenv("PE_PYTHON", raising=False)
     monkeypatch.setattr(environment, "missing_requirements", lambda venv, kind: ["Python's venv module"])
     assert "Python's venv module" in doctor.examine(Settings(), [], tmp_path / ".venv")[1]
     monkeypatch.setenv("PE_PYTHON", "python3")

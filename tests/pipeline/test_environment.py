@@ -36,7 +36,7 @@ def calls(monkeypatch) -> list[list[str]]:
         elif "venv" in command:
             Path(command[-1]).mkdir(parents=True)
             (Path(command[-1]) / "pyvenv.cfg").write_text("")
-        return SimpleNamespace(returncode=0, stdout="")
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     monkeypatch.setattr(environment.subprocess, "run", record)
     return commands
@@ -48,6 +48,7 @@ def machine(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     monkeypatch.delenv("PE_DEVICE", raising=False)
     monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    monkeypatch.setattr(environment, "nvidia_smi", lambda *_: None)
     monkeypatch.setattr(environment, "missing_requirements", lambda venv, kind: [])
     return tmp_path / ".venv"
 
@@ -127,10 +128,54 @@ def test_an_environment_without_its_python_is_not_current(machine: Path, calls) 
 
 
 def test_a_failed_set_up_is_not_current_and_says_how_to_resume(machine: Path, calls, monkeypatch) -> None:
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr=""))
     with pytest.raises(UserError, match=r"(?s)Set-up failed \(status 1\).*Rerun the same command"):
         environment.set_up(machine)
     assert not environment.is_current(machine, environment.lock_file("cpu"))
+
+
+def fail_with(monkeypatch, output: str) -> None:
+    answer = SimpleNamespace(returncode=1, stderr=output)
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("Traceback ...\nOSError: [Errno 28] No space left on device\n", "No space left on the disk of"),
+        ("error: failed to write file: Disk quota exceeded (os error 122)\n", "No space left on the disk of"),
+        ("NewConnectionError(...): Failed to establish a new connection\n", "The package index was not reachable"),
+        ("error: hash mismatch\n", "The lines above give the reason"),
+    ],
+)
+def test_the_reason_of_a_failed_set_up_is_named(machine, calls, monkeypatch, capfd, output, reason) -> None:
+    fail_with(monkeypatch, output)
+    with pytest.raises(UserError, match=reason):
+        environment.set_up(machine)
+    assert ("Traceback" in capfd.readouterr().err) is False
+
+
+def test_options_of_the_users_pip_do_not_redirect_the_installation(machine, monkeypatch) -> None:
+    environments = []
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_TARGET", "/elsewhere")
+    monkeypatch.setattr(
+        environment.subprocess, "run",
+        lambda *_, env, **__: environments.append(env) or SimpleNamespace(returncode=0, stderr=""),
+    )  # fmt: skip
+    environment._call("pip")
+    assert environments[0]["PIP_USER"] == "0" and "PIP_TARGET" not in environments[0]
+
+
+def test_a_full_folder_for_temporary_files_is_reported(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(environment.tempfile, "gettempdir", lambda: "/tmp")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(environment, "free_disk_bytes", lambda path: 2e9)
+    assert environment.temporary_faults() == []
+    monkeypatch.setattr(environment, "free_disk_bytes", lambda path: 2e6)
+    assert environment.temporary_faults()[0].startswith("disk space: /tmp (temporary files): about 1 GB needed")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # Python has chosen another folder
+    assert f"TMPDIR={tmp_path} is full or not writable" in environment.temporary_faults()[0]
 
 
 def test_a_folder_that_is_not_an_environment_is_never_removed(machine: Path, calls) -> None:
@@ -171,14 +216,11 @@ def test_an_old_c_library_is_reported(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "status", "kind"),
-    [("GPU 0: NVIDIA T4\n", 0, "gpu"), ("No devices were found\n", 0, "cpu"), ("", 9, "cpu")],
+    ("listed", "kind"), [("GPU 0: NVIDIA T4", "gpu"), ("No devices were found", "cpu"), ("", "cpu"), (None, "cpu")]
 )
-def test_the_gpu_build_is_chosen_only_if_a_card_is_listed(monkeypatch, listed: str, status: int, kind: str) -> None:
+def test_the_gpu_build_is_chosen_only_if_a_card_is_listed(monkeypatch, listed: str | None, kind: str) -> None:
     monkeypatch.delenv("PE_DEVICE", raising=False)
-    monkeypatch.setattr(environment.shutil, "which", lambda name: f"/bin/{name}")
-    answer = SimpleNamespace(returncode=status, stdout=listed)
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(environment, "nvidia_smi", lambda *_: listed)
     assert environment.device() == kind
 
 

@@ -1,8 +1,10 @@
 """Files are complete at their final path or absent."""
 
+import errno
 import hashlib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,17 @@ import pytest
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, read_table, sha256, write_bytes, write_json, write_table, write_text
+from pipeline.files import (
+    atomic_path,
+    read_json,
+    read_table,
+    require_writable,
+    sha256,
+    write_bytes,
+    write_json,
+    write_table,
+    write_text,
+)
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -66,6 +78,18 @@ def test_tables_keep_values_and_columns(tmp_path: Path, name: str) -> None:
 def test_a_missing_table_names_the_next_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"exams\.parquet\. Run the stage"):
         read_table(tmp_path / "exams.parquet")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    require_writable(tmp_path / "new" / "slices.csv")
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"Cannot write .*slices\.csv: .*: Read-only file system\."):
+        require_writable(tmp_path / "slices.csv")
 
 
 def test_sha256_hashes_all_bytes(tmp_path: Path) -> None:

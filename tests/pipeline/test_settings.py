@@ -120,6 +120,20 @@ def test_the_phantoms_tree_is_under_the_artifact_root(toml, tmp_path: Path, monk
     assert load_settings(toml("[phantom]\nname='p'")).data_root == tmp_path.resolve() / "input" / "raw" / "p"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
+def test_files_of_windows_editors_are_read(tmp_path: Path, encoding: str) -> None:
+    text = "# Einstellungen für Prüfung\r\n[input]\r\nfolds = 3\r\n"
+    name, _, mark = encoding.partition(" with ")
+    (tmp_path / "s.toml").write_bytes((("\ufeff" if mark else "") + text).encode(name))
+    assert load_settings(tmp_path / "s.toml").input.folds == 3
+
+
+def test_a_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_bytes(b"[input]\nfolds = 3 # \xe4\n")
+    with pytest.raises(UserError, match="Not a text file: .* Save it as UTF-8"):
+        load_settings(tmp_path / "s.toml")
+
+
 def test_invalid_toml_names_the_file_and_the_line(toml) -> None:
     with pytest.raises(UserError, match=r"Invalid TOML: .*experiment\.toml: .*line 1"):
         load_settings(toml("[input\n"))

@@ -92,7 +92,8 @@ def predict_scan(source: Path, store: Path) -> PredictedStudies:
     series = read_series(source)
     slices = pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm})
     ingested = ingest_series(dataclasses.replace(series, study_uid=NAME), store, FEATURES)
-    study = Study(NAME, series.study_uid, series.series_uid, "only one", (), slices, [], (), ingested)
+    files = dict(zip(series.sop_uids, series.files, strict=True))
+    study = Study(NAME, series.study_uid, series.series_uid, "only one", (), slices, [], (), ingested, files)
     exams = pd.DataFrame({STUDY: [NAME], **dict.fromkeys(EXAM_LABELS, [0.25])})
     exams[[GTE_1, LEFT, CENTRAL]] = [0.9, 0.8, 0.7]
     measured = pd.DataFrame({STUDY: [NAME], "rv_lv_ratio_measured": [1.234], "rv_mm": [np.nan], "n_stored": SLICES})

@@ -12,7 +12,7 @@ import pytest
 
 from inference.pacs.codes import FINDINGS, SCHEME
 from inference.pacs.export_dicom import exam_measurements, key_slices
-from inference.pacs.source_header import find_files, read_source_image, valid_uid
+from inference.pacs.source_header import valid_uid
 from inference.predicted_studies import PredictedStudies
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, NEGATIVE, SOP
 from input.jpeg256 import FLAG
@@ -26,7 +26,6 @@ from tests.inference.pacs.predicted_scan import (
     predict_scan,
     write_scan,
 )
-from tests.support.dicom_files import write_slice
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
@@ -139,14 +138,54 @@ def test_a_negative_exam_refers_to_its_likeliest_slice(tmp_path: Path) -> None:
     assert exam_measurements(predicted.measured.exams, NAME) == {"rv_lv_ratio_measured": 1.234}
 
 
-def test_files_are_found_by_their_headers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO 2022 IR 100", "Müller^Jane"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 6", "Test^Case"),
+        ("ISO_IR 192", "Müller^Jane"),
+        ("ISO_IR 999", "Test^Case"),
+        (None, "Test^Case"),
+    ],
+)
+def test_text_becomes_utf_8_whatever_the_character_set(tmp_path, monkeypatch, charset, name):
     write_scan(tmp_path / "scans")
-    predicted = predict_scan(tmp_path / "scans", tmp_path)
-    write_slice(tmp_path / "scans" / "other.dcm", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1")
-    (tmp_path / "scans" / "notes.txt").write_text("not DICOM")
-    files = find_files(tmp_path / "scans", predicted.studies)
-    assert files[NAME, "1.2.3.4"] == tmp_path / "scans" / "4.dcm" and len(files) == 6
-    assert read_source_image(tmp_path / "scans" / "4.dcm").replaced == {}
+    for path in (tmp_path / "scans").iterdir():
+        header = pydicom.dcmread(path)
+        header.SpecificCharacterSet = "ISO 2022 IR 100" if charset == "ISO_IR 999" else charset
+        header.PatientName = name
+        header.save_as(path)
+        if charset == "ISO_IR 999":
+            path.write_bytes(path.read_bytes().replace(b"ISO 2022 IR 100", b"ISO_IR 999     "))
+    for path in export_scan(tmp_path, monkeypatch):
+        written = pydicom.dcmread(path)
+        assert written.SpecificCharacterSet == "ISO_IR 192" and str(written.PatientName) == name
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
+def test_values_that_the_standard_does_not_allow_are_emptied_with_a_comment(tmp_path, monkeypatch):
+    write_scan(tmp_path / "scans")
+    for path in (tmp_path / "scans").iterdir():
+        header = pydicom.dcmread(path)
+        header.PatientSex, header.PatientBirthDate = "U", "19550000"
+        header.save_as(path)
+    image, report = (pydicom.dcmread(path) for path in export_scan(tmp_path, monkeypatch))
+    for written in (image, report):
+        assert not written.PatientSex and not written.PatientBirthDate and written.StudyDate == "20200102"
+    comments = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
+    assert "PatientSex has a value that the standard does not allow and was left empty" in comments
+
+
+def test_a_study_that_cannot_be_exported_does_not_lose_the_others(tmp_path, monkeypatch):
+    def twice(predicted: PredictedStudies) -> PredictedStudies:
+        (study,) = predicted.studies
+        return dataclasses.replace(predicted, studies=[dataclasses.replace(study, study_uid="1.9", files={}), study])
+
+    write_scan(tmp_path / "scans")
+    with pytest.raises(UserError, match=r"Exported 2 objects to .*\n  - 1\.9: KeyError"):
+        export_scan(tmp_path, monkeypatch, change=twice)
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize("tool", ["dsrdump", "dcmdump", "dcmj2pnm"])

@@ -104,6 +104,31 @@ def test_packages_come_from_the_attached_wheels_only(tmp_path: Path, monkeypatch
         names["find"]("nothing.txt")
 
 
+def test_wheels_for_another_python_are_reported_before_pip_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "input" / "pe-wheels"
+    wheels.mkdir(parents=True)
+    for name in ("requirements.lock", "numpy-2.0-cp398-cp398-manylinux.whl", "keras-3-py3-none-any.whl"):
+        (wheels / name).write_text("")
+    for name in ("pe/code/submissions/__main__.py", "pe/run/settings.toml", "rsna/test.csv"):
+        (tmp_path / "input" / name).parent.mkdir(parents=True)
+        (tmp_path / "input" / name).write_text("")
+    monkeypatch.setenv("PE_KAGGLE_INPUT", str(tmp_path / "input"))
+    monkeypatch.delenv("PE_PYTHON", raising=False)
+    names: dict = {}
+    folders, packages = inference_notebook().cells[1:3]
+    exec(folders.source, names)
+    with pytest.raises(RuntimeError, match=r"The wheels are for Python 3\.98, this notebook has 3\."):
+        exec(packages.source, names)
+
+
+@pytest.mark.parametrize(("name", "title"), [("pe.ipynb", "pe-notebook"), ("lungs.ipynb", "lungs")])
+def test_a_title_has_at_least_the_five_characters_that_kaggle_demands(name: str, title: str) -> None:
+    metadata = kernel_metadata(Path(name), "me")
+    assert metadata["title"] == title and metadata["id"] == f"me/{title}" and metadata["code_file"] == name
+
+
 def write_wheel(path: Path) -> str:
     """A wheel with one module; its sha256."""
     path.parent.mkdir(parents=True)
