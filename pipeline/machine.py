@@ -102,6 +102,8 @@ def nvidia_smi(*options: str) -> str | None:
         process.kill()
         with suppress(subprocess.TimeoutExpired):  # a process inside a broken driver does not end
             process.wait(1.0)
+        if process.stdout:
+            process.stdout.close()
         raise UserError(
             f"No answer from nvidia-smi within {NVIDIA_SMI_S:g} s. Expected a list of GPUs. Reload the NVIDIA driver "
             "or restart the machine, or compute without a GPU: PE_DEVICE=cpu"

@@ -80,7 +80,7 @@ _PACKAGES = """PYTHON, SITE = os.environ.get("PE_PYTHON"), []
 if PYTHON is None:  # otherwise a Python with the packages installed
     PYTHON, SITE = sys.executable, [str(Path(tempfile.gettempdir()) / "pe-site")]
     lock = find("requirements.lock")
-    packed = {match[1] for wheel in lock.parent.glob("*.whl") if (match := re.search(r"-cp(3[0-9]+)-cp3[0-9]+-", wheel.name))}
+    packed = set(re.findall("-cp(3[0-9]+)-cp3[0-9]+-", " ".join(wheel.name for wheel in lock.parent.glob("*.whl"))))
     mine = f"{sys.version_info.major}{sys.version_info.minor}"
     if packed and mine not in packed:
         versions = ", ".join(f"3.{version[1:]}" for version in sorted(packed))
