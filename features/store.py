@@ -143,7 +143,7 @@ def write_exam(
     except OSError as error:  # a fault of the disk, not of the exam: later exams could not be stored either
         raise UserError(
             f"Exam {study} cannot be written: {directory}: {error.strerror or error}. Free disk space there, or set "
-            "PE_ROOT to another disk. Rerun the same command to resume."
+            "PE_ROOT (for predictions: TMPDIR) to another disk. Rerun the same command to resume."
         ) from error
 
 

@@ -23,9 +23,6 @@ from pipeline.files import write_json
 from pipeline.settings import FeaturesSettings, InputSettings, ModelsSettings, Settings
 from tests.support.dicom_files import write_slice
 
-#: pydicom warns about the hostile UID.
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
-
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
@@ -145,6 +142,17 @@ def test_labels_are_printed_and_slices_written(
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
     assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))
+
+
+@pytest.mark.parametrize("name", ["out", "evidence"])
+def test_a_target_that_cannot_be_written_is_found_before_the_networks_run(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(predict_series, "predict_into_store", lambda *_: pytest.fail("the networks ran"))
+    targets = {"out": tmp_path / "slices.csv", "evidence": tmp_path / "e.html"}
+    targets[name] = scans / "README.md" / "below_a_file"
+    with pytest.raises(UserError, match="Cannot write .*below_a_file"):
+        predict_folder(Settings(), scans, **targets)
 
 
 def test_networks_of_another_format_are_reported_before_any_file_is_read(
