@@ -4,15 +4,15 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-ROOT=${PE_ROOT:-$HERE}                                     # artifacts and logs
+ROOT=${PE_ROOT:-$HERE}                                     # artifacts/, experiments/, logs/
 
 main_job() {  # a stage that is up to date is skipped
-  stage input       prepare "$@"   # DICOM + CSV           -> exam and slice tables, folds    input/prepared
-  stage features    build   "$@"   # DICOM                 -> pixel store, measurements       features/store
-  stage models      train   "$@"   # slices                -> networks, their predictions     models/runs
-  stage ensemble    fit     "$@"   # predictions           -> combined predictions, LightGBM  ensemble/runs
-  stage submissions write   "$@"   # combined predictions  -> CSV, leaderboard, model card    submissions/results
-  stage inference   report  "$@"   # finished run          -> evidence report on test exams   inference/results
+  stage input       prepare "$@"   # DICOM + CSV           -> exam and slice tables, folds
+  stage features    build   "$@"   # DICOM                 -> pixel store, measurements
+  stage models      train   "$@"   # slices                -> networks, their predictions
+  stage ensemble    fit     "$@"   # predictions           -> combined predictions, LightGBM
+  stage submissions write   "$@"   # combined predictions  -> CSV, leaderboard, model card
+  stage inference   report  "$@"   # finished run          -> evidence report on test exams
 }
 
 # ---------------------------------------------------------------- a command, or the main job

@@ -78,28 +78,21 @@ class HeldOutScores(NamedTuple):
     exam_score: np.ndarray
 
 
-def variant_root(root: Path, variant: str) -> Path:
-    """The artifact root (PE_ROOT) of one variant."""
-    return root / "".join(letter if letter.isalnum() else "_" for letter in variant)
+def variant_links(root: Path, variant: str) -> Path:
+    """The links to the artifacts of one variant, an experiment below `root` (PE_ROOT)."""
+    return root / "experiments" / variant_name(variant) / paths.LINKS
+
+
+def variant_name(variant: str) -> str:
+    """The name of a variant's experiment."""
+    return "".join(letter if letter.isalnum() else "_" for letter in variant)
 
 
 def generate_contest(root: Path, options: list[str]) -> None:
     """Generate, prepare and store the exams that all variants share, unless that is done."""
-    (root / BASE).mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PE_ROOT": str(root / BASE)}
-    subprocess.run([str(paths.CHECKOUT / "run.sh"), *options, "--to", "features"], env=environment, check=True)
-    for variant in VARIANTS:
-        folder = variant_root(root, variant)
-        if variant != BASE:
-            _link(folder / "input", root / BASE / "input")
-            _link(folder / "features", root / BASE / "features")
-        _link(folder / "models" / "weights", paths.weights())
-
-
-def _link(link: Path, target: Path) -> None:
-    if link != target and not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target, target_is_directory=True)
+    root.mkdir(parents=True, exist_ok=True)
+    command = [str(paths.CHECKOUT / "run.sh"), *options, "--name", "exams", "--to", "features"]
+    subprocess.run(command, env={**os.environ, "PE_ROOT": str(root)}, check=True)
 
 
 def train(root: Path, variant: str, backbone: str, fold: int, options: list[str]) -> str | None:
@@ -115,17 +108,16 @@ def train(root: Path, variant: str, backbone: str, fold: int, options: list[str]
     Returns:
         The path of the log when training failed, else None.
     """
-    folder = variant_root(root, variant)
     changed_settings = [change.replace("{backbone}", backbone) for change in VARIANTS[variant]]
     changes = [part for change in changed_settings for part in ("--set", change)]
     kinds = f'models.exam.kinds=["{EXAM_KIND}"]' if variant == BASE else "models.exam.kinds=[]"
     inputs = f'models.exam.backbones=["{backbone}"]'  # the recipe's exam networks may read another backbone
     command = [
         sys.executable, "-m", "models", "fold", "--backbone", backbone, "--fold", str(fold), "--threads", "1",
-        *options, *changes, "--set", kinds, "--set", inputs,
+        *options, *changes, "--set", kinds, "--set", inputs, "--name", variant_name(variant),
     ]  # fmt: skip
-    log = folder / "train.log"
-    environment = {**os.environ, "PE_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
+    log = root / "logs" / f"train-{variant_name(variant)}.log"
+    environment = {**os.environ, "PE_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with log.open("a") as file:
         status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
     say(f"{variant}: {'failed' if status else 'trained'}")
@@ -141,11 +133,10 @@ def read_scores(root: Path, variant: str, network: str, fold: int) -> HeldOutSco
         network: name of the slice or exam network.
         fold: its held-out fold.
     """
-    prepared = variant_root(root, variant) / "input" / "prepared"
-    (truth_file,) = (root / BASE / "input" / "raw").glob("*/truth/test_truth.csv")
-    labels = pd.concat([pd.read_parquet(prepared / "slices.parquet")[[SOP, SLICE_LABEL]].dropna(),
-                        pd.read_csv(truth_file)[[SOP, SLICE_LABEL]]])  # fmt: skip
-    run_folder = variant_root(root, variant) / "models" / "runs" / network / f"fold{fold}"
+    links = variant_links(root, variant)
+    labels = pd.concat([pd.read_parquet(links / "prepared" / "slices.parquet")[[SOP, SLICE_LABEL]].dropna(),
+                        pd.read_csv(links / "raw" / "truth" / "test_truth.csv")[[SOP, SLICE_LABEL]]])  # fmt: skip
+    run_folder = links / "models" / network / f"fold{fold}"
     predictions = pd.read_parquet(run_folder / "slices.parquet")
     table = predictions.merge(labels, on=SOP, validate="one_to_one").sort_values(STUDY, kind="stable")
     exam = table[STUDY].factorize()[0]

@@ -23,8 +23,9 @@ from input.metric import log_loss
 from models.check_recipe import EXAM_KINDS
 from models.exam_runs import stored_inputs
 from models.exam_training import group_by_exam, predict_exams, train_exam_network
+from models.network_artifacts import exam_network_artifact
 from models.network_names import exam_network_name
-from models.slice_runs import exam_network_artifact, plane_table
+from models.slice_runs import plane_table
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import progress, say

@@ -3,13 +3,13 @@
     ./run.sh bench seeds --seeds 101 202 303 --root ~/seeds
     ./run.sh bench seeds --seeds 1 2 3 4 5 6 --root ~/seeds -- --set phantom.train_exams=120
 
-Runs `./run.sh --set phantom.seed=SEED` for every seed under ROOT/seedSEED (arguments after `--` are passed to run.sh;
-up-to-date stages are kept), then prints a table of the promoted candidates with medians over the seeds, and draws
-ROOT/seeds.png. The test exams are split by their id into a public part (a third) and a private part, as in a contest.
-Last, it pools the test exams of all seeds and compares the promoted candidates and the stack with the best single
-network, by a paired bootstrap over exams: with the network of the best CV of each seed (which one would have submitted
-instead), and with the network that is best on the test ground truth (a harder comparison). --finished only reads
-finished runs. Synthetic data: the numbers prove the pipeline, not clinical skill.
+Runs `./run.sh --name seedSEED --set phantom.seed=SEED` for every seed with PE_ROOT=ROOT (arguments after `--` are
+passed to run.sh; up-to-date stages are kept), then prints a table of the promoted candidates with medians over the
+seeds, and draws ROOT/seeds.png. The test exams are split by their id into a public part (a third) and a private part,
+as in a contest. Last, it pools the test exams of all seeds and compares the promoted candidates and the stack with the
+best single network, by a paired bootstrap over exams: with the network of the best CV of each seed (which one would
+have submitted instead), and with the network that is best on the test ground truth (a harder comparison). --finished
+only reads finished runs. Synthetic data: the numbers prove the pipeline, not clinical skill.
 """
 
 import argparse
@@ -26,9 +26,11 @@ from ensemble.candidates import MEAN, PRIOR, STACK, Z_ONLY
 from input.contest import SLICE_LABEL, STUDY
 from input.metric import contest_score, contributions
 from pipeline import paths
+from pipeline.artifact import read_manifest
 from pipeline.cli import run
 from pipeline.console import say
 from submissions.bootstrap_intervals import Interval, paired_difference, resample_counts
+from submissions.leaderboard import read_leaderboard
 from submissions.score import Truth, read_predictions, read_truth
 from submissions.text_table import text_table
 
@@ -42,28 +44,32 @@ RESAMPLES, BOOTSTRAP_SEED = 2000, 31
 
 
 def run_seed(root: Path, seed: int, options: list[str]) -> Path:
-    """Run the pipeline for one seed (seconds when it is up to date); return its artifact root."""
-    folder = root / f"seed{seed}"
-    command = [str(paths.CHECKOUT / "run.sh"), "--set", f"phantom.seed={seed}", *options]
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(command, env={**os.environ, "PE_ROOT": str(folder)}, check=True)
+    """Run the pipeline for one seed (seconds when it is up to date); return the folder of its experiment."""
+    folder = experiment_folder(root, seed)
+    command = [str(paths.CHECKOUT / "run.sh"), "--name", folder.name, "--set", f"phantom.seed={seed}", *options]
+    root.mkdir(parents=True, exist_ok=True)
+    subprocess.run(command, env={**os.environ, "PE_ROOT": str(root)}, check=True)
     return folder
+
+
+def experiment_folder(root: Path, seed: int) -> Path:
+    """The folder of a seed's experiment."""
+    return root / "experiments" / f"seed{seed}"
 
 
 def rows_of(folder: Path, seed: int) -> pd.DataFrame:
     """Read one run's leaderboard and add the public and private score of every candidate."""
-    table = pd.read_csv(folder / "submissions" / "leaderboard.csv")
-    table = table[table["run"] == table["run"].iloc[-1]].assign(seed=seed)
+    table = read_leaderboard(folder.parent / "leaderboard.csv")
+    table = table[table["run"] == read_manifest(folder)["identity"]].assign(seed=seed)
     truth = truth_of(folder)
     for part, exams in split_exams(truth).items():
-        table[part] = [part_score(folder / "submissions" / f"{name}.csv", truth, exams) for name in table["candidate"]]
+        table[part] = [part_score(folder / f"{name}.csv", truth, exams) for name in table["candidate"]]
     return table
 
 
 def truth_of(folder: Path) -> Truth:
     """Read the test ground truth of a run's synthetic contest."""
-    (truth_file,) = (folder / "input" / "raw").glob("*/truth/test_truth.csv")
-    return read_truth(truth_file)
+    return read_truth(folder / paths.LINKS / "raw" / "truth" / "test_truth.csv")
 
 
 def exam_losses(folder: Path, names: Iterable[str]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -71,9 +77,7 @@ def exam_losses(folder: Path, names: Iterable[str]) -> tuple[pd.DataFrame, np.nd
     truth = truth_of(folder)
     losses, weight = {}, np.zeros(0)
     for name in names:
-        parts = contributions(
-            truth.exams, truth.slices, *read_predictions(folder / "submissions" / f"{name}.csv", truth)
-        )
+        parts = contributions(truth.exams, truth.slices, *read_predictions(folder / f"{name}.csv", truth))
         losses[name] = (parts["exam_loss"] + parts["image_loss"]).to_numpy()
         weight = (parts["exam_weight"] + parts["image_weight"]).to_numpy()
     return pd.DataFrame(losses), weight
@@ -218,13 +222,13 @@ def main() -> None:
         prog="./run.sh bench seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of each contest")
-    parser.add_argument("--root", type=Path, required=True, help="folder with one artifact root per seed")
-    parser.add_argument("--finished", action="store_true", help="run nothing: ROOT/seedSEED are finished runs")
+    parser.add_argument("--root", type=Path, required=True, help="artifact root (PE_ROOT) of all seeds")
+    parser.add_argument("--finished", action="store_true", help="run nothing: the experiments are finished")
     parser.add_argument("options", nargs="*", help="further options of run.sh, after --")
     arguments = parser.parse_args()
     root = arguments.root.expanduser()
     if arguments.finished:
-        folders = {seed: root / f"seed{seed}" for seed in arguments.seeds}
+        folders = {seed: experiment_folder(root, seed) for seed in arguments.seeds}
     else:
         folders = {seed: run_seed(root, seed, arguments.options) for seed in arguments.seeds}
     table = pd.concat([rows_of(folder, seed) for seed, folder in folders.items()], ignore_index=True)

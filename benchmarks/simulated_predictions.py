@@ -32,11 +32,14 @@ from input.contest import (
 )
 from input.phantom.difficulty import difficulty_named
 from input.phantom.labels import label_row, sample_q, sample_states
+from pipeline import paths
 from pipeline.files import sha256, write_json
 
 #: Quantile -> slices per exam of the contest: the published ones (63, 131, 172, 212, 234, 256, 1083) and two that make
 #: the mean equal to the published 246.
 CONTEST_SLICES = {0: 63, 0.01: 131, 0.05: 172, 0.25: 212, 0.5: 234, 0.75: 256, 0.95: 335, 0.99: 490, 1: 1083}
+#: Where the ensemble reads, below an artifact root.
+LINKS = Path("experiments") / paths.UNNAMED / paths.LINKS
 HEAD_LABELS = (GTE_1, LEFT, RIGHT, CENTRAL, CHRONIC, ACUTE_AND_CHRONIC, QA_MOTION, QA_CONTRAST)
 
 
@@ -135,10 +138,11 @@ def _contest(
 
 def write_contest(contest: Contest, root: Path) -> None:
     """Write the tables to the locations that the ensemble reads, below an artifact root (PE_ROOT)."""
+    links = root / LINKS
     for folder, tables in (
-        (root / "input" / "prepared", {"exams": contest.exams, "slices": contest.slices}),
-        (root / "features" / "store", {"exams": contest.measured.exams, "slices": contest.measured.slices}),
-        (root / "features" / "masks", {}),
+        (links / "prepared", {"exams": contest.exams, "slices": contest.slices}),
+        (links / "store", {"exams": contest.measured.exams, "slices": contest.measured.slices}),
+        (links / "masks", {}),
     ):
         _write_artifact(folder, "simulated", tables)
     for backbone, folds in contest.networks.items():
@@ -155,7 +159,7 @@ def write_network(root: Path, backbone: str, fold: int, table: pd.DataFrame) -> 
         fold: its held-out fold.
         table: its predictions.
     """
-    folder = root / "models" / "runs" / backbone / f"fold{fold}"
+    folder = root / LINKS / "models" / backbone / f"fold{fold}"
     _write_artifact(folder, f"{backbone}{fold}", {"slices": table})
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.experiments import start
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
 
 
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     fit = verbs.add_parser(
         "fit",
         help="fit every candidate on the networks' out-of-fold predictions and predict the test exams",
-        description="Reads models/runs, features/store and input/prepared. Writes ensemble/runs: the predictions of "
+        description="Reads networks, store and tables. Writes the artifact ensemble/fit: the predictions of "
         "every candidate (out-of-fold and test), the fitted second-level models, and which candidate was promoted.",
         epilog="example: ./run.sh ensemble fit --set ensemble.exam_rounds=400",
     )
@@ -36,7 +37,10 @@ def main() -> int:
         return 0
     from ensemble.fit_ensemble import fit
     from models.apply_networks import require_networks
+    from models.network_artifacts import connect_networks
 
+    start(settings)
+    connect_networks(settings)
     require_networks(settings)  # networks on disk may have been trained with other settings
     fit(settings, force=arguments.force)
     return 0

@@ -23,7 +23,7 @@ def apply(
 
     Args:
         networks: fold -> network -> its predictions: StudyInstanceUID, SOPInstanceUID, `pe` and one column per
-            auxiliary head (as in models/runs/<network>/fold<k>/slices.parquet).
+            auxiliary head (as in a network's slices.parquet).
         slices: StudyInstanceUID, SOPInstanceUID and z_mm of every slice of these exams, including unreadable ones.
         measured: numbers of features.slice_measurements, as in features/store; None counts them as missing.
         candidate: a candidate's name; None is the promoted one.

@@ -1,4 +1,4 @@
-"""The artifact ensemble/runs: every candidate's predictions, the fitted second level, and the promoted candidate.
+"""The artifact ensemble/fit: every candidate's predictions, the fitted second level, and the promoted candidate.
 
     exams.parquet    candidate, role (oof | test), StudyInstanceUID, nine labels, expected_q; not yet decoded
     slices.parquet   candidate, role, StudyInstanceUID, SOPInstanceUID, label; every row of the contest's CSVs
@@ -22,12 +22,14 @@ from ensemble.cross_fitting import Tables, cross_fit
 from ensemble.ensemble_inputs import Inputs, read_inputs
 from ensemble.promotion import Comparison, compare_slices, out_of_fold_parts, promote
 from input.contest import EXAM_LABELS, SOP, STUDY
+from models.network_artifacts import connect_networks
 from models.network_names import network_names
 from pipeline import paths
-from pipeline.artifact import MANIFEST, Artifact, identity_of, read_manifest
+from pipeline.artifact import MANIFEST, Artifact, read_manifest
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_json, write_table
+from pipeline.identity import identity_of
 from pipeline.settings import Settings
 
 FORMAT_VERSION = 2
@@ -81,8 +83,20 @@ def ensemble_artifact(settings: Settings) -> Artifact:
         "folds": settings.input.folds,
     }
     return Artifact(
-        paths.ensemble_run(), "ensemble/fit", version=FORMAT_VERSION, settings=relevant_settings, inputs=inputs
+        paths.ensemble_run(),
+        "ensemble/fit",
+        version=FORMAT_VERSION,
+        settings=relevant_settings,
+        inputs=inputs,
+        shared=True,
     )
+
+
+def connect_ensemble(settings: Settings) -> None:
+    """Link a finished ensemble of these settings, and its inputs, into an experiment that has none yet."""
+    connect_networks(settings)
+    if not paths.ensemble_run().exists():
+        ensemble_artifact(settings).connect_if_finished()
 
 
 def _predictions_identity(manifest: dict[str, Any]) -> str:

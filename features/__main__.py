@@ -6,6 +6,7 @@ from pathlib import Path
 from features.estimate import plan_stage
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
+from pipeline.experiments import start
 from pipeline.settings import Settings
 from pipeline.stage_plan import add_dry_run_arguments, print_plan
 
@@ -61,10 +62,12 @@ def main() -> int | None:
         return None
     if arguments.verb == "build":
         from features.build_store import build
-
-        build(settings, force=arguments.force)
         from features.clot_masks import build_masks
+        from input.tables import connect_tables
 
+        start(settings)
+        connect_tables(settings)
+        build(settings, force=arguments.force)
         build_masks(settings, force=arguments.force)
         return None
     if arguments.verb == "check-store":

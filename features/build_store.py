@@ -108,6 +108,7 @@ def store_artifact(settings: Settings) -> Artifact:
         version=VERSION,
         settings=dataclasses.asdict(settings.features),
         inputs={"input/prepared": read_manifest(paths.prepared())["identity"]},
+        shared=True,
     )
 
 

@@ -16,6 +16,7 @@ import blosc2
 import numpy as np
 import pandas as pd
 
+from features.build_store import store_artifact
 from features.resample import output_centres
 from features.store import StoredExam, is_stored, open_exam
 from input.clot_masks import (
@@ -30,7 +31,7 @@ from input.clot_masks import (
     read_mask,
 )
 from input.contest import SOP, STUDY
-from input.tables import load_slices
+from input.tables import connect_tables, load_slices
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
@@ -54,6 +55,7 @@ def masks_artifact(files: dict[str, Path]) -> Artifact:
         version=VERSION,
         settings={"files": {study: sha256(path)[:16] for study, path in files.items()}},
         inputs={"features/store": read_manifest(paths.store())["identity"]},
+        shared=True,
     )
 
 
@@ -66,6 +68,15 @@ def training_masks(settings: Settings, slices: pd.DataFrame) -> dict[str, Path]:
     training = set(slices.loc[slices["split"] == "train", STUDY])
     files = find_masks(settings.data_root)
     return {study: files[study] for study in sorted(training & set(files)) if is_stored(paths.store(), study)}
+
+
+def connect_features(settings: Settings) -> None:
+    """Link a finished store and masks of these settings, and their inputs, into an experiment that has none yet."""
+    connect_tables(settings)
+    if not paths.store().exists() and paths.prepared().exists():
+        store_artifact(settings).connect_if_finished()
+    if not paths.masks().exists() and paths.store().exists():
+        masks_artifact(training_masks(settings, load_slices())).connect_if_finished()
 
 
 def build_masks(settings: Settings, *, force: bool = False) -> None:
@@ -82,7 +93,8 @@ def build_masks(settings: Settings, *, force: bool = False) -> None:
     readable = slices[(slices["position"] >= 0) & slices[STUDY].isin(files)]
     positions = {study: rows.set_index(SOP)["position"] for study, rows in readable.groupby(STUDY)}
     with artifact.building(fresh=True) as directory:
-        jobs = [(settings.data_root, directory, study, path, positions[study]) for study, path in files.items()]
+        folders = settings.data_root, paths.store(), directory
+        jobs = [(*folders, study, path, positions[study]) for study, path in files.items()]
         tables, faults = [], []
         for table, fault in run_jobs(store_mask, jobs, desc="clot masks"):
             tables += [table] if not fault else []
@@ -95,11 +107,14 @@ def build_masks(settings: Settings, *, force: bool = False) -> None:
     say(f"features/masks: clot masks of {len(files)} training exams")
 
 
-def store_mask(tree: Path, directory: Path, study: str, path: Path, positions: pd.Series) -> tuple[pd.DataFrame, str]:
+def store_mask(
+    tree: Path, store: Path, directory: Path, study: str, path: Path, positions: pd.Series
+) -> tuple[pd.DataFrame, str]:
     """Store the mask of one exam.
 
     Args:
         tree: the contest tree.
+        store: the pixel store.
         directory: where the mask goes.
         study: StudyInstanceUID.
         path: the mask's file.
@@ -108,7 +123,7 @@ def store_mask(tree: Path, directory: Path, study: str, path: Path, positions: p
     Returns:
         The exam's rows of slices.parquet, and what is wrong with the mask, empty where nothing is.
     """
-    exam = open_exam(paths.store(), study)
+    exam = open_exam(store, study)
     try:
         codes = read_mask(tree, study, path)
     except UserError as fault:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.cli import add_experiment_arguments, add_settings_arguments, run, settings_from
+from pipeline.experiments import start
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
 
 _SERIES_HELP = "a series, a folder of studies, or a zip archive"
@@ -108,7 +109,9 @@ def _report(arguments: argparse.Namespace) -> int:
         return 0
     from inference.evidence.evidence_report import write_run_report
 
-    write_run_report(settings_from(arguments), force=arguments.force)
+    settings = settings_from(arguments)
+    start(settings)
+    write_run_report(settings, force=arguments.force)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The `predict-contest` command: a complete submission for a contest tree without labels, one group of exams at a time.
 
-    inference/results/predicted/
+    experiments/<name>/predicted/
         exams<first>.parquet     the nine labels of a group of exams, decoded
         slices<first>.parquet    their slices, with the reason where the prior replaces a prediction; written last
         .store/                  pixels of the current group, removed after the group

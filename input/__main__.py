@@ -8,6 +8,7 @@ from input.estimate import plan_stage
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
 from pipeline.errors import UserError
+from pipeline.experiments import start
 from pipeline.stage_plan import add_dry_run_arguments, print_plan
 
 
@@ -23,13 +24,13 @@ def parser() -> argparse.ArgumentParser:
         verbs.add_parser(
             "phantom",
             help="generate the synthetic contest: CTPA exams in the contest's own layout",
-            description="Generate synthetic CT pulmonary angiograms with true labels in input/raw/<phantom.name>.",
+            description="Generate synthetic CT pulmonary angiograms with true labels, linked as artifacts/raw.",
             epilog="example: ./run.sh input phantom --set phantom.train_exams=12 --page phantom.png",
         )
     )
     prepare = verbs.add_parser(
         "prepare",
-        help="build input/prepared: exam and slice tables, folds (reads headers only)",
+        help="build the exam and slice tables, folds (reads headers only)",
         description="Read every header, order the slices, flag and quarantine, assign the exams to folds. "
         "Without --data the synthetic contest is generated first.",
         epilog="example: ./run.sh input prepare --data ~/rsna --settings settings/rsna.toml",
@@ -149,10 +150,12 @@ def main() -> int | None:
             f"input.data is {settings.input.data}: the phantom is generated only without a contest tree. "
             "Remove --data and the setting input.data."
         )
+    start(settings)
     if settings.is_phantom:
         from input.phantom.synthetic_contest import generate_contest
 
-        generate_contest(settings.phantom, settings.data_root, force=arguments.force and arguments.verb == "phantom")
+        force = arguments.force and arguments.verb == "phantom"
+        generate_contest(settings.phantom, settings.data_root, force=force, shared=True)
     if arguments.verb == "prepare":
         from input.tables import prepare
 

@@ -81,7 +81,21 @@ def prepared_artifact(settings: Settings) -> Artifact:
     if is_jpeg_tree(root):
         inputs["layout"] = "jpeg256"  # a tree of DICOM files can have the same CSVs
     fold_settings = {"folds": settings.input.folds, "fold_seed": settings.input.fold_seed}
-    return Artifact(paths.prepared(), "input/prepared", version=VERSION, settings=fold_settings, inputs=inputs)
+    return Artifact(
+        paths.prepared(), "input/prepared", version=VERSION, settings=fold_settings, inputs=inputs, shared=True
+    )
+
+
+def connect_tables(settings: Settings) -> None:
+    """Link finished tables of these settings, and their synthetic contest, into an experiment that has none yet."""
+    if paths.prepared().exists():
+        return
+    if settings.is_phantom:
+        from input.phantom.synthetic_contest import contest_artifact
+
+        contest_artifact(settings.phantom, settings.data_root, shared=True).connect_if_finished()
+    if settings.data_root.is_dir():
+        prepared_artifact(settings).connect_if_finished()
 
 
 def _first_file(folder: Path) -> Path | None:

@@ -5,7 +5,8 @@ import os
 
 from models.estimate import plan_stage
 from models.network_names import exam_network_kinds
-from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.cli import add_settings_arguments, experiment_options, run, settings_from
+from pipeline.experiments import start
 from pipeline.stage_plan import add_dry_run_arguments, print_plan
 
 EPILOG = """examples:
@@ -23,7 +24,7 @@ EPILOG = """examples:
 
 Progress: logs/models-<backbone>-fold<k>.log has loss, speed and the time left; `tensorboard --logdir logs/tensorboard`
 shows curves during training (with any TensorBoard, e.g. `uvx tensorboard`). Afterwards every run has history.csv and
-learning.png, and models/runs/learning_curves.png shows all runs. A killed training resumes after its last finished
+learning.png, and learning_curves.png shows all runs. A killed training resumes after its last finished
 epoch: rerun the same command.
 """
 
@@ -65,15 +66,17 @@ def main() -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from features.clot_masks import connect_features
     from models.training_jobs import train_all
 
-    experiment = ["--settings", arguments.settings]
-    experiment += [part for override in arguments.overrides for part in ("--set", override)]
-    experiment += ["--data", arguments.data] if arguments.data else []
-    train_all(settings_from(arguments), experiment, force=arguments.force)
+    settings = settings_from(arguments)
+    start(settings)
+    connect_features(settings)
+    train_all(settings, experiment_options(arguments), force=arguments.force)
 
 
 def _fold(arguments: argparse.Namespace) -> None:
+    from features.clot_masks import connect_features
     from models.device import is_out_of_memory
     from models.progress_messages import DoneMessage, print_json, print_text
     from models.slice_runs import train_fold
@@ -83,6 +86,8 @@ def _fold(arguments: argparse.Namespace) -> None:
     settings = settings_from(arguments)
     if arguments.end_with_parent:
         end_with_parent()
+    start(settings)
+    connect_features(settings)
     report = print_json if arguments.progress == "json" else print_text
     job = settings, arguments.backbone, arguments.fold, arguments.threads
     try:

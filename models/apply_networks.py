@@ -9,9 +9,10 @@ import pandas as pd
 from features.store import stored_studies
 from input.contest import SOP
 from models.batches import loader_threads
+from models.network_artifacts import job_artifacts
 from models.network_names import exam_network_kinds
 from models.prediction_engine import predict_slices
-from models.slice_runs import job_artifacts, planes_of, slice_engine
+from models.slice_runs import planes_of, slice_engine
 from models.slice_views import SliceViews
 from models.stored_maps import MeanMaps, mapping_backbone
 from pipeline import paths

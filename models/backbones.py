@@ -160,7 +160,7 @@ def weights_fault(name: str, weights: str) -> str | None:
     if weights not in NAMED_WEIGHTS and not Path(weights).expanduser().is_file():
         return (
             f"{name}: models.weights: file not found. Expected {', '.join(NAMED_WEIGHTS)} or the weights.npz of a run "
-            f"with this backbone, e.g. models/runs/{name}/fold0/weights.npz, got {weights!r}."
+            f"with this backbone, e.g. experiments/phantom/artifacts/models/{name}/fold0/weights.npz, got {weights!r}."
         )
     return None
 

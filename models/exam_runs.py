@@ -1,6 +1,6 @@
 """The exam networks of a (backbone, fold) job; each writes an artifact of its own.
 
-models/runs/<backbone>_<kind>/fold<k>/
+artifacts/models/<backbone>_<kind>-fold<k>-<identity>/
     slices.parquet   rows of the slice network's table: study, SOP, role, `pe`, and the nine exam labels, which are
                      equal on all slices of an exam
     weights.npz      the network's variables in order
@@ -23,10 +23,11 @@ from models.checkpoint import load_weights, save_weights
 from models.exam_network import exam_network
 from models.exam_training import ExamSlices, Scale, group_by_exam, predict_exams, train_exam_network
 from models.learning_curves import draw_curves
+from models.network_artifacts import exam_network_artifact
 from models.network_names import exam_network_kinds, exam_network_name
 from models.prediction_engine import predict_slices
 from models.progress_messages import ExamEpochMessage, Report, print_text
-from models.slice_runs import exam_network_artifact, plane_table, slice_engine
+from models.slice_runs import plane_table, slice_engine
 from models.slice_targets import TARGETS
 from models.slice_views import SliceViews
 from pipeline import paths

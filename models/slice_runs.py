@@ -1,6 +1,6 @@
 """Jobs of this stage: one (backbone, fold) per process, one artifact per network.
 
-models/runs/<backbone>/fold<k>/
+artifacts/models/<backbone>-fold<k>-<identity>/
     slices.parquet   one row per slice of the held-out fold (role "oof") and of the test exams (role "test"): study,
                      SOP, role, row of the embedding, pe, one probability per exam label, numbers of the clot map
     maps.parquet     the same slices' clot maps: study, SOP, role, map (uint8 bytes, rows x columns)
@@ -12,7 +12,6 @@ models/runs/<backbone>/fold<k>/
     manifest.json    written last; before that, .checkpoint.npz has the state after the last finished epoch
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +27,7 @@ from models.check_recipe import EXAM_KINDS, check_recipe
 from models.device import prepare_backend
 from models.history import History
 from models.learning_curves import draw_curves
-from models.network_names import exam_network_kinds, exam_network_name
+from models.network_artifacts import exam_network_artifact, network_artifact
 from models.precision import dtype_policy
 from models.prediction_engine import (
     GRAPH,
@@ -44,61 +43,14 @@ from models.progress_messages import Report, print_text
 from models.slice_views import SliceViews
 from models.stored_maps import MAPS, MapWriter
 from pipeline import paths
-from pipeline.artifact import Artifact, read_manifest, verify
+from pipeline.artifact import verify
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_table, write_table
-from pipeline.recorded_weights import recorded_weights
-from pipeline.settings import FOR_ALL_BACKBONES, ModelsSettings, Settings
+from pipeline.settings import ModelsSettings, Settings
 
 if TYPE_CHECKING:
     import keras
-
-VERSION = 4
-EXAM_VERSION = 2
-#: Settings of [models.exam] that select networks and do not affect the training of one.
-NOT_RECIPE = ("kinds", "backbones")
-
-
-def network_artifact(settings: Settings, backbone: str, fold: int) -> Artifact:
-    """Return the artifact of one slice network."""
-    resolved = dataclasses.asdict(settings.models.of(backbone))
-    recipe = {key: value for key, value in resolved.items() if key not in FOR_ALL_BACKBONES}
-    return Artifact(
-        paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
-        settings={**recipe, "weights": recorded_weights(recipe["weights"]), "backbone": backbone, "fold": fold},
-        inputs={
-            "input/prepared": read_manifest(paths.prepared())["identity"],
-            "features/store": read_manifest(paths.store())["identity"],
-            **({"features/masks": read_manifest(paths.masks())["identity"]} if recipe["mask_supervision"] else {}),
-        },
-    )  # fmt: skip
-
-
-def exam_network_artifact(settings: Settings, backbone: str, fold: int, kind: str) -> Artifact:
-    """Return the artifact of one exam network over one slice network (see `models.exam_runs`).
-
-    Args:
-        settings: The experiment.
-        backbone: Backbone of the slice network.
-        fold: The held-out fold.
-        kind: One of `models.check_recipe.EXAM_KINDS`.
-    """
-    recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key not in NOT_RECIPE}
-    name = exam_network_name(backbone, kind)
-    return Artifact(
-        paths.model_run(name, fold), f"models/{name}/fold{fold}", version=EXAM_VERSION,
-        settings={**recipe, "backbone": backbone, "fold": fold, "kind": kind},
-        inputs={"slice network": network_artifact(settings, backbone, fold).identity},
-    )  # fmt: skip
-
-
-def job_artifacts(settings: Settings, backbone: str, fold: int) -> list[Artifact]:
-    """Return the artifacts of one (backbone, fold) job: the slice network's, then those of its exam networks."""
-    exam_artifacts = [
-        exam_network_artifact(settings, backbone, fold, kind) for kind in exam_network_kinds(settings.models, backbone)
-    ]
-    return [network_artifact(settings, backbone, fold), *exam_artifacts]
 
 
 def plane_table(split: str | None = None) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from models.backbones import weights_fault
 from models.check_recipe import check_recipes
 from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
 from models.learning_curves import draw_overview
+from models.network_artifacts import job_artifacts
 from models.network_names import network_names
 from models.progress_messages import DoneMessage, EpochMessage, StepMessage, parse_message
-from models.slice_runs import job_artifacts
 from pipeline import paths
 from pipeline.cluster import scheduler
 from pipeline.console import progress_visible, say

@@ -4,24 +4,26 @@ Its identity is a hash of the settings that affect it, the identities of its inp
 developer raises when the format or meaning of the files changes. Source hash, library versions, platform and wall time
 are recorded in the manifest but never cause a rebuild by themselves.
 
-    artifact = Artifact(paths.prepared(), "input/prepared", version=1, settings={...}, inputs={"raw": "..."})
+A shared artifact lies in a folder named by its identity, so that artifacts of different settings lie side by side and
+equal ones are built once. Every experiment that uses it has a link to it, through which its files are read.
+
+    artifact = Artifact(paths.prepared(), "input/prepared", version=1, settings={...}, inputs={}, shared=True)
     if artifact.is_current(force=False):
         return                       # printed in one line
-    with artifact.building():        # removes files of another identity, keeps partial work of this one
+    with artifact.building():        # keeps partial work of the same identity
         ...write files...
         artifact.finish(rows={"exams": 12}, metrics={})
 """
 
-import hashlib
 import json
+import os
 import platform
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,69 +31,24 @@ from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import TEMPORARY, read_json, sha256, write_json
+from pipeline.identity import first_difference, identity_of
+from pipeline.software import library_versions, source_hash
 from pipeline.stage_plan import BUILDING, MANIFEST
-
-LIBRARIES = (
-    "tensorflow-cpu",
-    "tensorflow",
-    "keras",
-    "lightgbm",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "scipy",
-    "openvino",
-    "jax",
-    "torch",
-    "pydicom",
-    "python-gdcm",
-    "pylibjpeg",
-    "pylibjpeg-openjpeg",
-    "pyjpegls",
-    "pillow",
-    "opencv-python-headless",
-    "pyarrow",
-    "blosc2",
-)
-
-
-def identity_of(value: Any) -> str:
-    """Hash any JSON value to 16 hex digits of sha256, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-@cache
-def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def source_hash(package: str) -> str:
-    """Hash of a stage's Python source, recorded to detect that the source has changed."""
-    digest = hashlib.sha256()
-    for file in sorted((paths.CHECKOUT / package).rglob("*.py")):
-        digest.update(file.relative_to(paths.CHECKOUT).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 class Artifact:
     """One artifact of a stage; the module's docstring shows its use.
 
     Args:
-        directory: the folder of its files.
+        directory: the folder of its files; of a shared artifact the experiment's link to that folder. A folder that is
+            no link, as in a packed model, is used as it is.
         name: `stage/name`, used in messages; its first part is the source package.
         version: raised by a developer when the format or the meaning of the files changes.
         settings: the settings that affect this artifact (JSON values).
         inputs: name -> identity of every input artifact.
         files: names of the artifact's files, if its directory also contains other files; then only these are hashed,
             and only these and the files in the last manifest are ever removed.
+        shared: it may be used by several experiments.
     """
 
     def __init__(
@@ -103,12 +60,14 @@ class Artifact:
         settings: dict[str, Any],
         inputs: dict[str, str],
         files: tuple[str, ...] | None = None,
+        shared: bool = False,
     ) -> None:
-        self.directory = directory
         self.name = name
         self.files = files
         self.parts = {"version": version, "settings": json.loads(json.dumps(settings)), "inputs": inputs}
         self.identity = identity_of({"name": name, **self.parts})
+        self.link = directory if shared and (directory.is_symlink() or not directory.is_dir()) else None
+        self.directory = paths.artifact(name, self.identity) if self.link else directory
         self._started = time.monotonic()
 
     @property
@@ -118,40 +77,73 @@ class Artifact:
 
     def stale_reason(self) -> str | None:
         """Reason to build the artifact, in a few words; None if it is finished and up to date."""
-        if not self.manifest_path.is_file():
+        path = self.manifest_path
+        if not path.is_file() and self.link:
+            path = self.link / MANIFEST  # what the experiment used so far shows which setting changed
+        if not path.is_file():
             return "not built yet"
-        manifest = read_json(self.manifest_path)
-        if manifest.get("identity") == self.identity:
-            return None
-        return _first_difference(manifest, self.parts)
+        manifest = read_manifest(path.parent)
+        if manifest.get("identity") != self.identity:
+            return first_difference(manifest, self.parts)
+        missing = self.missing_files()
+        if missing:
+            return f"{missing[0]} is missing" + (f", and {len(missing) - 1} more files" if missing[1:] else "")
+        return None
+
+    def missing_files(self) -> list[str]:
+        """Names of the manifest's files that do not exist; empty if the artifact is not finished."""
+        return [name for name in self._recorded_files() if not (self.directory / name).is_file()]
 
     def is_current(self, *, force: bool) -> bool:
-        """Whether the artifact can be reused; print the answer and its reason in one line."""
+        """Whether the artifact can be reused; print the answer and its reason in one line, and link it if so."""
         reason = "forced" if force else self.stale_reason()
         if reason:
             say(f"{self.name}: building ({reason})")
             return False
-        manifest = read_json(self.manifest_path)
+        self._connect()
+        manifest = read_manifest(self.directory)
         note = "" if manifest["source"] == self._source() else "; its source code has changed (--force rebuilds)"
         say(f"{self.name}: up to date{note}")
+        return True
+
+    def connect_if_finished(self) -> bool:
+        """Link the artifact into the experiment if it is finished; return whether it is."""
+        if self.stale_reason():
+            return False
+        self._connect()
         return True
 
     @contextmanager
     def building(self, *, fresh: bool = False) -> Iterator[Path]:
         """Open the artifact for writing.
 
-        Files of another identity are removed first. Partial work of this identity is kept, so that a killed run
-        resumes, unless `fresh` is set (--force).
+        Partial work of this identity is kept, so that a killed run resumes, unless `fresh` is set (--force). Files of
+        another identity lie in another folder; only a folder that is not shared is emptied of them.
         """
         marker = self.directory / BUILDING
-        resumable = marker.is_file() and read_json(marker).get("identity") == self.identity and not fresh
-        if not resumable and self.directory.exists():
+        is_own = self.link is not None or (marker.is_file() and read_json(marker).get("identity") == self.identity)
+        if self.directory.exists() and (fresh or not is_own):
             self._empty()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.manifest_path.unlink(missing_ok=True)
         self._remove_temporary_files()
         write_json(marker, {"identity": self.identity})
+        self._connect()
         self._started = time.monotonic()
         yield self.directory
+
+    def _connect(self) -> None:
+        """Let the experiment's link point to this artifact."""
+        if self.link is None:
+            return
+        target = os.path.relpath(self.directory, self.link.parent)
+        if self.link.is_symlink() and os.readlink(self.link) == target:
+            return
+        self.link.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.link.with_name(f".{self.link.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        os.replace(temporary, self.link)
 
     def discard(self) -> None:
         """Mark the artifact as not built because its input is rebuilt; its files are kept."""
@@ -241,17 +233,28 @@ def verify(
         directory: a finished artifact.
         names: the files about to be read; None: every file.
         recorded: the manifest's `files`, if they are already known.
-        next_step: what the user can do about a fault; by default, rebuild the stage.
+        next_step: what the user can do about a fault; by default, remove the damaged files and run again.
 
     Raises:
         UserError: lists every file that is missing, changed or not in the manifest.
     """
     faults = integrity_faults(directory, names, recorded=recorded)
     if faults:
-        own = directory.is_relative_to(paths.root())
-        options = f"--from {directory.relative_to(paths.root()).parts[0]} --force" if own else "--force"
-        next_step = next_step or f"Rebuild it: ./run.sh {options}"
-        raise UserError.listing("An artifact does not match its manifest:", faults, next_step)
+        raise UserError.listing(
+            "An artifact does not match its manifest:", faults, next_step or repair_command(directory, faults)
+        )
+
+
+def repair_command(directory: Path, faults: list[str]) -> str:
+    """The next step after faults of an artifact's files: a missing file, and what depends on it, is built again.
+
+    Args:
+        directory: the artifact.
+        faults: as `integrity_faults` returns them.
+    """
+    damaged = [path for path, _, reason in (fault.partition(": ") for fault in faults) if reason != "missing"]
+    remove = f"rm -f {' '.join(map(shlex.quote, damaged))} && " if damaged else ""
+    return f"Rebuild it: {remove}./run.sh --name {shlex.quote(paths.experiment().name)}"
 
 
 def integrity_faults(
@@ -269,26 +272,3 @@ def integrity_faults(
         elif sha256(path) != recorded[name]:
             faults.append(f"{paths.shown(path)}: changed since it was written (sha256 differs)")
     return faults
-
-
-def _first_difference(manifest: dict[str, Any], parts: dict[str, Any]) -> str:
-    """The first setting, input or version that differs from a manifest."""
-    if manifest.get("version") != parts["version"]:
-        return f"format version {manifest.get('version')} -> {parts['version']}"
-    for part in ("settings", "inputs"):
-        old, new = _flat(manifest.get(part, {})), _flat(parts[part])
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                if part == "inputs":
-                    return f"its input {key} changed"
-                return f"setting {key}: {old.get(key)} -> {new.get(key)}"
-    return "its identity changed"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return flat

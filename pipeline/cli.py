@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.experiments import default_name, experiment_of, is_experiment, recorded_settings
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
 
@@ -17,13 +18,13 @@ DEFAULT_SETTINGS = "settings/phantom.toml"
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --settings, --set, --data, --scheduler and --force, which mean the same in every stage and in run.sh."""
+    """Add the options of an experiment and --force, which mean the same in every stage and in run.sh."""
     add_experiment_arguments(parser)
     parser.add_argument("--force", action="store_true", help="rebuild even what is up to date")
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --data, --settings, --set and --scheduler: what is computed, and where."""
+    """Add --data, --settings, --set, --name and --scheduler: what is computed, and where."""
     group = parser.add_argument_group("experiment")
     group.add_argument("--data", metavar="DIR", help="a contest tree (train/, test/, train.csv, test.csv); "
                        "without it a synthetic contest is generated and used")  # fmt: skip
@@ -35,6 +36,11 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         help="override one setting, e.g. --set models.epochs=6 (repeatable)",
     )  # fmt: skip
     group.add_argument(
+        "--name", metavar="NAME", default="",
+        help="name of the experiment (default: the settings file's, with the overrides); without other options, the "
+        "settings of a finished experiment of this name are used",
+    )  # fmt: skip
+    group.add_argument(
         "--scheduler", metavar="ADDRESS",
         help="run headers, ingest and training on a Dask cluster, e.g. tcp://node1:8786; its machines must see this "
         "checkout, the data and PE_ROOT under the same paths",
@@ -42,14 +48,24 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """Resolve the settings of a parsed command line; jobs read the scheduler's address from $PE_SCHEDULER.
+    """Resolve the settings of a parsed command line, and make their experiment the current one.
+
+    Jobs read the scheduler's address from $PE_SCHEDULER.
 
     Raises:
-        UserError: invalid settings.
+        UserError: invalid settings, or the name of an experiment with other settings.
     """
     if arguments.scheduler:
         os.environ["PE_SCHEDULER"] = arguments.scheduler
-    return load_settings(arguments.settings, overrides=arguments.overrides, data=arguments.data)
+    name, overrides = arguments.name, arguments.overrides
+    is_only_named = arguments.settings == DEFAULT_SETTINGS and not overrides and not arguments.data
+    if name and is_only_named and is_experiment(name):
+        paths.select_experiment(name)
+        return recorded_settings(name)
+    settings = load_settings(arguments.settings, overrides=overrides, data=arguments.data)
+    wanted = name or default_name(arguments.settings, overrides)
+    paths.select_experiment(experiment_of(settings, wanted, is_chosen=bool(name)))
+    return settings
 
 
 def experiment_options(arguments: argparse.Namespace) -> list[str]:
@@ -57,6 +73,7 @@ def experiment_options(arguments: argparse.Namespace) -> list[str]:
     options = ["--data", arguments.data] if arguments.data else []
     options += ["--settings", arguments.settings] if arguments.settings != DEFAULT_SETTINGS else []
     options += [word for override in arguments.overrides for word in ("--set", override)]
+    options += ["--name", arguments.name] if arguments.name else []
     return options + (["--scheduler", arguments.scheduler] if arguments.scheduler else [])
 
 

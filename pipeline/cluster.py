@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
-from pipeline.artifact import library_versions, source_hash
 from pipeline.console import say
 from pipeline.errors import UserError
+from pipeline.software import library_versions, source_hash
 
 if TYPE_CHECKING:
     from distributed import Client

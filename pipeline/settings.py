@@ -15,7 +15,7 @@ from pipeline.recorded_weights import recorded_weights
 class PhantomSettings:
     """The synthetic contest that `input.phantom` generates."""
 
-    name: str = "phantom"  # folder under input/raw
+    name: str = "phantom"  # of the data set, in tables and reports
     seed: int = 2020
     train_exams: int = 240
     test_exams: int = 120
@@ -184,7 +184,7 @@ class Settings:
     @property
     def data_root(self) -> Path:
         """The contest tree that is read: the user's, or the synthetic one."""
-        return Path(self.input.data).expanduser().resolve() if self.input.data else paths.raw(self.phantom.name)
+        return Path(self.input.data).expanduser().resolve() if self.input.data else paths.raw()
 
     @property
     def is_phantom(self) -> bool:

@@ -83,7 +83,7 @@ def parse_plan(text: str) -> StagePlan:
 
 
 def describe_artifacts(plan: StagePlan) -> str:
-    """The states of a stage's artifacts in one line, e.g. "models/runs: 4 finished, 2 not built"."""
+    """The states of a stage's artifacts in one line, e.g. "models: 4 finished, 2 not built"."""
     folders = [Path(artifact["path"]) for artifact in plan.artifacts]
     states = Counter(artifact["state"] for artifact in plan.artifacts)
     if len(folders) == 1:

@@ -6,9 +6,10 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
+from pipeline.experiments import start
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
 
-_FILE, _TREE = "submissions/results/submission.csv", "input/raw/phantom"
+_FILE, _TREE = "experiments/phantom/submission.csv", "experiments/phantom/artifacts/raw"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction) -> None:
         "./run.sh leaderboard", settings=False,
     )  # fmt: skip
     _add(
-        verbs, "card", "write the model card of the finished run: submissions/results/model_card.md and .json",
+        verbs, "card", "write the model card of a finished experiment: model_card.md and .json in its folder",
         "./run.sh card",
     )  # fmt: skip
 
@@ -112,9 +113,12 @@ def _write(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print_plan(StagePlan("submissions", artifact_states([paths.submissions()])), as_json=arguments.json)
         return 0
+    from ensemble.fit_ensemble import connect_ensemble
     from submissions.finished_run import require_finished
     from submissions.write_submission import write_all
 
+    start(settings)
+    connect_ensemble(settings)
     require_finished(settings)  # leaderboard and card record these settings as those of the run
     write_all(settings, force=arguments.force)
     return 0

@@ -14,6 +14,7 @@ from models.apply_networks import require_networks
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.errors import UserError
+from pipeline.experiments import require_experiment
 from pipeline.files import sha256
 from pipeline.settings import Settings
 from submissions.score import Truth, read_truth
@@ -97,6 +98,7 @@ def require_finished(settings: Settings) -> None:
     Raises:
         UserError: an artifact is missing or was made with other settings.
     """
+    require_experiment()
     # The ensemble's identity covers the networks on disk, but not the settings they were trained with.
     require_networks(settings)
     for artifact in (store_artifact(settings), ensemble_artifact(settings)):

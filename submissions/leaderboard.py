@@ -1,4 +1,4 @@
-"""submissions/results/leaderboard.csv: one row per run and candidate, and the tables that show it."""
+"""experiments/leaderboard.csv: one row per run and candidate, and the tables that show it."""
 
 import subprocess
 from pathlib import Path
@@ -45,7 +45,7 @@ LEGEND = {
 
 def leaderboard_path() -> Path:
     """The path of the leaderboard, which grows with every run."""
-    return paths.submissions() / "leaderboard.csv"
+    return paths.experiments() / "leaderboard.csv"
 
 
 def commit() -> str:

@@ -11,9 +11,10 @@ import pandas as pd
 from ensemble.decode import decode
 from input.tables import load_exams, load_slices
 from pipeline import paths
-from pipeline.artifact import Artifact, identity_of, verify
+from pipeline.artifact import Artifact, verify
 from pipeline.console import progress, say
 from pipeline.files import atomic_path
+from pipeline.identity import identity_of
 from pipeline.settings import Settings
 from submissions.bootstrap_intervals import resample_counts
 from submissions.check_submission import require_valid
@@ -186,6 +187,6 @@ def _print_results(settings: Settings, run: str) -> None:
     say(f"submission:  {directory}/{SUBMISSION}  (each candidate: {directory}/<candidate>.csv)")
     say(f"report:      {directory}/report.md, report.png")
     say(f"model card:  {directory}/model_card.md, model_card.json")
-    say(f"leaderboard: {directory}/leaderboard.csv  (all runs: ./run.sh leaderboard)")
+    say(f"leaderboard: {paths.shown(leaderboard_path())}  (all runs: ./run.sh leaderboard)")
     check = f"./run.sh check-submission {directory}/{SUBMISSION} --data {paths.shown(settings.data_root)}"
     say(f"check it:    {check}")

@@ -15,10 +15,11 @@ STAGES = ["input", "features", "models", "ensemble", "submissions", "inference"]
 LONGEST_FILE = 300
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
 BEFORE_SET_UP = [
-    "pipeline/__main__", "pipeline/cli", "pipeline/console", "pipeline/doctor", "pipeline/environment",
-    "pipeline/errors", "pipeline/estimates", "pipeline/front_door", "pipeline/load_settings", "pipeline/machine",
-    "pipeline/paths", "pipeline/plan", "pipeline/recorded_weights", "pipeline/run_lock", "pipeline/run_stage",
-    "pipeline/settings", "pipeline/stage_plan", "pipeline/stages", "input/estimate", "features/estimate",
+    "pipeline/__main__", "pipeline/cli", "pipeline/console", "pipeline/doctor", "pipeline/earlier_layout",
+    "pipeline/environment", "pipeline/errors", "pipeline/estimates", "pipeline/experiments", "pipeline/front_door",
+    "pipeline/identity", "pipeline/load_settings", "pipeline/machine", "pipeline/paths", "pipeline/plan",
+    "pipeline/recorded_weights", "pipeline/run_lock", "pipeline/run_stage", "pipeline/settings",
+    "pipeline/settings_text", "pipeline/stage_plan", "pipeline/stages", "input/estimate", "features/estimate",
     "models/estimate", "models/network_names", *(f"{stage}/__main__" for stage in STAGES),
 ]  # fmt: skip
 #: Words of stages' facts, which belong to the stages' `estimate` and `network_names` modules.

@@ -124,8 +124,8 @@ def test_a_dry_run_shows_artifacts_and_runs_nothing(front_door: FrontDoor) -> No
     shown = front_door.run("--dry-run", "--from", "models", "--set", "models.epochs=2")
     assert shown.returncode == 0, shown.stderr
     assert front_door.calls() == []
-    assert "input/prepared: not built (not selected)" in shown.stdout
-    assert re.search(r"^models .*runs: \d+ not built$", shown.stdout, flags=re.MULTILINE)
+    assert "experiments/phantom,models.epochs=2/artifacts/prepared: not built (not selected)" in shown.stdout
+    assert re.search(r"^models .*models: \d+ not built$", shown.stdout, flags=re.MULTILINE)
     assert not (front_door.folder / "root").exists()
 
 

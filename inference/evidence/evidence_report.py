@@ -54,15 +54,15 @@ def write_run_report(settings: Settings, *, force: bool = False) -> None:
     require_finished(settings)
     candidates = read_candidates(paths.ensemble_run())
     artifact = _report_artifact(settings, candidates)
-    if artifact.is_current(force=force):
-        return
-    with artifact.building(fresh=force) as directory:
-        report = write_evidence(settings, candidates, directory / EVIDENCE)
-        location = measure_location(settings, candidates, candidates.promoted)
-        write_json(directory / LOCATION, location)
-        artifact.finish(rows={"exams": report.exams})
-    say(f"\n{describe_location(location)}\n")
-    say(f"evidence: {report}")
+    if not artifact.is_current(force=force):
+        with artifact.building(fresh=force) as directory:
+            report = write_evidence(settings, candidates, directory / EVIDENCE)
+            location = measure_location(settings, candidates, candidates.promoted)
+            write_json(directory / LOCATION, location)
+            artifact.finish(rows={"exams": report.exams})
+        say(f"\n{describe_location(location)}\n")
+        say(f"evidence: {report}")
+    say(f"experiment: {paths.experiment().name}, all results in {paths.shown(paths.experiment())}")
 
 
 def _report_artifact(settings: Settings, candidates: Candidates) -> Artifact:

@@ -13,8 +13,9 @@ from input.contest import STUDY
 from input.tables import load_exams, load_slices
 from models.network_names import network_names
 from pipeline import paths
-from pipeline.artifact import MANIFEST, identity_of, verify
+from pipeline.artifact import MANIFEST, verify
 from pipeline.files import read_json
+from pipeline.identity import identity_of
 from pipeline.settings import Settings
 from submissions.bootstrap_intervals import RankedScores
 from submissions.finished_run import (

@@ -41,7 +41,9 @@ from pipeline.settings import PhantomSettings
 VERSIONS = {"easy": 1, "medium": 2, "contest": 2}
 
 
-def generate_contest(settings: PhantomSettings, tree: Path, *, force: bool, workers: int = 0) -> None:
+def generate_contest(
+    settings: PhantomSettings, tree: Path, *, force: bool, workers: int = 0, shared: bool = False
+) -> None:
     """Generate the contest of `settings` into `tree`, unless it is up to date.
 
     Exams are generated in parallel, and an exam is finished when its truth file exists, so a killed run resumes. The
@@ -49,19 +51,19 @@ def generate_contest(settings: PhantomSettings, tree: Path, *, force: bool, work
 
     Args:
         settings: the [phantom] section.
-        tree: root of the contest tree; emptied first when it was generated with other settings.
+        tree: root of the contest tree; emptied first when it was generated with other settings, unless it is shared.
         force: generate everything again.
         workers: number of processes; 0 means one per core.
+        shared: `tree` is an experiment's link to a tree that other experiments may use too.
 
     Raises:
         UserError: settings out of range, all of them at once.
     """
     check_settings(settings)
-    identity = {key: value for key, value in dataclasses.asdict(settings).items() if key != "name"}
-    artifact = Artifact(tree, "input/raw", version=VERSIONS[settings.difficulty], settings=identity, inputs={})
+    artifact = contest_artifact(settings, tree, shared=shared)
     if artifact.is_current(force=force):
         return
-    with artifact.building(fresh=force):
+    with artifact.building(fresh=force or bool(artifact.missing_files())) as tree:
         for leftover in tree.glob("*/.*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
         exams = plan_contest(settings)
@@ -78,6 +80,14 @@ def generate_contest(settings: PhantomSettings, tree: Path, *, force: bool, work
             f"{metrics['positive_slice_share']:.1%} of the slices positive")  # fmt: skip
 
 
+def contest_artifact(settings: PhantomSettings, tree: Path, *, shared: bool) -> Artifact:
+    """The artifact that `generate_contest` makes; the arguments are the same."""
+    identity = {key: value for key, value in dataclasses.asdict(settings).items() if key != "name"}
+    return Artifact(
+        tree, "input/raw", version=VERSIONS[settings.difficulty], settings=identity, inputs={}, shared=shared
+    )
+
+
 def check_settings(settings: PhantomSettings) -> None:
     """Check the ranges of the [phantom] settings.
 
@@ -86,10 +96,8 @@ def check_settings(settings: PhantomSettings) -> None:
     """
     difficulty_named(settings.difficulty)
     faults = []
-    # A path would lead to another folder, and a build empties the folder of an earlier one.
     if not re.fullmatch(r"\w[\w.-]*", settings.name):
-        faults.append(f"phantom.name: expected the name of a folder below input/raw, got {settings.name!r}; "
-                      "set PE_ROOT=DIR to move all artifacts")  # fmt: skip
+        faults.append(f"phantom.name: expected letters, digits, '.', '_' or '-', got {settings.name!r}")
     for name, low, high in (
         ("train_exams", 1, 100_000), ("test_exams", 1, 100_000), ("rows", 64, 1024), ("slices", 12, 1200),
         ("positive_share", 0.0, 1.0),

@@ -2,7 +2,7 @@
 
     OUT/pe-ensemble/
         code/              the packages of this checkout, the settings, the lock files
-        run/               the finished run in the layout of PE_ROOT: networks, ensemble, manifests; settings.toml
+        run/               the finished experiment: settings.toml, artifacts/ with networks, ensemble, manifests
         dataset-metadata.json
     OUT/pe-wheels/
         requirements.lock  and, after `pip download`, a wheel for each of its lines
@@ -12,12 +12,10 @@ No slices, no labels and no tables of predictions are packed: the contest's lice
 prediction needs none of them.
 """
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from ensemble.fit_ensemble import ensemble_artifact
 from models.network_names import network_names
@@ -26,16 +24,18 @@ from pipeline import paths
 from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.console import say
 from pipeline.errors import UserError
+from pipeline.experiments import SETTINGS
 from pipeline.files import write_json, write_text
 from pipeline.settings import Settings
+from pipeline.settings_text import settings_text
 from submissions.finished_run import require_finished
 from submissions.software_name import project
 
 ENSEMBLE, WHEELS = "pe-ensemble", "pe-wheels"
 PACKAGES = ("input", "features", "models", "ensemble", "submissions", "inference", "pipeline")
 TOP_FILES = ("run.sh", "pyproject.toml", "README.md", "LICENSE", "requirements-cpu.lock", "requirements-gpu.lock")
-#: Folders of artifacts and caches inside the packages.
-_NOT_CODE = {"raw", "prepared", "store", "masks", "runs", "results", "weights", "__pycache__"}
+#: Folders of downloads and caches inside the packages.
+_NOT_CODE = {"weights", "__pycache__"}
 _CODE = {".py", ".json", ".toml", ".html", ".j2", ".css", ".js"}
 
 
@@ -82,7 +82,7 @@ def copy_run(settings: Settings, out: Path) -> None:
 
     Args:
         settings: those of the finished run.
-        out: the folder to copy to, in the layout of PE_ROOT.
+        out: the folder to copy to, in the layout of an experiment.
 
     Raises:
         UserError: a file does not match its manifest, or the run changed meanwhile.
@@ -98,7 +98,8 @@ def copy_run(settings: Settings, out: Path) -> None:
     folder = paths.ensemble_run()
     trees = [name for name in read_manifest(folder)["files"] if name.startswith("trees/final/")]
     _copy_files(folder, ["models.json", *trees], out)
-    write_text(out / "settings.toml", settings_text(settings))
+    text = settings_text(settings.without_paths(), "The resolved settings of the packaged run.")
+    write_text(out / SETTINGS, text)
     if ensemble_artifact(settings).stale_reason():
         raise UserError("The run changed while it was packaged. Run ./run.sh kaggle-dataset again.")
 
@@ -106,7 +107,7 @@ def copy_run(settings: Settings, out: Path) -> None:
 def _copy_files(folder: Path, names: list[str], out: Path) -> None:
     """Copy files of an artifact and its manifest."""
     verify(folder, names)
-    target = out / folder.relative_to(paths.root())
+    target = out / folder.relative_to(paths.experiment())
     for name in (*names, MANIFEST):
         _copy(folder / name, target / name)
 
@@ -114,21 +115,6 @@ def _copy_files(folder: Path, names: list[str], out: Path) -> None:
 def _copy(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, target)
-
-
-def settings_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `load_settings` reads, without paths of this machine."""
-    return "# The resolved settings of the packaged run.\n" + "\n".join(_toml(settings.without_paths())) + "\n"
-
-
-def _toml(table: dict[str, Any], name: str = "") -> list[str]:
-    """Lines of a table: its values, then its sub-tables. Numbers, strings and lists look the same in JSON and TOML."""
-    values = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    lines = [f"\n[{name}]", *values] if name else values
-    for key, value in table.items():
-        if isinstance(value, dict):
-            lines += _toml(value, f"{name}.{key}" if name else key)
-    return lines
 
 
 def download_command(out: Path, python: str = "") -> list[str]:

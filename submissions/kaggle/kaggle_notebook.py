@@ -1,8 +1,8 @@
 """The notebook that runs the finished ensemble on Kaggle, without Internet, within the limits of a code competition.
 
 Its inputs are the contest and the two data sets of submissions.kaggle.kaggle_dataset. It installs the wheels into a
-separate folder, links the finished run into a PE_ROOT under /kaggle/working, predicts the test exams group by group
-(only the pixels of one group are on disk), checks the submission, and leaves only the submission and the list of
+separate folder, links the finished experiment into a PE_ROOT under /kaggle/working, predicts the test exams group by
+group (only the pixels of one group are on disk), checks the submission, and leaves only the submission and the list of
 unreadable slices.
 """
 
@@ -93,12 +93,12 @@ if PYTHON is None:  # otherwise a Python with the packages installed
         "--no-deps", "--target", SITE[0], "-r", lock, PIP_USER="0",
     )"""
 
-_ROOT = """ROOT = WORKING / "pe"  # links to the finished run; new files are written beside them
-for name in ("input/prepared", "features/store", "features/masks", "models/runs", "ensemble/runs"):
-    link = ROOT / name
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(RUN / name)
+_ROOT = """ROOT = WORKING / "pe"
+EXPERIMENT = ROOT / "experiments" / "packed"  # a link to the finished run; new files are written beside it
+EXPERIMENT.mkdir(parents=True, exist_ok=True)
+for name in ("settings.toml", "artifacts"):
+    if not (EXPERIMENT / name).is_symlink():
+        (EXPERIMENT / name).symlink_to(RUN / name)
 ENVIRONMENT = {
     "PE_ROOT": str(ROOT), "PYTHONPATH": os.pathsep.join([str(CODE), *SITE]), "PYTHONSAFEPATH": "1",
     "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -106,7 +106,7 @@ ENVIRONMENT = {
 
 _PREDICT = """SUBMISSION = WORKING / "submission.csv"
 run(
-    PYTHON, "-m", "inference", "predict-contest", DATA, "--settings", RUN / "settings.toml",
+    PYTHON, "-m", "inference", "predict-contest", DATA, "--name", EXPERIMENT.name,
     "--out", SUBMISSION, "--hours", HOURS, **ENVIRONMENT,
 )"""
 

@@ -1,4 +1,4 @@
-"""The artifact ensemble/runs on a simulated contest: contents, absence of leaks, promotion, application."""
+"""The artifact ensemble/fit on a simulated contest: contents, absence of leaks, promotion, application."""
 
 import dataclasses
 import shutil
@@ -58,7 +58,7 @@ def finished(tmp_path_factory) -> tuple[Contest, pd.DataFrame, pd.DataFrame]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PE_ROOT", str(root))
         fit(SETTINGS)
-    runs = root / "ensemble" / "runs"
+    runs = next((root / "artifacts" / "ensemble").glob("fit-*"))
     return contest, pd.read_parquet(runs / "exams.parquet"), pd.read_parquet(runs / "slices.parquet")
 
 

@@ -94,7 +94,7 @@ def test_the_submission_is_complete_and_unreadable_slices_have_the_prior(
     assert (labels[unread[SOP]] == PRIOR).all()
     assert (labels[layout.slices[SOP]] == PREDICTED).sum() == 10
     assert [len(group) for group in ensemble] == [2, 2, 1]
-    assert not (tmp_path / "root" / "inference" / "results" / "predicted" / ".store").exists()
+    assert not (paths.inference() / "predicted" / ".store").exists()
     shown = capsys.readouterr().out
     assert "5 slices have the prior" in shown and shown.rstrip().endswith(SYNTHETIC_WARNING)
 
@@ -125,7 +125,7 @@ def test_a_second_run_reads_no_exam_and_detects_a_changed_group(tree: Path, tmp_
     ensemble.clear()
     predict_contest(Settings(), tree, tmp_path / "again.csv", group_size=2)
     assert ensemble == [] and (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
-    with (tmp_path / "root" / "inference" / "results" / "predicted" / "slices000002.parquet").open("ab") as file:
+    with (paths.inference() / "predicted" / "slices000002.parquet").open("ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match="sha256 differs") as fault:
         predict_contest(Settings(), tree, tmp_path / "again.csv", group_size=2)
@@ -145,14 +145,14 @@ def test_at_the_time_limit_the_file_is_valid_and_a_later_run_completes_it(
 
 def test_a_concurrent_run_is_rejected_and_changes_nothing(tree: Path, tmp_path: Path, ensemble: list) -> None:
     predict_contest(Settings(), tree, tmp_path / "out.csv", group_size=2)
-    groups = sorted((tmp_path / "root" / "inference" / "results" / "predicted").iterdir())
+    groups = sorted((paths.inference() / "predicted").iterdir())
     ensemble.clear()
     with (paths.logs() / ".predicting").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another predict-contest run is active"):
             predict_contest(Settings(), tree, tmp_path / "again.csv", group_size=2, force=True)
     assert ensemble == [] and not (tmp_path / "again.csv").exists()
-    assert sorted((tmp_path / "root" / "inference" / "results" / "predicted").iterdir()) == groups
+    assert sorted((paths.inference() / "predicted").iterdir()) == groups
     predict_contest(Settings(), tree, tmp_path / "again.csv", group_size=2, force=True)
     assert len(ensemble) == 3
 

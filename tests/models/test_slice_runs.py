@@ -14,6 +14,7 @@ from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from models import slice_runs as runs
 from models.device import onednn_is_limited
 from models.history import History
+from models.network_artifacts import job_artifacts, network_artifact
 from pipeline import paths
 from pipeline.artifact import read_manifest
 from pipeline.files import sha256, write_json
@@ -105,7 +106,7 @@ def test_manifests_record_backend_and_precision(contest):
 def test_exam_networks_are_stale_after_their_slice_network_is_trained_again(contest):
     """The identities do not change; the manifest of the exam network is removed."""
     train()
-    slice_run, exam_run = runs.job_artifacts(SETTINGS, "tiny", 0)
+    slice_run, exam_run = job_artifacts(SETTINGS, "tiny", 0)
     runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
     assert slice_run.stale_reason() is None
     assert exam_run.stale_reason() == "not built yet"
@@ -120,7 +121,7 @@ def test_a_kill_during_retraining_leaves_no_finished_exam_network(contest, monke
     monkeypatch.setattr("models.slice_training.train_network", killed)
     with pytest.raises(KeyboardInterrupt):
         runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
-    assert [artifact.stale_reason() for artifact in runs.job_artifacts(SETTINGS, "tiny", 0)] == ["not built yet"] * 2
+    assert [artifact.stale_reason() for artifact in job_artifacts(SETTINGS, "tiny", 0)] == ["not built yet"] * 2
 
 
 @pytest.mark.parametrize(("threads", "loaders"), [(1, 1), (6, 3)])
@@ -166,7 +167,7 @@ def test_a_run_depends_on_the_content_of_its_weights_file(contest, tmp_path):
     assert train(settings)
     assert train(settings) == []
     file.write_bytes(b"another")
-    assert "weights" in runs.network_artifact(settings, "tiny", 0).stale_reason()
+    assert "weights" in network_artifact(settings, "tiny", 0).stale_reason()
 
 
 def test_the_plane_table_has_plane_position_and_labels_of_every_slice(contest):

@@ -380,7 +380,7 @@ def test_unusable_weights_are_errors_with_the_expected_file(contest, tmp_path):
     other_channels = message("weights.npz", whole, replace(SMALL, windows=("pe", "lung")))
     assert re.search(r"backbone not found: .* a run with tiny and as many models.windows \(6 channels", other_channels)
     with pytest.raises(
-        UserError, match=r"file not found. Expected imagenet, none or .*models/runs/tiny/fold0/weights.*missing.npz"
+        UserError, match=r"file not found. Expected imagenet, none or .*models/tiny/fold0/weights.*missing.npz"
     ):
         slice_network(SMALL, "tiny", str(tmp_path / "missing.npz"))
     with pytest.raises(UserError, match="tiny: no ImageNet weights available"):

@@ -18,6 +18,7 @@ from models import device, training_jobs
 from models.check_recipe import check_recipe, check_recipes
 from models.history import History
 from models.learning_curves import draw_curves, draw_overview
+from models.network_artifacts import network_artifact
 from models.progress import TrainingLog
 from models.progress_messages import (
     DoneMessage,
@@ -29,7 +30,6 @@ from models.progress_messages import (
     print_json,
 )
 from models.sampling import sampling_weights
-from models.slice_runs import network_artifact
 from models.training_jobs import Slots, share_machine, train_all
 from pipeline import paths
 from pipeline.errors import UserError

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.artifact import MANIFEST, Artifact, identity_of, read_manifest, verify
+from pipeline.artifact import MANIFEST, Artifact, read_manifest, verify
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
+from pipeline.identity import identity_of
 
 
 @pytest.fixture
@@ -68,6 +69,47 @@ def test_an_artifact_is_current_only_after_finish(directory: Path) -> None:
 def test_the_reason_for_a_rebuild_names_the_change(directory: Path, changes: dict, reason: str) -> None:
     build(make_artifact(directory))
     assert make_artifact(directory, **changes).stale_reason() == reason
+
+
+def test_a_missing_file_is_a_reason_to_build_it_again(directory: Path) -> None:
+    build(make_artifact(directory), old="x", older="y")
+    (directory / "old.txt").unlink()
+    assert make_artifact(directory).stale_reason() == "old.txt is missing"
+    (directory / "older.txt").unlink()
+    assert make_artifact(directory).stale_reason() == "old.txt is missing, and 1 more files"
+
+
+def test_shared_artifacts_of_different_settings_lie_side_by_side(directory: Path) -> None:
+    first, second = (make_artifact(directory, settings={"folds": folds}, shared=True) for folds in (3, 5))
+    build(first, exams="three")
+    assert second.stale_reason() == "setting folds: 3 -> 5"
+    build(second, exams="five")
+    assert (directory / "exams.txt").read_text() == "five"
+    assert first.is_current(force=False)
+    assert (directory / "exams.txt").read_text() == "three"
+    assert first.directory.name == f"prepared-{first.identity[:10]}" and second.directory.is_dir()
+
+
+def test_an_equal_shared_artifact_is_linked_and_not_built_again(directory: Path) -> None:
+    build(make_artifact(directory, shared=True))
+    other = directory.with_name("of another experiment")
+    assert make_artifact(other, shared=True).connect_if_finished()
+    assert other.resolve() == directory.resolve()
+    assert not make_artifact(other, settings={}, shared=True).connect_if_finished()
+    assert other.resolve() == directory.resolve()
+
+
+def test_a_shared_artifact_with_a_missing_file_keeps_the_others_while_it_is_built(directory: Path) -> None:
+    build(make_artifact(directory, shared=True), one="1", two="2")
+    (directory / "two.txt").unlink()
+    with make_artifact(directory, shared=True).building() as folder:
+        assert (folder / "one.txt").read_text() == "1"
+
+
+def test_a_packed_artifact_is_read_where_it_lies(directory: Path) -> None:
+    build(make_artifact(directory))
+    artifact = make_artifact(directory, shared=True)
+    assert artifact.directory == directory and artifact.stale_reason() is None
 
 
 def test_a_skip_and_a_build_print_one_line_each(directory: Path, capsys) -> None:
@@ -163,7 +205,7 @@ def test_verify_detects_a_flipped_byte_and_names_file_and_fix(directory: Path) -
     data = bytearray((directory / "b.txt").read_bytes())
     data[0] ^= 1
     (directory / "b.txt").write_bytes(data)
-    with pytest.raises(UserError, match=r"(?s)b\.txt: changed since .*\./run\.sh --from input --force"):
+    with pytest.raises(UserError, match=r"(?s)b\.txt: changed since .*: rm -f \S+b\.txt && \./run\.sh --name "):
         verify(directory)
     verify(directory, ["a.txt"])
 

@@ -95,11 +95,11 @@ def test_a_progress_bar_is_shown_only_on_a_terminal(monkeypatch, capsys) -> None
 
 def test_one_variable_moves_all_artifacts(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    folders = [paths.raw("x"), paths.prepared(), paths.store(), paths.weights(), paths.model_run("m", 1)]
+    folders = [paths.raw(), paths.prepared(), paths.store(), paths.weights(), paths.model_run("m", 1)]
     folders += [paths.ensemble_run(), paths.submissions(), paths.logs()]
     assert all(folder.is_relative_to(tmp_path.resolve()) for folder in folders)
     monkeypatch.delenv("PE_ROOT")
-    assert paths.prepared() == paths.CHECKOUT / "input" / "prepared"
+    assert paths.prepared().is_relative_to(paths.CHECKOUT / "experiments")
 
 
 @pytest.mark.parametrize("stage", ["input", "features", "models", "ensemble", "submissions", "inference", "pipeline"])

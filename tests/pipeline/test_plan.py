@@ -70,5 +70,5 @@ def test_the_plan_of_a_run_lists_artifacts_disk_space_and_hours(monkeypatch, tmp
     text = "\n".join(lines)
     assert "published counts, 7,929 exams" in text
     assert "features 243 GB" in text and "estimates, not promises" in text
-    assert "prepared: not built (not selected)" in text and "runs: 20 not built\n" in text
+    assert "prepared: not built (not selected)" in text and "models: 20 not built\n" in text
     assert all(any(line.startswith(f"  {machine.name}") for line in lines) for machine in (ONE_GPU, EIGHT_GPUS))

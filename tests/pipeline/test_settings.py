@@ -117,7 +117,7 @@ def test_data_on_the_command_line_replaces_the_phantom(toml, tmp_path: Path) -> 
 
 def test_the_phantoms_tree_is_under_the_artifact_root(toml, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    assert load_settings(toml("[phantom]\nname='p'")).data_root == tmp_path.resolve() / "input" / "raw" / "p"
+    assert load_settings(toml("[phantom]\nname='p'")).data_root == paths.raw()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])

@@ -32,6 +32,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(input=InputSettings(data=str(tmp_path / "contest")), submissions=SubmissionsSettings(bootstrap=50))
 
 
+def file_contents() -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in paths.submissions().iterdir() if file.is_file()}
+
+
 def test_every_candidate_and_the_promoted_one_become_valid_files(settings: Settings) -> None:
     write_all(settings)
     directory, layout = paths.submissions(), read_layout(settings.data_root)
@@ -59,13 +63,13 @@ def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_all(settings)
-    before = {file.name: file.read_bytes() for file in paths.submissions().iterdir()}
+    before = file_contents()
     capsys.readouterr()
     write_all(settings)
     assert "submissions/write: up to date" in capsys.readouterr().out
-    assert {file.name: file.read_bytes() for file in paths.submissions().iterdir()} == before
+    assert file_contents() == before
     write_all(settings, force=True)
-    again = {file.name: file.read_bytes() for file in paths.submissions().iterdir()}
+    again = file_contents()
     for name in ("submission.csv", "report.md", "report.png"):
         assert again[name] == before[name]
     assert len(read_leaderboard(leaderboard_path())) == len(STRENGTHS)
@@ -143,13 +147,13 @@ def test_the_whole_leaderboard_is_sorted_within_data_sets(tmp_path: Path) -> Non
 
 def test_the_files_of_former_candidates_are_removed(settings: Settings, tmp_path: Path) -> None:
     write_all(settings)
-    shutil.rmtree(tmp_path / "products" / "ensemble")
-    shutil.rmtree(tmp_path / "products" / "input")
+    shutil.rmtree(paths.ensemble_run())
+    shutil.rmtree(paths.prepared())
     train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
     write_ensemble(tmp_path / "products", train, test, {"prior": 0.0, "mean": 1.0}, identity="other")
     write_all(settings)
     remaining = sorted(file.name for file in paths.submissions().glob("*.csv"))
-    assert remaining == ["leaderboard.csv", "mean.csv", "prior.csv", "submission.csv"]
+    assert remaining == ["mean.csv", "prior.csv", "submission.csv"]
 
 
 @pytest.mark.parametrize("verb", ["write", "card"])
@@ -164,7 +168,7 @@ def test_commands_reject_settings_that_did_not_make_the_run(
 
 
 def test_predictions_that_changed_on_disk_are_an_error(settings: Settings, tmp_path: Path) -> None:
-    with (tmp_path / "products" / "ensemble" / "runs" / "exams.parquet").open("ab") as file:
+    with (paths.ensemble_run() / "exams.parquet").open("ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match="sha256 differs"):
         write_all(settings)

@@ -20,6 +20,7 @@ from input.contest import (
     STUDY,
     TRAIN_COLUMNS,
 )
+from pipeline import paths
 from pipeline.files import sha256
 
 
@@ -91,8 +92,9 @@ def write_ensemble(
     both["flags"], both["z_mm"] = "", both[SOP].map(lambda sop: 5.0 * int(sop[-3:], 16))
     slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split", "z_mm"]].assign(quarantine="")
     slices.loc[3, "quarantine"] = "pixel data truncated"
-    _write_artifact(root / "input" / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
-    _write_artifact(root / "features" / "masks", {}, {}, "masks")
+    links = root / "experiments" / paths.UNNAMED / paths.LINKS
+    _write_artifact(links / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
+    _write_artifact(links / "masks", {}, {}, "masks")
     exam_parts, slice_parts = [], []
     for number, (name, strength) in enumerate(strengths.items()):
         for role, labels in (("oof", train), ("test", test)):
@@ -100,7 +102,7 @@ def write_ensemble(
             exam_parts.append(exams.assign(candidate=name, role=role))
             slice_parts.append(predicted.assign(candidate=name, role=role))
     tables = {"exams": pd.concat(exam_parts), "slices": pd.concat(slice_parts)}
-    _write_artifact(root / "ensemble" / "runs", tables, {"promoted": max(strengths, key=strengths.get)}, identity)
+    _write_artifact(links / "ensemble", tables, {"promoted": max(strengths, key=strengths.get)}, identity)
 
 
 def _write_artifact(

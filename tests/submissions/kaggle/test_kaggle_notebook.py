@@ -16,12 +16,14 @@ import pytest
 from input.contest import SERIES, SOP, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
+from pipeline.experiments import names
 from pipeline.files import sha256
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
+from pipeline.settings_text import settings_text
 from submissions.check_submission import check_file
 from submissions.finished_run import read_candidates
-from submissions.kaggle.kaggle_dataset import copy_code, download_command, download_wheels, pack, settings_text
+from submissions.kaggle.kaggle_dataset import copy_code, download_command, download_wheels, pack
 from submissions.kaggle.kaggle_notebook import inference_notebook, kernel_metadata, write_notebook
 from submissions.kaggle_csv import read_layout
 from submissions.write_submission import write_candidate
@@ -53,7 +55,7 @@ def test_the_notebook_is_valid_compiles_and_is_reproducible(tmp_path: Path) -> N
 @pytest.mark.parametrize("file", ["tests.toml", "phantom.toml", "rsna.toml"])
 def test_packaged_settings_read_back_unchanged(file: str, tmp_path: Path) -> None:
     settings = load_settings(f"settings/{file}")
-    (tmp_path / "settings.toml").write_text(settings_text(settings))
+    (tmp_path / "settings.toml").write_text(settings_text(settings.without_paths(), "packaged"))
     assert load_settings(tmp_path / "settings.toml") == settings
 
 
@@ -93,15 +95,15 @@ def test_packages_come_from_the_attached_wheels_only(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PE_KAGGLE_INPUT", str(tmp_path / "input"))
     monkeypatch.delenv("PE_PYTHON", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    names: dict = {}
+    variables: dict = {}
     for cell in inference_notebook().cells[1:3]:
-        exec(cell.source, names)
-    assert names["DATA"] == tmp_path / "input" / "rsna" and names["PYTHON"] == sys.executable
+        exec(cell.source, variables)
+    assert variables["DATA"] == tmp_path / "input" / "rsna" and variables["PYTHON"] == sys.executable
     assert (tmp_path / "pe-site" / "tinywheel.py").read_text() == "VALUE = 7\n"
     with pytest.raises(RuntimeError, match="status 3"):
-        names["run"](sys.executable, "-c", "raise SystemExit(3)")
+        variables["run"](sys.executable, "-c", "raise SystemExit(3)")
     with pytest.raises(FileNotFoundError, match="Attach the inputs"):
-        names["find"]("nothing.txt")
+        variables["find"]("nothing.txt")
 
 
 def test_wheels_for_another_python_are_reported_before_pip_runs(
@@ -168,7 +170,7 @@ def attached(finished: Path, folder: Path) -> Path:
     command = [sys.executable, "-m", "submissions", "kaggle-dataset", *TINY, "--out", str(folder / "input")]
     subprocess.run(command, cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True)
     contest = folder / "input" / "competitions" / "rsna"
-    generated = finished / "input" / "raw" / "tiny"
+    generated = next((finished / "artifacts" / "input").glob("raw-*"))
     shutil.copytree(generated / "test", contest / "test")
     for name in ("test.csv", "sample_submission.csv"):
         shutil.copyfile(generated / name, contest / name)
@@ -205,6 +207,7 @@ def test_the_notebook_predicts_the_contest_without_internet(
     assert {file.name for file in (tmp_path / "working").iterdir()} == {"submission.csv", "submission_unread.csv"}
     predicted = pd.read_csv(tmp_path / "working" / "submission.csv").set_index("id")["label"]
     monkeypatch.setenv("PE_ROOT", str(finished))
+    paths.select_experiment(names()[0])
     candidates = read_candidates(paths.ensemble_run())
     write_candidate(tmp_path / "expected.csv", *candidates.predictions(candidates.promoted, "test"), layout)
     expected = pd.read_csv(tmp_path / "expected.csv").set_index("id")["label"]
