@@ -66,12 +66,8 @@ def ensemble_artifact(settings: Settings) -> Artifact:
     Raises:
         UserError: networks that are not trained yet.
     """
-    runs = {
-        f"{network}/fold{fold}": paths.model_run(network, fold)
-        for network in network_names(settings.models)
-        for fold in range(settings.input.folds)
-    }
-    missing = [paths.shown(folder) for folder in runs.values() if not (folder / MANIFEST).is_file()]
+    runs = _network_folders(settings)
+    missing = _missing_networks(settings)
     if missing:
         raise UserError.listing("Networks that are not trained yet:", missing, "Train them: ./run.sh --from models")
     inputs = {name: _predictions_identity(read_manifest(folder)) for name, folder in runs.items()}
@@ -95,8 +91,22 @@ def ensemble_artifact(settings: Settings) -> Artifact:
 def connect_ensemble(settings: Settings) -> None:
     """Link a finished ensemble of these settings, and its inputs, into an experiment that has none yet."""
     connect_networks(settings)
-    if not paths.ensemble_run().exists():
+    if not paths.ensemble_run().exists() and not _missing_networks(settings):
         ensemble_artifact(settings).connect_if_finished()
+
+
+def _network_folders(settings: Settings) -> dict[str, Path]:
+    """`<network>/fold<k>` -> the folder of every network."""
+    return {
+        f"{network}/fold{fold}": paths.model_run(network, fold)
+        for network in network_names(settings.models)
+        for fold in range(settings.input.folds)
+    }
+
+
+def _missing_networks(settings: Settings) -> list[str]:
+    folders = _network_folders(settings).values()
+    return [paths.shown(folder) for folder in folders if not (folder / MANIFEST).is_file()]
 
 
 def _predictions_identity(manifest: dict[str, Any]) -> str:

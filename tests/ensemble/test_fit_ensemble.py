@@ -203,7 +203,8 @@ def test_a_damaged_table_is_reported_before_it_is_parsed(tmp_path, monkeypatch):
 def test_the_command_rejects_networks_of_other_settings(tmp_path, monkeypatch):
     write_contest(simulate(train=12, test=3, seed=1, slices=10), tmp_path)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["ensemble", "fit", "--set", 'models.backbones=["alpha", "beta"]'])
+    words = ["--name", paths.UNNAMED, "--set", 'models.backbones=["alpha", "beta"]']
+    monkeypatch.setattr("sys.argv", ["ensemble", "fit", *words])
     with pytest.raises(UserError, match="(?s)Networks are not ready.*models/alpha/fold0"):
         main()
 

@@ -161,7 +161,8 @@ def test_commands_reject_settings_that_did_not_make_the_run(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     write_json(paths.store() / "manifest.json", {"identity": "store"})
-    monkeypatch.setattr("sys.argv", ["submissions", verb, "--data", settings.input.data, "--set", "models.epochs=77"])
+    words = ["--name", paths.UNNAMED, "--data", settings.input.data, "--set", "models.epochs=77"]
+    monkeypatch.setattr("sys.argv", ["submissions", verb, *words])
     with pytest.raises(UserError, match="Networks are not ready"):
         main()
     assert not (paths.submissions() / "submission.csv").exists()
