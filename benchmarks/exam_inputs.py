@@ -21,8 +21,10 @@ from ensemble.logistic import Logistic, expit, logit
 from input.contest import EXAM_LABELS, EXAM_WEIGHTS, IMAGE_WEIGHT, INDETERMINATE, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import log_loss
 from models.check_recipe import EXAM_KINDS
+from models.exam_inputs import group_by_exam
+from models.exam_prediction import predict_exams
 from models.exam_runs import stored_inputs
-from models.exam_training import group_by_exam, predict_exams, train_exam_network
+from models.exam_training import forward_of, train_exam_network
 from models.network_artifacts import exam_network_artifact
 from models.network_names import exam_network_name
 from models.slice_runs import plane_table
@@ -62,7 +64,8 @@ def held_out_predictions(settings: Settings, backbone: str, fold: int, kind: str
         training = group_by_exam(rows[~out].reset_index(drop=True), inputs[~out])
         model, scale, _ = train_exam_network(training, kind, settings.models.exam, lambda epoch, loss: None)
         unlabelled = rows[out].drop(columns=[SLICE_LABEL, *EXAM_LABELS]).reset_index(drop=True)
-        predictions.append(predict_exams(model, unlabelled, inputs[out], scale, settings.models.exam))
+        forward = forward_of(model, kind)
+        predictions.append(predict_exams(forward, unlabelled, inputs[out], scale, settings.models.exam))
     return pd.concat(predictions, ignore_index=True)
 
 

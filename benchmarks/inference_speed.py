@@ -107,8 +107,8 @@ def measure(
     """
     started, predicted = time.perf_counter(), 0
     views = SliceViews(store, settings)
-    for frame, embeddings in predict_slices(engine, slices, views, settings, loaders=loader_threads(threads)):
-        assert np.isfinite(frame["pe"]).all() and embeddings.shape == (len(frame), settings.embedding)
+    for frame, embeddings, _ in predict_slices(engine, slices, views, settings, loaders=loader_threads(threads)):
+        assert np.isfinite(frame["pe"]).all() and len(embeddings) == len(frame)
         predicted += len(frame)
     return time.perf_counter() - started, predicted
 

@@ -50,7 +50,11 @@ def read_measured(store: Path) -> Measured:
     Raises:
         UserError: a table does not match the store's manifest.
     """
-    slices, exams = store_table(store, "slices"), store_table(store, "exams")
+    return measured_of(store_table(store, "slices"), store_table(store, "exams"))
+
+
+def measured_of(slices: pd.DataFrame | None, exams: pd.DataFrame | None) -> Measured:
+    """Measured numbers of the tables of `features.build_store.assemble`; None: every number is missing."""
     return Measured(
         no_measured().slices if slices is None else _numeric(slices, [STUDY, SOP]),
         no_measured().exams if exams is None else _numeric(exams, [STUDY]),

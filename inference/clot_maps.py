@@ -86,16 +86,19 @@ def _thickness(z_mm: np.ndarray) -> np.ndarray:
     return np.diff(edges)
 
 
-def predicted_clot_maps(settings: Settings, store: Path, maps: Mapping[str, np.ndarray]) -> dict[str, ClotMap]:
-    """The clot maps of all exams of a store.
+def predicted_clot_maps(
+    settings: Settings, store: Path, maps: Mapping[str, np.ndarray], studies: Sequence[str]
+) -> dict[str, ClotMap]:
+    """The clot maps of freshly predicted exams.
 
     Args:
         settings: of the finished run.
         store: the exams' pixel store.
-        maps: SOPInstanceUID -> probabilities, from `models.apply_networks.predict_exams`.
+        maps: SOPInstanceUID -> probabilities, from `models.apply_networks.FinishedNetworks`.
+        studies: the exams' names in the store.
     """
     views = SliceViews(store, settings.models.of(mapping_backbone(settings)))
-    exams = [open_exam(store, path.stem) for path in sorted(store.glob("*.b2nd")) if is_stored(store, path.stem)]
+    exams = [open_exam(store, study) for study in studies]
     return {exam.study: clot_map(exam, [maps[sop] for sop in exam.sop_uids], views) for exam in exams}
 
 

@@ -12,8 +12,9 @@ complete group if the ensemble and test.csv are unchanged.
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ from inference.predicted_studies import SYNTHETIC_WARNING
 from input.contest import SERIES, SOP, STUDY
 from input.contest_tree import is_jpeg_tree, read_test_table
 from input.unlabelled_exams import slice_rows
-from models.apply_networks import predict_exams
+from models.apply_networks import FinishedNetworks
 from models.network_names import network_names
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
@@ -41,7 +42,7 @@ from submissions.finished_run import require_finished, trained_on_phantoms
 from submissions.kaggle_csv import Layout, read_layout, write_submission
 
 VERSION = 1
-#: Exams that are read and predicted together: opening the networks takes seconds, so each opening serves several.
+#: Exams that are read and predicted together; a killed run repeats one group.
 GROUP_SIZE = 32
 #: Reason listed for slices that were not read because of --hours.
 TIME_LIMIT_REACHED = "not read: time limit reached"
@@ -127,6 +128,7 @@ def _predict_groups(
 ) -> pd.DataFrame:
     """Predict every group that is not there yet; returns the rows of the exams that the deadline excludes."""
     studies = rows[STUDY].unique()
+    opened = cache(lambda: FinishedNetworks(settings))
     slowest_s = 0.0
     for first in range(0, len(studies), group_size):
         if _slices_path(directory, first).is_file():
@@ -135,7 +137,7 @@ def _predict_groups(
         if started + slowest_s > deadline:
             return rows[rows[STUDY].isin(studies[first:])]
         group = rows[rows[STUDY].isin(studies[first : first + group_size])]
-        exams, slices = _predict_group(settings, tree, group, directory / _STORE)
+        exams, slices = _predict_group(settings, tree, group, directory / _STORE, opened)
         write_table(_exams_path(directory, first), exams)
         write_table(_slices_path(directory, first), slices)
         seconds = time.monotonic() - started
@@ -153,15 +155,18 @@ def _slices_path(directory: Path, first: int) -> Path:
     return directory / f"slices{first:06d}.parquet"
 
 
-def _predict_group(settings: Settings, tree: Path, group: pd.DataFrame, store: Path) -> Tables:
+def _predict_group(
+    settings: Settings, tree: Path, group: pd.DataFrame, store: Path, networks: Callable[[], FinishedNetworks]
+) -> Tables:
     """Decoded predictions for one group; its pixels are in `store` meanwhile."""
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
     try:
         rows = slice_rows(tree, group)
         store_exams(rows, tree, store, settings.features)
-        networks = predict_exams(settings, store).tables if stored_studies(store) else _no_predictions(settings)
-        exams, slices = decode(*apply(networks, rows, measured=read_measured(store)))
+        studies = stored_studies(store)
+        tables = networks().predict(store, studies).tables if studies else _no_predictions(settings)
+        exams, slices = decode(*apply(tables, rows, measured=read_measured(store)))
         reasons = read_table(store / "slices.parquet").set_index(SOP)["quarantine"]
     finally:
         shutil.rmtree(store, ignore_errors=True)

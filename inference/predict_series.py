@@ -1,88 +1,152 @@
 """The `predict` command: labels, findings, slice probabilities and an evidence report for unlabelled DICOM series."""
 
-import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
-from inference.evidence.evidence_report import WrittenReport, write_report
+from inference.evidence.evidence_report import write_report
+from inference.evidence.exam_cases import by_risk
 from inference.evidence.model_facts import describe_model
 from inference.evidence.study_cases import cases_of_studies
 from inference.finding_text import describe_burden, describe_findings
 from inference.findings import Finding, locate_findings
-from inference.predicted_studies import SYNTHETIC_WARNING, PredictedStudies, predict_into_store
-from inference.series_reader import Study, slice_table
+from inference.partial_results import PartialResults, StudyResult, partial_results
+from inference.predicted_studies import SYNTHETIC_WARNING, FinishedRun, PredictedStudies
+from inference.series_reader import Study, find_studies, read_found, slice_table
 from inference.study_text import describe_missing_parts, describe_other_series, describe_unused_files, flag_words
 from input.contest import EXAM_LABELS, LABEL_TITLES, SERIES, SLICE_LABEL, SOP, STUDY
 from pipeline import paths
+from pipeline.artifact import identity_of, read_manifest
 from pipeline.console import say
 from pipeline.files import require_writable, write_table
 from pipeline.settings import Settings
-from submissions.finished_run import read_candidates, trained_on_phantoms
+from submissions.finished_run import read_candidates, require_finished, trained_on_phantoms
 from submissions.text_table import text_table
 
 #: Unused files of a study that are printed one by one.
 PRINTED_FILES = 10
+#: Studies are predicted in groups of at least this many slices: small ones share the overhead of a call.
+GROUP_SLICES = 200
+VERSION = 1
 
 
 def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path | None = None) -> None:
-    """Print the labels and findings of every study below a folder; write slice probabilities and evidence.
+    """Print the labels and findings of every study below a folder; write labels, slice probabilities and evidence.
+
+    Studies are read while earlier ones are predicted. Each is printed as soon as it is finished and kept beside `out`
+    until the command ends, so that a killed run resumes.
 
     Args:
         settings: those of the finished run.
         source: one series, a folder of studies, or a zip archive of either; archives in the folder are read too.
-        out: the CSV: study, series and slice UID, z_mm (feet to head), pe_present_on_image.
+        out: the CSV of slices: study, series and slice UID, z_mm (feet to head), pe_present_on_image. The labels of the
+            exams are written beside it, see `exams_path`.
         evidence: the HTML report; None: no report.
 
     Raises:
         UserError: no finished run with these settings, no usable series, or a file that cannot be written.
     """
-    for path in filter(None, (out, evidence)):
+    for path in filter(None, (out, exams_path(out), evidence)):
         require_writable(path)
-    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
-        store = Path(folder)
-        predicted = predict_into_store(settings, source, store)
-        started = time.monotonic()
-        findings = study_findings(predicted)
-        predicted.seconds["findings"] = time.monotonic() - started
-        for study in predicted.studies:
-            lines = [
-                "",
-                describe_study(study, predicted.labels(study)),
-                describe_burden(predicted.maps[study.name]),
-                *describe_findings(findings[study.name]),
-            ]
-            say("\n".join(lines))
-        write_table(out, output_table(predicted.studies, predicted.slices))
-        say(f"\nslice probabilities: {paths.shown(out)}")
+    seconds: dict[str, float] = defaultdict(float)
+    started = time.monotonic()
+    require_finished(settings)
+    with (
+        partial_results(out, _depends_on(settings), keeps_pixels=evidence is not None) as partial,
+        ThreadPoolExecutor(1) as background,
+    ):
+        run = background.submit(FinishedRun, settings)  # while files are being read
+        results = _predict_studies(settings, source, run, partial, out, seconds)
+        write_table(out, slice_rows(results))
+        say(f"\nexam labels: {paths.shown(exams_path(out))}\nslice probabilities: {paths.shown(out)}")
         if evidence:
-            report = _write_evidence(settings, predicted, findings, store, evidence)
-            predicted.seconds["report"] = report.seconds
+            candidates = read_candidates(paths.ensemble_run())
+            cases, model = by_risk(result.case for result in results), describe_model(settings, candidates)
+            report = write_report(evidence, partial.folder, cases, model, settings)
+            seconds["report"] = report.seconds
             say(f"evidence: {report}")
-    say(f"time: {', '.join(f'{step} {seconds:.1f} s' for step, seconds in predicted.seconds.items())}")
+    steps = ", ".join(f"{step} {spent:.1f} s" for step, spent in seconds.items())
+    say(f"time: {time.monotonic() - started:.1f} s ({steps})")
     if trained_on_phantoms():
         say(SYNTHETIC_WARNING)
+
+
+def _depends_on(settings: Settings) -> dict[str, str | int]:
+    """What the results of a study depend on, besides its files."""
+    return {
+        "version": VERSION,
+        "ensemble": read_manifest(paths.ensemble_run())["identity"],
+        "settings": identity_of(settings.as_dict()),
+    }
+
+
+def _predict_studies(
+    settings: Settings, source: Path, run: Future[FinishedRun], partial: PartialResults, out: Path,
+    seconds: dict[str, float],
+) -> list[StudyResult]:  # fmt: skip
+    """Predict and print the studies that an earlier run has not finished; return the results of all."""
+    started = time.monotonic()
+    found = find_studies(source, partial.folder, settings.features)
+    jobs = {job.name: job for job in found.jobs}
+    results = partial.finished(found.jobs)
+    if results:
+        say(f"{len(results)} of {len(jobs)} studies were predicted by an earlier run")
+        say("\n".join(result.text for result in results.values()))
+    seconds["headers"] = time.monotonic() - started
+    started = time.monotonic()
+    for studies in _grouped(read_found(found, [job for name, job in jobs.items() if name not in results])):
+        seconds["waiting for files"] += time.monotonic() - started
+        for result in _predict_group(run.result(), studies, partial, seconds):
+            partial.add(result, jobs[result.case.name])
+            results[result.case.name] = result
+            say(f"{result.text}\n{len(results)} of {len(jobs)} studies")
+        write_table(exams_path(out), exam_rows(results.values()))
+        started = time.monotonic()
+    return [results[name] for name in sorted(results)]
+
+
+def _grouped(studies: Iterable[Study]) -> Iterator[list[Study]]:
+    group: list[Study] = []
+    for study in studies:
+        group.append(study)
+        if sum(len(member.slices) for member in group) >= GROUP_SLICES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _predict_group(
+    run: FinishedRun, studies: list[Study], partial: PartialResults, seconds: dict[str, float]
+) -> list[StudyResult]:
+    predicted = run.predict(partial.folder, studies)
+    for step, spent in predicted.seconds.items():
+        seconds[step] += spent
+    started = time.monotonic()
+    findings = study_findings(predicted)
+    candidate = read_candidates(paths.ensemble_run()).promoted if partial.keeps_pixels else None
+    cases = {case.name: case for case in cases_of_studies(predicted, findings, candidate)}
+    results = []
+    for study in studies:
+        lines = [
+            "",
+            describe_study(study, predicted.labels(study)),
+            describe_burden(predicted.maps[study.name]),
+            *describe_findings(findings[study.name]),
+        ]
+        results.append(StudyResult(cases[study.name], study.series_uid, "\n".join(lines)))
+    seconds["findings"] += time.monotonic() - started
+    return results
 
 
 def study_findings(predicted: PredictedStudies) -> dict[str, list[Finding]]:
     """Locate the findings of predicted studies: study name -> findings, likeliest first."""
     slices = predicted.slices.merge(slice_table(predicted.studies)[[SOP, "z_mm"]], on=SOP)
     return locate_findings(predicted.exams, slices, predicted.maps, predicted.measured.slices)
-
-
-def _write_evidence(
-    settings: Settings,
-    predicted: PredictedStudies,
-    findings: dict[str, list[Finding]],
-    store: Path,
-    html: Path,
-) -> WrittenReport:
-    started = time.monotonic()
-    candidates = read_candidates(paths.ensemble_run())
-    cases = cases_of_studies(predicted, findings, candidates.promoted)
-    model = describe_model(settings, candidates)
-    return write_report(html, store, cases, model, settings, started=started)
 
 
 def describe_study(study: Study, labels: pd.Series) -> str:
@@ -103,24 +167,23 @@ def describe_study(study: Study, labels: pd.Series) -> str:
     return "\n".join([*lines, text_table(["label", "probability", ""], rows)])
 
 
-def output_table(studies: list[Study], slices: pd.DataFrame) -> pd.DataFrame:
-    """Build the CSV of slice probabilities with the UIDs of the files, each study feet to head.
+def exams_path(out: Path) -> Path:
+    """The CSV of the exams' labels beside the CSV of slices: slices.csv -> slices_exams.csv."""
+    return out.with_name(f"{out.stem}_exams.csv")
 
-    Args:
-        studies: the studies.
-        slices: SOP and `label`, the probability of PE on the slice.
-    """
-    probability = slices.set_index(SOP)["label"]
+
+def exam_rows(results: Iterable[StudyResult]) -> pd.DataFrame:
+    """The CSV of the nine decoded labels with the UIDs of the files, in the order of the studies' UIDs."""
+    rows = [{STUDY: result.case.title, SERIES: result.series_uid, **result.case.labels} for result in results]
+    return pd.DataFrame(rows).sort_values(STUDY, kind="stable")
+
+
+def slice_rows(results: Iterable[StudyResult]) -> pd.DataFrame:
+    """The CSV of slice probabilities with the UIDs of the files, each study feet to head."""
     parts = [
-        pd.DataFrame(
-            {
-                STUDY: study.study_uid,
-                SERIES: study.series_uid,
-                SOP: study.slices[SOP],
-                "z_mm": study.slices["z_mm"],
-                SLICE_LABEL: probability.reindex(study.slices[SOP]).to_numpy(),
-            }
-        )
-        for study in studies
+        result.case.slices[[SOP, "z_mm", "label"]]
+        .rename(columns={"label": SLICE_LABEL})
+        .assign(**{STUDY: result.case.title, SERIES: result.series_uid})
+        for result in results
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)[[STUDY, SERIES, SOP, "z_mm", SLICE_LABEL]]

@@ -1,7 +1,6 @@
 """Apply the finished ensemble to unlabelled studies: read, store, run the networks, combine, decode."""
 
 import dataclasses
-import tempfile
 import time
 from pathlib import Path
 
@@ -9,15 +8,18 @@ import pandas as pd
 
 from ensemble.apply_ensemble import apply
 from ensemble.decode import decode
-from ensemble.predictions import Measured, read_measured
+from ensemble.predictions import Measured, measured_of
+from features.build_store import assemble
 from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import STUDY
-from models.apply_networks import predict_exams
+from models.apply_networks import FinishedNetworks
 from pipeline.console import say
 from pipeline.settings import Settings
 from submissions.finished_run import require_finished
 
+#: The steps of a prediction that are timed.
+STEPS = ("networks", "ensemble")
 #: Printed and exported with every prediction of networks that were trained on the synthetic contest.
 SYNTHETIC_WARNING = "trained on synthetic exams (phantoms), not for clinical use"
 
@@ -49,18 +51,41 @@ class PredictedStudies:
         return self.exams[self.exams[STUDY] == study.name].iloc[0]
 
 
-def predict_studies(settings: Settings, source: Path) -> PredictedStudies:
-    """Read every study below a folder, or in a zip archive, and apply the finished ensemble; nothing is kept on disk.
+class FinishedRun:
+    """The finished run, opened once and applied to one group of studies after another.
+
+    Args:
+        settings: those of the run.
 
     Raises:
-        UserError: no finished run with these settings, or no usable series.
+        UserError: networks that are missing, damaged or have other settings.
     """
-    with tempfile.TemporaryDirectory(prefix="predict-") as store:
-        return predict_into_store(settings, source, Path(store))
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._networks = FinishedNetworks(settings)
+
+    def predict(self, store: Path, studies: list[Study]) -> PredictedStudies:
+        """Predict studies that were read into a store."""
+        times = [time.monotonic()]
+        networks = self._networks.predict(store, [study.name for study in studies])
+        maps = predicted_clot_maps(self._settings, store, networks.maps, [study.name for study in studies])
+        times.append(time.monotonic())
+        measured = measured_numbers(studies)
+        exams, slices = decode(*apply(networks.tables, slice_table(studies), measured=measured))
+        times.append(time.monotonic())
+        seconds = {step: end - start for step, start, end in zip(STEPS, times, times[1:], strict=False)}
+        return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, seconds)
+
+
+def measured_numbers(studies: list[Study]) -> Measured:
+    """The numbers measured on the pixels of studies."""
+    slices = slice_table(studies).assign(split="test", quarantine="")
+    return measured_of(*assemble(slices, [study.ingested for study in studies]))
 
 
 def predict_into_store(settings: Settings, source: Path, store: Path) -> PredictedStudies:
-    """Read every study below a folder, or in a zip archive, and apply the finished ensemble.
+    """Read every study below a folder, or in a zip archive, and apply the finished ensemble to all of them together.
 
     Args:
         settings: those of the finished run.
@@ -71,16 +96,6 @@ def predict_into_store(settings: Settings, source: Path, store: Path) -> Predict
         UserError: no finished run with these settings, or no usable series.
     """
     require_finished(settings)
-    times = [time.monotonic()]
     studies = read_studies(source, store, settings.features)
     say(f"{len(studies)} studies, {sum(len(study.slices) for study in studies)} slices read; running the networks")
-    times.append(time.monotonic())
-    networks = predict_exams(settings, store)
-    maps = predicted_clot_maps(settings, store, networks.maps)
-    times.append(time.monotonic())
-    measured = read_measured(store)
-    exams, slices = decode(*apply(networks.tables, slice_table(studies), measured=measured))
-    times.append(time.monotonic())
-    steps = ("reading and storing", "networks", "ensemble")
-    seconds = {step: end - start for step, start, end in zip(steps, times, times[1:], strict=False)}
-    return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, seconds)
+    return FinishedRun(settings).predict(store, studies)

@@ -3,13 +3,12 @@
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from features.build_store import assemble
 from features.ingest import IngestedExam, ingest_series
 from features.series_enhancement import measure_enhancement
 from input.archive import source_files
@@ -25,11 +24,12 @@ from input.slice_errors import DicomError, describe_faults
 from input.slice_file import read_headers
 from pipeline.console import progress, say
 from pipeline.errors import UserError
-from pipeline.files import write_table
 from pipeline.settings import FeaturesSettings
 
 #: Kinds of faults that are printed.
 PRINTED_FAULTS = 10
+#: From this number of files on, every core reads headers: starting the processes takes a second.
+MANY_FILES, HEADER_BATCH = 1000, 250
 #: (path, reason) of files that cannot be used.
 Faults = list[tuple[Path, str]]
 
@@ -71,17 +71,35 @@ class _IngestOrder:
     settings: FeaturesSettings
 
 
-def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[Study]:
-    """Read every study below a folder, or in a zip archive, into a store, and write the store's two tables.
+@dataclasses.dataclass(frozen=True)
+class FoundStudies:
+    """The studies of a source, found by the headers of its files and not read yet.
 
-    DICOM files are grouped by the StudyInstanceUID in their headers, wherever they are in the folder tree; of each
-    study, the series most suitable for PE detection is used. Files of the JPEG-256 derivative are recognised by their
-    names (`<Study>/<Series>/<iiii>_<SOP>.jpg`), one study per folder. Files are decoded in separate processes, which
-    may crash or hang without affecting this one.
+    Attributes:
+        source: the folder or the zip archive.
+        jobs: one per study, named as in the store.
+        faults: files that belong to no study.
+    """
+
+    source: Path
+    jobs: tuple[ExamJob, ...]
+    faults: Faults
+
+    def no_usable_series(self, unusable: Iterable[str]) -> UserError:
+        """The error of a source without a study that could be read; `unusable` are the reasons of its studies."""
+        reasons = [*unusable, *describe_faults(self.faults)] or ["no files"]
+        return UserError.listing(f"{self.source}: no usable series:", reasons)
+
+
+def find_studies(source: Path, store: Path, settings: FeaturesSettings) -> FoundStudies:
+    """Find every study below a folder, or in a zip archive.
+
+    DICOM files are grouped by the StudyInstanceUID in their headers, wherever they are in the folder tree. Files of the
+    JPEG-256 derivative are recognised by their names (`<Study>/<Series>/<iiii>_<SOP>.jpg`), one study per folder.
 
     Args:
         source: a folder, including the zip archives in it, or a zip archive.
-        store: an empty folder.
+        store: the folder that `read_found` writes to.
         settings: those the networks were trained with.
 
     Raises:
@@ -89,15 +107,45 @@ def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[
     """
     files, faults = source_files(source)
     jobs = _jobs(_group_by_study(files, faults), store, settings)
-    studies, unusable = _ingest(jobs)
-    if not studies:
-        raise UserError.listing(f"{source}: no usable series:", [*unusable, *describe_faults(faults)] or ["no files"])
+    found = FoundStudies(source, tuple(jobs), faults)
+    if not jobs:
+        raise found.no_usable_series([])
     if faults:
         say(f"files that are not usable axial CT slices: {len(faults)}")
-    for line in [*describe_faults(faults)[:PRINTED_FAULTS], *(f"study left out: {line}" for line in unusable)]:
+    for line in describe_faults(faults)[:PRINTED_FAULTS]:
         say(f"  {line}")
-    _write_tables(studies, store)
-    return studies
+    return found
+
+
+def read_found(found: FoundStudies, jobs: Sequence[ExamJob] | None = None) -> Iterator[Study]:
+    """Read studies into the store, one after another, while others are being decoded.
+
+    Of each study, the series most suitable for PE detection is used. Files are decoded in separate processes, which may
+    crash or hang without affecting this one.
+
+    Args:
+        found: from `find_studies`.
+        jobs: those of its jobs to read; None for all.
+
+    Raises:
+        UserError: none of all studies has a usable series.
+    """
+    jobs, unusable = found.jobs if jobs is None else jobs, []
+    outcomes = progress(decode_exams(jobs, _ingest_study), desc="read", total=len(jobs), unit="study")
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome.value, Study):
+            yield outcome.value
+        else:
+            unusable.append(f"{job.payload.source}: {outcome.value or outcome.fault}")
+    if len(unusable) == len(found.jobs):
+        raise found.no_usable_series(unusable)
+    for line in unusable:
+        say(f"study left out: {line}")
+
+
+def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[Study]:
+    """Find and read all studies of a source; see `find_studies` and `read_found`."""
+    return list(read_found(find_studies(source, store, settings)))
 
 
 def _group_by_study(files: list[Path], faults: Faults) -> list[list[Path]]:
@@ -112,15 +160,33 @@ def _group_by_study(files: list[Path], faults: Faults) -> list[list[Path]]:
 def _read_headers(files: list[Path], first_with_sop: dict[str, Path], faults: Faults) -> list[SliceHeader]:
     """The headers of usable slices; the other files are added to `faults`."""
     headers = []
-    for path in progress(files, desc="headers", unit="file"):
-        try:
-            slices, reasons = read_headers(path)
-        except DicomError as error:
-            faults.append((path, error.reason))
-            continue
+    for path, (slices, reasons) in zip(files, _header_results(files), strict=True):
         faults += [(path, reason) for reason in reasons]
         headers += [header for header in slices if _is_first(header.sop_uid, path, first_with_sop, faults)]
     return headers
+
+
+def _header_results(files: list[Path]) -> Iterator[tuple[list[SliceHeader], list[str]]]:
+    """The usable slices of every file, and the reasons why others are not; of many files, each core reads a part."""
+    if len(files) < MANY_FILES:
+        yield from map(_try_headers, progress(files, desc="headers", unit="file"))
+        return
+    batches = [files[first : first + HEADER_BATCH] for first in range(0, len(files), HEADER_BATCH)]
+    jobs = [ExamJob(f"headers{number:05d}", tuple(batch)) for number, batch in enumerate(batches)]
+    outcomes = progress(decode_exams(jobs, _read_header_batch), desc="headers", total=len(jobs), unit="batch")
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        yield from outcome.value or [([], [outcome.fault])] * len(job.files)
+
+
+def _read_header_batch(job: ExamJob, bad_files: dict[Path, str]) -> list[tuple[list[SliceHeader], list[str]]]:
+    return [([], [bad_files[path]]) if path in bad_files else _try_headers(path) for path in job.files]
+
+
+def _try_headers(path: Path) -> tuple[list[SliceHeader], list[str]]:
+    try:
+        return read_headers(path)
+    except DicomError as error:
+        return [], [error.reason]
 
 
 def _is_first(sop: str, path: Path, first_with_sop: dict[str, Path], faults: Faults) -> bool:
@@ -155,18 +221,6 @@ def _jobs(studies: Iterable[list[Path]], store: Path, settings: FeaturesSettings
     return jobs
 
 
-def _ingest(jobs: list[ExamJob]) -> tuple[list[Study], list[str]]:
-    """The studies that were read, and one line of text for each of the others."""
-    studies, unusable = [], []
-    outcomes = progress(decode_exams(jobs, _ingest_study), desc="read", total=len(jobs), unit="study")
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if isinstance(outcome.value, Study):
-            studies.append(outcome.value)
-        else:
-            unusable.append(f"{job.payload.source}: {outcome.value or outcome.fault}")
-    return studies, unusable
-
-
 def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
     """Read and store one study, or return the reason why it has no usable series."""
     order: _IngestOrder = job.payload
@@ -197,10 +251,3 @@ def slice_table(studies: list[Study]) -> pd.DataFrame:
     """One row per slice in use: STUDY (the study's name in the store), SERIES, SOP, z_mm."""
     tables = [study.slices.assign(**{STUDY: study.name, SERIES: study.series_uid}) for study in studies]
     return pd.concat(tables, ignore_index=True)[[STUDY, SERIES, SOP, "z_mm"]]
-
-
-def _write_tables(studies: list[Study], store: Path) -> None:
-    slices = slice_table(studies).assign(split="test", quarantine="")
-    tables = assemble(slices, [study.ingested for study in studies])
-    for name, table in zip(("slices", "exams"), tables, strict=True):
-        write_table(store / f"{name}.parquet", table)

@@ -1,25 +1,33 @@
-"""Prediction of new exams with the finished networks."""
+"""Prediction of new exams with the finished networks.
+
+The networks are opened once and applied to one group of exams after another. Networks that see the same views share
+them, and with exported graphs every core predicts its own batches.
+"""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from features.store import stored_studies
 from input.contest import SOP
-from models.batches import loader_threads
+from models.batches import MAX_LOADERS, loader_threads, prefetched
+from models.exam_inputs import exam_network_inputs
+from models.exam_prediction import load_exam_network, predict_exams
 from models.network_artifacts import job_artifacts
-from models.network_names import exam_network_kinds
-from models.prediction_engine import predict_slices
-from models.slice_runs import planes_of, slice_engine
-from models.slice_views import SliceViews
+from models.network_names import exam_network_kinds, exam_network_name
+from models.prediction_engine import Engine, Predicted, has_graph, predict_batch, slice_engine, slice_images
+from models.slice_runs import planes_of
+from models.slice_views import VIEW_SETTINGS, SliceViews
 from models.stored_maps import MeanMaps, mapping_backbone
 from pipeline import paths
-from pipeline.console import progress
 from pipeline.errors import UserError
 from pipeline.machine import cores
-from pipeline.settings import Settings
+from pipeline.settings import ModelsSettings, Settings
+
+#: Slices per batch: small batches stay in the processor's cache and balance the threads.
+BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,31 +44,91 @@ class NetworkPredictions:
     maps: dict[str, np.ndarray]
 
 
-def predict_exams(settings: Settings, store: Path) -> NetworkPredictions:
-    """Run every (backbone, fold) network on all exams of a store.
+class FinishedNetworks:
+    """Every (backbone, fold) network of a finished experiment, with its exam networks.
 
     Args:
-        settings: The experiment whose networks are finished.
-        store: A pixel store (`features.store`) of unlabelled exams.
+        settings: The experiment.
 
     Raises:
-        UserError: Networks that are missing or have other settings, all in one message.
+        UserError: Networks that are missing or have other settings, all in one message, or damaged files.
     """
-    jobs = _jobs(settings)
-    require_networks(settings)
-    slices = pd.concat([planes_of(store, study) for study in stored_studies(store)], ignore_index=True)
-    results: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in jobs}
-    mean, mapping = MeanMaps(), mapping_backbone(settings)
-    for fold, backbone in progress(jobs, desc="networks", unit="network"):
-        frame, embeddings, maps = _predict_slices(settings, backbone, fold, slices, store)
-        results[fold][backbone] = frame
-        if backbone == mapping:
-            mean.add(maps)
-        if exam_network_kinds(settings.models, backbone):
-            from models.exam_runs import apply_exam_networks
 
-            results[fold] |= apply_exam_networks(settings, backbone, fold, slices, frame, embeddings)
-    return NetworkPredictions(results, dict(zip(slices[SOP], mean.probability(), strict=True)))
+    def __init__(self, settings: Settings) -> None:
+        require_networks(settings)
+        self._settings = settings
+        self._threads = min(cores(), MAX_LOADERS)
+        self._mapping = mapping_backbone(settings)
+        self._engines = {job: self._open(*job) for job in _jobs(settings)}
+        self._exam_networks = {
+            (fold, backbone): [
+                (exam_network_name(backbone, kind), *load_exam_network(backbone, fold, kind))
+                for kind in exam_network_kinds(settings.models, backbone)
+            ]
+            for fold, backbone in self._engines
+        }
+
+    def _open(self, fold: int, backbone: str) -> Engine:
+        directory, recipe = paths.model_run(backbone, fold), self._settings.models.of(backbone)
+        return slice_engine(recipe, backbone, directory, cores(), streams=self._threads)
+
+    def predict(self, store: Path, studies: Sequence[str]) -> NetworkPredictions:
+        """Predict some exams of a store.
+
+        Args:
+            store: A pixel store (`features.store`) of unlabelled exams.
+            studies: Their names in the store, at least one.
+        """
+        slices = pd.concat([planes_of(store, study) for study in studies], ignore_index=True)
+        tables: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in self._engines}
+        mean = MeanMaps()
+        for (fold, backbone), predicted in self._predict_slices(store, slices):
+            tables[fold][backbone] = predicted.frame
+            if backbone == self._mapping:
+                mean.add(predicted.maps)
+            inputs = exam_network_inputs(predicted.frame, predicted.embeddings)
+            for name, forward, scale in self._exam_networks[fold, backbone]:
+                tables[fold][name] = predict_exams(forward, slices, inputs, scale, self._settings.models.exam)
+        return NetworkPredictions(tables, dict(zip(slices[SOP], mean.probability(), strict=True)))
+
+    def _predict_slices(self, store: Path, slices: pd.DataFrame) -> Iterator[tuple[tuple[int, str], Predicted]]:
+        """Yield the predictions of every network in the order of the jobs."""
+        results: dict[tuple[int, str], Predicted] = {}
+        for backbones in self._backbones_by_view():
+            jobs = [job for job in self._engines if job[1] in backbones]
+            parts = list(self._predict_batches(store, slices, jobs))
+            results |= {job: Predicted.joined(part[number] for part in parts) for number, job in enumerate(jobs)}
+        yield from ((job, results[job]) for job in self._engines)
+
+    def _predict_batches(
+        self, store: Path, slices: pd.DataFrame, jobs: Sequence[tuple[int, str]]
+    ) -> Iterator[list[Predicted]]:
+        """Yield the predictions of networks that see the same views, batch by batch."""
+        views = SliceViews(store, self._recipe(jobs[0]))
+        batches = [slices.iloc[first : first + BATCH] for first in range(0, len(slices), BATCH)]
+
+        def images(batch: int) -> np.ndarray:
+            return slice_images(batches[batch], views)
+
+        def outputs(batch: int, batch_images: np.ndarray) -> list[Predicted]:
+            return [predict_batch(self._engines[job], batches[batch], batch_images, self._recipe(job)) for job in jobs]
+
+        if all(has_graph(paths.model_run(backbone, fold)) for fold, backbone in jobs):
+            yield from prefetched(lambda batch: outputs(batch, images(batch)), len(batches), threads=self._threads)
+        else:  # Keras runs in one thread and uses the cores, or a GPU, by itself
+            loaded = prefetched(images, len(batches), threads=loader_threads(cores()))
+            yield from (outputs(batch, batch_images) for batch, batch_images in enumerate(loaded))
+
+    def _backbones_by_view(self) -> list[list[str]]:
+        """The backbones in groups that see the same views."""
+        groups: dict[tuple, list[str]] = {}
+        for backbone in self._settings.models.backbones:
+            recipe = self._settings.models.of(backbone)
+            groups.setdefault(tuple(getattr(recipe, name) for name in VIEW_SETTINGS), []).append(backbone)
+        return list(groups.values())
+
+    def _recipe(self, job: tuple[int, str]) -> ModelsSettings:
+        return self._settings.models.of(job[1])
 
 
 def _jobs(settings: Settings) -> list[tuple[int, str]]:
@@ -82,13 +150,3 @@ def require_networks(settings: Settings) -> None:
                 faults.append(f"{artifact.name}: {reason}")
     if faults:
         raise UserError.listing("Networks are not ready:", faults, "Train them with the same settings: ./run.sh")
-
-
-def _predict_slices(
-    settings: Settings, backbone: str, fold: int, slices: pd.DataFrame, store: Path
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    recipe = settings.models.of(backbone)
-    engine = slice_engine(recipe, backbone, paths.model_run(backbone, fold), cores())
-    batches = predict_slices(engine, slices, SliceViews(store, recipe), recipe, loaders=loader_threads(cores()))
-    frames, embeddings, maps = zip(*batches, strict=True)
-    return pd.concat(frames, ignore_index=True), np.concatenate(embeddings), np.concatenate(maps)

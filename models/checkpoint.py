@@ -1,15 +1,14 @@
 """Networks and optimizers as arrays: saved atomically, loaded without pickle."""
 
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from models.arrays import load_arrays, save_arrays
 from models.history import History
 from models.weight_averaging import WeightAverage
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
@@ -102,27 +101,6 @@ def _arrays(letter: str, variables: list) -> dict[str, np.ndarray]:
 
 def _group(letter: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [arrays[key] for key in sorted(arrays) if key[0] == letter and key[1:].isdigit()]
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays, atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the file of `save_arrays`.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as fault:
-        raise UserError(
-            f"damaged file: {path} ({fault}). Remove its folder and train the network again: ./run.sh --from models"
-        ) from fault
 
 
 def _assign(variables: list, values: list[np.ndarray], path: Path) -> None:

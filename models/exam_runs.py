@@ -19,16 +19,16 @@ import pandas as pd
 
 from input.contest import EXAM_LABELS, SLICE_LABEL, SOP
 from models.batches import loader_threads
-from models.checkpoint import load_weights, save_weights
-from models.exam_network import exam_network
-from models.exam_training import ExamSlices, Scale, group_by_exam, predict_exams, train_exam_network
+from models.checkpoint import save_weights
+from models.exam_inputs import ExamSlices, exam_network_inputs, group_by_exam
+from models.exam_prediction import predict_exams
+from models.exam_training import forward_of, train_exam_network
 from models.learning_curves import draw_curves
 from models.network_artifacts import exam_network_artifact
-from models.network_names import exam_network_kinds, exam_network_name
-from models.prediction_engine import predict_slices
+from models.network_names import exam_network_kinds
+from models.prediction_engine import predict_slices, slice_engine
 from models.progress_messages import ExamEpochMessage, Report, print_text
-from models.slice_runs import plane_table, slice_engine
-from models.slice_targets import TARGETS
+from models.slice_runs import plane_table
 from models.slice_views import SliceViews
 from pipeline import paths
 from pipeline.artifact import Artifact, verify
@@ -84,7 +84,7 @@ def _train_one(
 ) -> float:  # fmt: skip
     """Train one network and write its artifact; return the final training loss."""
     model, scale, history = train_exam_network(exams, kind, recipe, _epoch_report(recipe, kind, report))
-    predictions = predict_exams(model, scored, inputs, scale, recipe)
+    predictions = predict_exams(forward_of(model, kind), scored, inputs, scale, recipe)
     predictions.insert(2, "role", np.where(scored["split"] == "test", "test", "oof"))
     write_table(directory / "slices.parquet", predictions)
     save_weights(directory / "weights.npz", model)
@@ -97,67 +97,6 @@ def _train_one(
         backend=keras.backend.backend(), precision=model.dtype_policy.name,
     )  # fmt: skip
     return history.losses[-1]
-
-
-def load_exam_network(settings: Settings, backbone: str, fold: int, kind: str) -> tuple[keras.Model, Scale]:
-    """Load a finished exam network and the scale of its inputs.
-
-    Args:
-        settings: The experiment.
-        backbone: Backbone of the slice network.
-        fold: The held-out fold.
-        kind: One of `models.check_recipe.EXAM_KINDS`.
-
-    Raises:
-        UserError: A file differs from the manifest.
-    """
-    directory = paths.model_run(exam_network_name(backbone, kind), fold)
-    verify(directory, ["weights.npz", "scale.npz"])
-    scale = Scale.load(directory / "scale.npz")
-    model = exam_network(kind, 3 * len(scale.mean), settings.models.exam)
-    load_weights(directory / "weights.npz", model)
-    return model, scale
-
-
-def apply_exam_networks(
-    settings: Settings, backbone: str, fold: int, slices: pd.DataFrame, frame: pd.DataFrame, embeddings: np.ndarray
-) -> dict[str, pd.DataFrame]:
-    """Apply the finished exam networks of one slice network to slices that it has predicted.
-
-    Args:
-        settings: The experiment.
-        backbone: Backbone of the slice network.
-        fold: The held-out fold of the networks.
-        slices: StudyInstanceUID, SOPInstanceUID and z_mm of the slices.
-        frame: Probabilities of these slices, from `predict_slices`.
-        embeddings: Embeddings of these slices, from `predict_slices`.
-
-    Returns:
-        Name of the exam network -> table with one row per slice: StudyInstanceUID, SOPInstanceUID, `pe` and the nine
-        exam labels.
-    """
-    predictions = {}
-    inputs = exam_network_inputs(frame, embeddings)
-    for kind in exam_network_kinds(settings.models, backbone):
-        model, scale = load_exam_network(settings, backbone, fold, kind)
-        name = exam_network_name(backbone, kind)
-        predictions[name] = predict_exams(model, slices, inputs, scale, settings.models.exam)
-    return predictions
-
-
-def exam_network_inputs(frame: pd.DataFrame, embeddings: np.ndarray) -> np.ndarray:
-    """Return the inputs of an exam network: embedding and logits of every target.
-
-    Args:
-        frame: `pe` and one probability per further target, from `predict_slices`.
-        embeddings: Embeddings, shape (n, d).
-
-    Returns:
-        float32 (n, d + targets).
-    """
-    probabilities = frame[["pe", *TARGETS[1:]]].to_numpy(float).clip(1e-6, 1 - 1e-6)
-    logits = np.log(probabilities) - np.log1p(-probabilities)
-    return np.concatenate([embeddings, logits], axis=1).astype(np.float32)
 
 
 def _training_inputs(

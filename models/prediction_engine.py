@@ -6,9 +6,11 @@ Keras nor TensorFlow.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,10 +25,12 @@ from models.device import gpu_capability
 from models.slice_targets import FLIPPED, TARGETS
 from models.slice_views import SliceViews
 from models.stored_maps import MAP_LEVELS
+from pipeline.artifact import verify
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
     import keras
+    import openvino
 
 #: images (batch, y, x, channels) -> logits (batch, targets), embeddings (batch, d), clot map logits (batch, rows,
 #: columns, MAP_CHANNELS)
@@ -38,6 +42,27 @@ ENGINES = ("auto", "keras", "openvino")
 BATCH = 32
 #: File names of a run's exported graph and of its weights.
 GRAPH, GRAPH_WEIGHTS = "network.xml", "network.bin"
+
+
+class Predicted(NamedTuple):
+    """Predictions of one network for some slices.
+
+    Attributes:
+        frame: Study, SOP, one probability per target, the slice label's named `pe`, and the columns of
+            `models.clot_columns`.
+        embeddings: float16 (rows, d).
+        maps: Clot maps, uint8 (rows, map rows, map columns), in steps of 1 / MAP_LEVELS.
+    """
+
+    frame: pd.DataFrame
+    embeddings: np.ndarray
+    maps: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Iterable["Predicted"]) -> "Predicted":
+        """Join batches in their order."""
+        frames, embeddings, maps = zip(*parts, strict=True)
+        return cls(pd.concat(frames, ignore_index=True), np.concatenate(embeddings), np.concatenate(maps))
 
 
 def select_engine(name: str) -> str:
@@ -69,17 +94,30 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
     ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
 
 
-def openvino_engine(directory: Path, threads: int) -> Engine:
-    """Make an engine from the files of `export_graph`."""
+@cache
+def _core() -> "openvino.Core":
     _keep_telemetry_out()
     import openvino
 
-    compiled = openvino.Core().compile_model(
-        str(directory / GRAPH), "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    )
-    request = compiled.create_infer_request()
+    return openvino.Core()
+
+
+def openvino_engine(directory: Path, threads: int, *, streams: int = 1) -> Engine:
+    """Make an engine from the files of `export_graph`.
+
+    Args:
+        directory: Folder with the files.
+        threads: CPU threads of all streams together.
+        streams: Number of threads that may call the engine at the same time; the others wait.
+    """
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = _core().compile_model(str(directory / GRAPH), "CPU", options)
+    of_thread = threading.local()
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        request = of_thread.request
         request.infer([images])
         logits, embeddings, maps = (request.get_output_tensor(index).data.copy() for index in range(len(OUTPUTS)))
         return logits, embeddings, maps
@@ -92,9 +130,41 @@ def _keep_telemetry_out() -> None:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import then raises ImportError
 
 
+def has_graph(directory: Path) -> bool:
+    """Whether a run has an exported graph, which needs no Keras."""
+    return (directory / GRAPH).is_file()
+
+
+def slice_engine(
+    recipe: ModelsSettings, backbone: str, directory: Path, threads: int, *, streams: int = 1
+) -> Engine:  # fmt: skip
+    """Load the prediction engine of a finished run; Keras is imported only if the run has no exported graph.
+
+    Args:
+        recipe: Settings of the backbone.
+        backbone: A key of `models.backbones.BACKBONES`.
+        directory: Folder of the run.
+        threads: CPU threads of OpenVINO.
+        streams: Threads that may call an OpenVINO engine at the same time.
+
+    Raises:
+        UserError: A file differs from the manifest.
+    """
+    if has_graph(directory):
+        verify(directory, [GRAPH, GRAPH_WEIGHTS])
+        return openvino_engine(directory, threads, streams=streams)
+    from models.checkpoint import load_weights
+    from models.slice_network import slice_network
+
+    verify(directory, ["weights.npz"])
+    model = slice_network(recipe, backbone, "none")
+    load_weights(directory / "weights.npz", model)
+    return keras_engine(model)
+
+
 def predict_slices(
     engine: Engine, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, *, loaders: int = 1
-) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
+) -> Iterator[Predicted]:
     """Predict stored slices batch by batch, so that memory does not grow with their number.
 
     With `settings.flip_tta` the logits, embeddings and maps of a slice and of its mirror image are averaged.
@@ -107,30 +177,46 @@ def predict_slices(
         loaders: Threads that prepare batches; order and results do not depend on their number.
 
     Yields:
-        A table of study, SOP, one probability per target, the slice label's named `pe`, and the columns of
-        `models.clot_columns`; the embeddings, float16 (rows, d); and the clot maps, uint8 (rows, map rows, map columns)
-        in steps of 1 / MAP_LEVELS.
+        The predictions of one batch after another.
     """
-    studies, planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
+    batches = [slices.iloc[first : first + BATCH] for first in range(0, len(slices), BATCH)]
 
-    def make(batch: int) -> tuple[slice, list[np.ndarray]]:
-        rows = slice(batch * BATCH, min((batch + 1) * BATCH, len(slices)))
-        pairs = list(zip(studies[rows], planes[rows], strict=True))
-        images = np.stack([views.view(study, int(plane)) for study, plane in pairs])
-        return rows, [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
+    def make(batch: int) -> np.ndarray:
+        return slice_images(batches[batch], views)
 
-    for rows, variants in prefetched(make, -(-len(slices) // BATCH), threads=loaders):
-        outputs = [engine(images) for images in variants]
-        logits, embeddings, maps = (list(parts) for parts in zip(*outputs, strict=True))
-        if settings.flip_tta:
-            logits[1], maps[1] = logits[1][:, FLIPPED], flip_map(maps[1])
-        probabilities = expit(np.mean(logits, axis=0, dtype=np.float64))
-        frame = slices.iloc[rows][[STUDY, SOP]].reset_index(drop=True)
-        frame["pe"] = probabilities[:, 0]
-        for index, target in enumerate(TARGETS[1:], start=1):
-            frame[target] = probabilities[:, index]
-        map_probabilities = expit(np.mean(maps, axis=0, dtype=np.float32))
-        numbers = clot_numbers(variants[0], map_probabilities, settings)
-        frame[list(CLOT_COLUMNS)] = numbers
-        clot = np.rint(MAP_LEVELS * map_probabilities[..., CLOT]).astype(np.uint8)
-        yield frame, np.mean(embeddings, axis=0).astype(np.float16), clot
+    images = prefetched(make, len(batches), threads=loaders)
+    for rows, batch_images in zip(batches, images, strict=True):
+        yield predict_batch(engine, rows, batch_images, settings)
+
+
+def slice_images(rows: pd.DataFrame, views: SliceViews) -> np.ndarray:
+    """Return the unchanged views of some stored slices: float32 (rows, y, x, channels).
+
+    Args:
+        rows: Study and `plane` of every slice.
+        views: Views of the store.
+    """
+    pairs = zip(rows[STUDY], rows["plane"], strict=True)
+    return np.stack([views.view(study, int(plane)) for study, plane in pairs])
+
+
+def predict_batch(engine: Engine, rows: pd.DataFrame, images: np.ndarray, settings: ModelsSettings) -> Predicted:
+    """Predict one batch of slices.
+
+    Args:
+        engine: From `keras_engine` or `openvino_engine`.
+        rows: Study and SOPInstanceUID of every slice.
+        images: Their views, from `slice_images`.
+        settings: Recipe of the network.
+    """
+    variants = [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
+    logits, embeddings, maps = (list(parts) for parts in zip(*map(engine, variants), strict=True))
+    if settings.flip_tta:
+        logits[1], maps[1] = logits[1][:, FLIPPED], flip_map(maps[1])
+    probabilities = expit(np.mean(logits, axis=0, dtype=np.float64))
+    frame = rows[[STUDY, SOP]].reset_index(drop=True)
+    frame[["pe", *TARGETS[1:]]] = probabilities
+    map_probabilities = expit(np.mean(maps, axis=0, dtype=np.float32))
+    frame[list(CLOT_COLUMNS)] = clot_numbers(images, map_probabilities, settings)
+    clot = np.rint(MAP_LEVELS * map_probabilities[..., CLOT]).astype(np.uint8)
+    return Predicted(frame, np.mean(embeddings, axis=0).astype(np.float16), clot)

@@ -26,12 +26,9 @@ from models.batches import loader_threads
 from models.check_recipe import EXAM_KINDS, check_recipe
 from models.device import prepare_backend
 from models.history import History
-from models.learning_curves import draw_curves
 from models.network_artifacts import exam_network_artifact, network_artifact
 from models.precision import dtype_policy
 from models.prediction_engine import (
-    GRAPH,
-    GRAPH_WEIGHTS,
     Engine,
     export_graph,
     keras_engine,
@@ -137,30 +134,6 @@ def train_fold(
     return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]
 
 
-def slice_engine(recipe: ModelsSettings, backbone: str, directory: Path, threads: int) -> Engine:
-    """Load the prediction engine of a finished run; Keras is imported only if the run has no exported graph.
-
-    Args:
-        recipe: Settings of the backbone.
-        backbone: A key of `models.backbones.BACKBONES`.
-        directory: Folder of the run.
-        threads: CPU threads of OpenVINO.
-
-    Raises:
-        UserError: A file differs from the manifest.
-    """
-    if (directory / GRAPH).is_file():
-        verify(directory, [GRAPH, GRAPH_WEIGHTS])
-        return openvino_engine(directory, threads)
-    from models.checkpoint import load_weights
-    from models.slice_network import slice_network
-
-    verify(directory, ["weights.npz"])
-    model = slice_network(recipe, backbone, "none")
-    load_weights(directory / "weights.npz", model)
-    return keras_engine(model)
-
-
 def _with_masks(train: pd.DataFrame, recipe: ModelsSettings) -> tuple[pd.DataFrame, Mapping[str, np.ndarray]]:
     """Join what clot masks say of the training slices; also study -> mask. Neither without mask supervision."""
     if not recipe.mask_supervision:
@@ -245,6 +218,7 @@ def _write_predictions(
 
 def _write_network(directory: Path, model: "keras.Model", history: History, title: str) -> None:
     from models.checkpoint import save_weights
+    from models.learning_curves import draw_curves
 
     save_weights(directory / "weights.npz", model)
     write_table(directory / "history.csv", history.table())

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from input.contest import STUDY
+from models.arrays import load_arrays
 from models.batches import prefetched
-from models.checkpoint import load_arrays, require_same_backend, restore_checkpoint, save_checkpoint
+from models.checkpoint import require_same_backend, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
 from models.clot_targets import MAP_CHANNELS
 from models.history import History

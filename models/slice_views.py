@@ -25,6 +25,8 @@ AIR_HU = -1000
 #: Exams kept open per loader thread. At contest size an open exam takes at least half a megabyte (sidecar and decoder
 #: buffers), opening it again takes 2 ms, and one view takes 11 ms.
 OPEN_EXAMS = 64
+#: The settings that unchanged views depend on; networks that share them can share views.
+VIEW_SETTINGS = ("height", "width", "windows", "trainable_windows", "pixel_mm", "neighbour_mm")
 
 
 @dataclass(frozen=True)

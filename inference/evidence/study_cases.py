@@ -15,17 +15,19 @@ LISTED_FILES = 20
 
 
 def cases_of_studies(
-    predicted: PredictedStudies, findings: Mapping[str, Sequence[Finding]], promoted: str
+    predicted: PredictedStudies, findings: Mapping[str, Sequence[Finding]], promoted: str | None
 ) -> list[ExamCase]:
     """Gather freshly predicted studies, highest risk first.
 
     Args:
         predicted: the studies and their predictions.
         findings: study name -> findings.
-        promoted: name of the candidate that predicted.
+        promoted: name of the candidate that predicted; None: no feature contributions.
     """
     slices = slice_table(predicted.studies)
-    contributions = candidate_contributions(promoted, "test", predicted.networks, slices, predicted.measured)
+    contributions = (
+        candidate_contributions(promoted, "test", predicted.networks, slices, predicted.measured) if promoted else {}
+    )
     numbers = predicted.measured.exams.set_index(STUDY).to_dict("index")
     probability = predicted.slices.set_index(SOP)["label"]
     cases = []

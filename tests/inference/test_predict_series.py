@@ -1,6 +1,9 @@
 """Unlabelled DICOM files become studies in a store; the ensemble's predictions become text and a CSV."""
 
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -9,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.predictions import read_measured
 from features.store import open_exam, stored_studies
-from inference import predict_series, predicted_studies
+from inference import predict_series, predicted_studies, series_reader
 from inference.clot_maps import ClotMap
+from inference.partial_results import partial_results
 from inference.predict_series import predict_folder
-from inference.series_reader import Study, read_studies, slice_table
+from inference.predicted_studies import PredictedStudies, measured_numbers
+from inference.series_reader import Study, find_studies, read_studies, slice_table
 from input.contest import CENTRAL, EXAM_LABELS, GTE_1, SLICE_LABEL, SOP, STUDY
-from models.apply_networks import NetworkPredictions
+from input.safe_decoding import Outcome
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -50,7 +54,7 @@ def test_studies_are_grouped_by_their_headers_and_ordered_by_z(
     assert studies[1].slices["z_mm"].tolist() == [0.0, 5.0, 10.0, 15.0]
     assert all(study.quarantined == [] for study in studies)
     assert stored_studies(store) == ["study00000", "study00001"]
-    assert len(read_measured(store).slices) == 7
+    assert len(measured_numbers(studies).slices) == 7
     assert slice_table(studies)[STUDY].tolist() == ["study00000"] * 3 + ["study00001"] * 4
     shown = capsys.readouterr().out
     assert "files that are not usable axial CT slices: 2" in shown
@@ -93,9 +97,7 @@ def test_an_archive_gives_the_same_studies_as_its_folder(scans: Path, tmp_path: 
     for study in stored_studies(tmp_path / "a"):
         np.testing.assert_array_equal(open_exam(tmp_path / "b", study).hu[:], open_exam(tmp_path / "a", study).hu[:])
     for table in ("slices", "exams"):
-        pd.testing.assert_frame_equal(
-            getattr(read_measured(tmp_path / "b"), table), getattr(read_measured(tmp_path / "a"), table)
-        )
+        pd.testing.assert_frame_equal(getattr(measured_numbers(packed), table), getattr(measured_numbers(plain), table))
 
 
 def test_a_damaged_member_is_named_and_the_other_members_are_read(
@@ -112,36 +114,131 @@ def test_a_damaged_member_is_named_and_the_other_members_are_read(
     assert f"  {archive}/patient/a00000000001.dcm: unreadable zip member" in capsys.readouterr().out
 
 
-def test_labels_are_printed_and_slices_written(
-    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fake_apply(networks: str, slices: pd.DataFrame, **_: object) -> tuple[pd.DataFrame, pd.DataFrame]:
-        assert networks == "from the networks"
+class FakeRun:
+    """A finished run whose labels are constant and whose slice probabilities rise from the feet to the head."""
+
+    predicted: list[str] = []
+
+    def __init__(self, settings: Settings) -> None:
+        pass
+
+    def predict(self, store: Path, studies: list[Study]) -> PredictedStudies:
+        slices = slice_table(studies)
         exams = pd.DataFrame({STUDY: slices[STUDY].unique()}).assign(**dict.fromkeys(EXAM_LABELS, 0.2))
         exams[[GTE_1, CENTRAL]] = 0.8
-        return exams, slices[[STUDY, SOP]].assign(label=np.linspace(0.6, 0.9, len(slices)))
+        rank = slices.groupby(STUDY).cumcount()
+        clot = ClotMap(np.full((len(slices), 2, 2), 0.01, np.float32), np.eye(2, 3), 10.0, np.ones(len(slices)), 0.5)
+        self.predicted.extend(study.study_uid for study in studies)
+        return PredictedStudies(
+            studies, exams, slices[[STUDY, SOP]].assign(label=0.5 + rank / 10), measured_numbers(studies), {},
+            {study.name: clot for study in studies}, {"networks": 0.1, "ensemble": 0.1},
+        )  # fmt: skip
 
-    monkeypatch.setattr(predicted_studies, "require_finished", lambda settings: None)
-    predictions = NetworkPredictions("from the networks", {})
-    monkeypatch.setattr(predicted_studies, "predict_exams", lambda settings, store: predictions)
-    clot = ClotMap(np.zeros((1, 2, 2), np.float32), np.eye(2, 3), 10.0, np.ones(1), 0.5)
-    monkeypatch.setattr(predicted_studies, "predicted_clot_maps", lambda *_: defaultdict(lambda: clot))
-    monkeypatch.setattr(predicted_studies, "apply", fake_apply)
+
+@pytest.fixture
+def finished_run(monkeypatch: pytest.MonkeyPatch) -> type[FakeRun]:
+    """Replace the finished run by `FakeRun`, and the processes that decode files by this one."""
+    monkeypatch.setattr(FakeRun, "predicted", [])
+    monkeypatch.setattr(predict_series, "FinishedRun", FakeRun)
+    monkeypatch.setattr(predict_series, "require_finished", lambda settings: None)
+    monkeypatch.setattr(predict_series, "read_manifest", lambda folder: {"identity": "finished"})
     monkeypatch.setattr(predict_series, "trained_on_phantoms", lambda: True)
     monkeypatch.setattr(predict_series, "study_findings", lambda predicted: defaultdict(list))
+    monkeypatch.setattr(
+        "inference.series_reader.decode_exams", lambda jobs, run: (Outcome(job, run(job, {})) for job in jobs)
+    )
+    return FakeRun
+
+
+def test_labels_are_printed_and_tables_written(
+    scans: Path, tmp_path: Path, finished_run: type[FakeRun], capsys: pytest.CaptureFixture[str]
+) -> None:
     predict_folder(Settings(), scans, tmp_path / "slices.csv")
     predict_folder(Settings(), pack(scans, tmp_path / "export.zip"), tmp_path / "packed.csv")
-    assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "slices.csv").read_bytes()
+    for table in ("", "_exams"):
+        assert (tmp_path / f"packed{table}.csv").read_bytes() == (tmp_path / f"slices{table}.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["scans"]
     shown = capsys.readouterr().out
     assert shown.count("clot burden: 0.0 ml (left 0.0, right 0.0)") == 4
     assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
     assert len(re.findall(r"^RV/LV ratio >= 1 +0\.800  yes$", shown, re.MULTILINE)) == 4
     assert shown.rstrip().endswith(predicted_studies.SYNTHETIC_WARNING)
-    steps = r"time: reading and storing [0-9.]+ s, networks [0-9.]+ s, ensemble [0-9.]+ s, findings"
-    assert len(re.findall(steps, shown)) == 2
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
     assert table[STUDY].tolist() == ["../../escape"] * 3 + ["1.2.1"] * 4
-    assert table[SLICE_LABEL].tolist() == pytest.approx(np.linspace(0.6, 0.9, 7))
+    assert table[SLICE_LABEL].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.5, 0.6, 0.7, 0.8])
+    exams = pd.read_csv(tmp_path / "slices_exams.csv", dtype={STUDY: str})
+    assert exams[STUDY].tolist() == ["../../escape", "1.2.1"] and exams[GTE_1].tolist() == [0.8, 0.8]
+
+
+def test_a_killed_run_resumes_after_its_last_finished_study(
+    scans: Path, tmp_path: Path, finished_run: type[FakeRun], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(predict_series, "GROUP_SLICES", 1)
+    predict_folder(Settings(), scans, tmp_path / "whole.csv")
+    uninterrupted = FakeRun.predict
+
+    def killed(self: FakeRun, store: Path, studies: list[Study]) -> PredictedStudies:
+        if studies[0].study_uid == "1.2.1":
+            raise KeyboardInterrupt
+        return uninterrupted(self, store, studies)
+
+    monkeypatch.setattr(FakeRun, "predict", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(Settings(), scans, tmp_path / "again.csv")
+    assert len(pd.read_csv(tmp_path / "again_exams.csv")) == 1
+    monkeypatch.setattr(FakeRun, "predict", uninterrupted)
+    finished_run.predicted.clear()
+    capsys.readouterr()
+    predict_folder(Settings(), scans, tmp_path / "again.csv")
+    assert finished_run.predicted == ["1.2.1"]
+    assert "1 of 2 studies were predicted by an earlier run" in capsys.readouterr().out
+    for table in ("", "_exams"):
+        assert (tmp_path / f"again{table}.csv").read_bytes() == (tmp_path / f"whole{table}.csv").read_bytes()
+    assert not (tmp_path / "again.partial").exists()
+
+
+def test_results_of_changed_files_or_another_ensemble_are_not_resumed(
+    scans: Path, tmp_path: Path, finished_run: type[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        """Predict all studies, and stop before the tables are written."""
+        finished_run.predicted.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(predict_series, "slice_rows", lambda results: (_ for _ in ()).throw(KeyboardInterrupt))
+            predict_folder(Settings(), scans, tmp_path / "slices.csv")
+
+    interrupted()
+    assert finished_run.predicted == ["../../escape", "1.2.1"]
+    interrupted()
+    assert finished_run.predicted == []
+    os.utime(scans / "b00000000000.dcm", (0, 0))
+    interrupted()
+    assert finished_run.predicted == ["../../escape"]
+    monkeypatch.setattr(predict_series, "read_manifest", lambda folder: {"identity": "another"})
+    interrupted()
+    assert finished_run.predicted == ["../../escape", "1.2.1"]
+
+
+def test_two_runs_with_the_same_output_are_refused(scans: Path, tmp_path: Path, finished_run: type[FakeRun]) -> None:
+    with partial_results(tmp_path / "slices.csv", {}, keeps_pixels=False):
+        with pytest.raises(UserError, match="another predict run writes"):
+            predict_folder(Settings(), scans, tmp_path / "slices.csv")
+
+
+def test_many_headers_are_read_in_batches(
+    scans: Path, tmp_path: Path, finished_run: type[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = find_studies(scans, tmp_path, FeaturesSettings())
+    monkeypatch.setattr(series_reader, "MANY_FILES", 1)
+    monkeypatch.setattr(series_reader, "HEADER_BATCH", 2)
+    assert find_studies(scans, tmp_path, FeaturesSettings()) == whole
+
+
+def test_prediction_imports_neither_tensorflow_nor_keras() -> None:
+    code = "import sys; import inference.predict_series; print({'keras', 'tensorflow'} & set(sys.modules))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.CHECKOUT)
+    assert finished.stdout == "set()\n", finished.stderr
 
 
 @pytest.mark.parametrize("name", ["out", "evidence"])
@@ -159,7 +256,7 @@ def test_networks_of_another_format_are_reported_before_any_file_is_read(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
-    monkeypatch.setattr(predicted_studies, "read_studies", lambda *_: pytest.fail("the series was read"))
+    monkeypatch.setattr(predict_series, "find_studies", lambda *_: pytest.fail("the series was read"))
     settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("mobilenetv2",)))
     for folder in (
         paths.prepared(),

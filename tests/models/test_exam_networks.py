@@ -8,6 +8,7 @@ from input.contest import EXAM_LABELS, NEGATIVE, SLICE_LABEL, SOP, STUDY
 from input.metric import contest_score
 from models.check_recipe import EXAM_KINDS
 from models.exam_sequences import from_grid, grid_of, onto_grid, with_neighbours
+from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
 
 SMALL = ExamNetworkSettings(length=12, step_mm=5.0, units=4, epochs=20, batch=4, learning_rate=2e-2)
@@ -59,8 +60,9 @@ def _exams(count: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_the_loss_is_the_contests_metric():
+    from models.exam_inputs import group_by_exam
     from models.exam_network import exam_loss, slice_loss
-    from models.exam_training import _targets, group_by_exam, metric_unit
+    from models.exam_training import _targets, metric_unit
 
     table, inputs = _exams(6, seed=1)
     exams = group_by_exam(table, inputs)
@@ -78,18 +80,51 @@ def test_the_loss_is_the_contests_metric():
 
 @pytest.mark.parametrize("kind", EXAM_KINDS)
 def test_training_finds_positive_exams_and_slices(kind):
-    from models.exam_training import group_by_exam, predict_exams, train_exam_network
+    from models.exam_inputs import group_by_exam
+    from models.exam_prediction import predict_exams
+    from models.exam_training import forward_of, train_exam_network
 
     model, scale, history = train_exam_network(group_by_exam(*_exams(24, seed=3)), kind, SMALL, lambda *_: None)
     assert history.losses[-1] < 0.75 * history.losses[0]
     table, inputs = _exams(12, seed=4)
-    predictions = predict_exams(model, table[[STUDY, SOP, "z_mm"]], inputs, scale, SMALL)
+    predictions = predict_exams(forward_of(model, kind), table[[STUDY, SOP, "z_mm"]], inputs, scale, SMALL)
     assert predictions[SOP].tolist() == table[SOP].tolist()
     assert predictions.groupby(STUDY)[NEGATIVE].nunique().max() == 1
     negative, positive = predictions[table[NEGATIVE] == 1], predictions[table[NEGATIVE] == 0]
     assert negative[NEGATIVE].mean() > positive[NEGATIVE].mean() + 0.3
     on_slice = table.loc[positive.index, SLICE_LABEL] == 1
     assert positive.loc[on_slice, "pe"].mean() > positive.loc[~on_slice, "pe"].mean() + 0.1
+
+
+@pytest.mark.parametrize("kind", EXAM_KINDS)
+def test_the_forward_pass_in_numpy_equals_keras(kind):
+    import keras
+
+    from models.exam_network import exam_network
+    from models.exam_training import forward_of
+
+    model = exam_network(kind, 9, SMALL)
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(random.normal(0.1, 0.5, variable.shape))
+    sequence = random.normal(size=(3, 12, 9)).astype("float32")
+    inside = np.ones((3, 12, 1), "float32")
+    inside[1, :4], inside[2, 9:] = 0, 0
+    expected = model({"sequence": sequence, "inside": inside})
+    slices, exams = forward_of(model, kind)(sequence, inside)
+    assert slices.dtype == exams.dtype == np.float32
+    np.testing.assert_allclose(exams, keras.ops.convert_to_numpy(expected["exams"]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(slices, keras.ops.convert_to_numpy(expected["slices"]), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_another_exam_network_are_an_error():
+    from models.exam_forward import exam_forward
+
+    arrays = [np.zeros((2, 2), np.float32)] * 14
+    exam_forward("gru", arrays)
+    for wrong in (arrays[:-1], [*arrays, arrays[0]]):
+        with pytest.raises(UserError, match="another exam network"):
+            exam_forward("gru", wrong)
 
 
 @pytest.mark.parametrize("kind", EXAM_KINDS)
@@ -107,7 +142,8 @@ def test_inputs_outside_the_exam_do_not_change_its_prediction(kind):
 
 
 def test_training_is_a_pure_function_of_its_seed():
-    from models.exam_training import group_by_exam, train_exam_network
+    from models.exam_inputs import group_by_exam
+    from models.exam_training import train_exam_network
 
     def weights() -> list[np.ndarray]:
         model, _, _ = train_exam_network(group_by_exam(*_exams(8, seed=6)), "gru", SMALL, lambda *_: None)
@@ -119,7 +155,7 @@ def test_training_is_a_pure_function_of_its_seed():
 
 @pytest.mark.parametrize("width", [4, 265])
 def test_the_scale_is_identical_to_that_of_all_slices_at_once(width):
-    from models.exam_training import ExamSlices, Scale
+    from models.exam_inputs import ExamSlices, Scale
 
     random = np.random.default_rng(0)
     sizes = random.integers(1, 60, 20)

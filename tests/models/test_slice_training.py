@@ -15,8 +15,8 @@ import pytest
 from features.lung_box import Box
 from features.store import write_exam
 from input.contest import SLICE_LABEL, STUDY
+from models.arrays import load_arrays
 from models.batches import loader_threads
-from models.checkpoint import load_arrays
 from models.clot_targets import MAP_CHANNELS
 from models.device import onednn_is_limited
 from models.progress import TrainingLog
