@@ -242,10 +242,10 @@ def test_prediction_imports_neither_tensorflow_nor_keras() -> None:
 
 
 @pytest.mark.parametrize("name", ["out", "evidence"])
-def test_a_target_that_cannot_be_written_is_found_before_the_networks_run(
+def test_a_target_that_cannot_be_written_is_found_before_any_work(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(predict_series, "predict_into_store", lambda *_: pytest.fail("the networks ran"))
+    monkeypatch.setattr(predict_series, "require_finished", lambda *_: pytest.fail("the run was opened"))
     targets = {"out": tmp_path / "slices.csv", "evidence": tmp_path / "e.html"}
     targets[name] = scans / "README.md" / "below_a_file"
     with pytest.raises(UserError, match="Cannot write .*below_a_file"):
