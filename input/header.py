@@ -141,13 +141,7 @@ def slice_header(elements: Elements, path: Path, further_flags: Iterable[str] = 
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     x, y, z = _numbers(dataset, "ImagePositionPatient", 3)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
-    row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2)
-    spacing = (row_spacing, column_spacing)
-    (slope,), (intercept,) = _numbers(dataset, "RescaleSlope", 1), _numbers(dataset, "RescaleIntercept", 1)
-    if not all(0.05 <= distance <= 10 for distance in spacing):
-        raise DicomError(f"PixelSpacing {spacing} mm is impossible for a CT slice")
-    if slope == 0:
-        raise DicomError("RescaleSlope is 0")
+    spacing, (slope, intercept) = _spacing(dataset), _rescaling(dataset)
     row_direction, column_direction, normal = patient_axes(orientation)
     bits_stored = int(dataset.BitsStored)
     padding = dataset.get("PixelPaddingValue")
@@ -188,6 +182,20 @@ def slice_header(elements: Elements, path: Path, further_flags: Iterable[str] = 
         z_mm=float(np.dot((x, y, z), normal)),
         frame=frame,
     )
+
+
+def _spacing(dataset: Dataset) -> tuple[float, float]:
+    row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2)
+    if not (0.05 <= row_spacing <= 10 and 0.05 <= column_spacing <= 10):
+        raise DicomError(f"PixelSpacing {(row_spacing, column_spacing)} mm is impossible for a CT slice")
+    return row_spacing, column_spacing
+
+
+def _rescaling(dataset: Dataset) -> tuple[float, float]:
+    (slope,), (intercept,) = _numbers(dataset, "RescaleSlope", 1), _numbers(dataset, "RescaleIntercept", 1)
+    if slope == 0:
+        raise DicomError("RescaleSlope is 0")
+    return slope, intercept
 
 
 def _position_flags(dataset: Dataset, orientation: tuple[float, ...]) -> Iterator[str]:

@@ -5,7 +5,6 @@ frames or per frame. The pixels stay in the file until a frame is decoded; a hea
 """
 
 from collections.abc import Iterable, Iterator
-from copy import copy
 from pathlib import Path
 from struct import unpack
 from typing import IO
@@ -110,7 +109,8 @@ def _slices(dataset: Dataset) -> Iterator[Dataset]:
         if element.keyword not in (*_FUNCTIONAL_GROUPS, "NumberOfFrames"):
             common.add(element)
     for item in per_frame:
-        elements = copy(common)
+        elements = Dataset()
+        elements.update(common)  # a copy of a data set shares its elements
         for groups in (*shared[:1], item):
             for kind in (_REQUIRED_GROUPS, _FURTHER_GROUPS):
                 _take(elements, groups, kind)

@@ -121,7 +121,7 @@ def _continues(stack: Slices, part: Slices) -> bool:
 
 
 def _split_passes(stack: Slices) -> list[Slices]:
-    """The passes over one region; the stack as it is if there is one, or if they cannot be told apart."""
+    """The passes over one region; the stack as it is if there is one, or if they cannot be separated."""
     ways: list[Callable[[], list[Slices]]] = [lambda: _grouped(stack, lambda header: header.acquisition_time)]
     if _has_near_positions(stack):
         ways += [

@@ -51,7 +51,7 @@ def _cpu_quotas() -> Iterator[float]:
 
 
 def _memory_limits() -> Iterator[int]:
-    """Memory limits of this process's cgroups and their parents, bytes; v1 writes a huge number for no limit."""
+    """Memory limits of this process's cgroups and their parents, in bytes (v1: a huge number if unlimited)."""
     for folder in _cgroup_folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             if (limit := _read(folder / name)).isdigit():
@@ -61,7 +61,7 @@ def _memory_limits() -> Iterator[int]:
 def _cgroup_folders(controller: str) -> Iterator[Path]:
     """The folders of this process's cgroups for a controller, and their parents.
 
-    In a container the membership may name a path of the host that is not mounted; the mount point is then the cgroup.
+    In a container the membership may be a path of the host that is not mounted; the mount point is then the cgroup.
     """
     for line in _read(MEMBERSHIP).splitlines():
         number, controllers, path = (line.split(":", 2) + ["", ""])[:3]

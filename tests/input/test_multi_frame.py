@@ -117,6 +117,15 @@ def test_a_frame_of_another_orientation_is_listed_and_the_others_are_read(tmp_pa
     assert reasons == ["frame 2: not an axial slice but coronal: its normal is [-0.0, 1.0, 0.0]"]
 
 
+def test_a_frame_without_a_position_does_not_take_that_of_another(tmp_path):
+    dataset = pydicom.dcmread(write_enhanced(tmp_path / "enhanced.dcm"))
+    del dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
+    dataset.save_as(tmp_path / "enhanced.dcm")
+    headers, reasons = read_headers(tmp_path / "enhanced.dcm")
+    assert [header.frame for header in headers] == [1, 2, 4, 5]
+    assert reasons == ["frame 3: ImagePositionPatient is [], expected 3 finite number(s)"]
+
+
 def test_a_damaged_frame_is_quarantined(tmp_path):
     path = write_enhanced(tmp_path / "enhanced.dcm", JPEGLSLossless)
     header = read_headers(path)[0][2]
