@@ -84,6 +84,7 @@ export_environment() {
   local writable=$HERE
   [[ -w $HERE ]] || writable=$ROOT                         # a read-only checkout
   export PE_VENV=${PE_VENV:-$writable/.venv} PE_RUN_SH=$0
+  [[ -w ${HOME:-} ]] || export HOME=${HOME:-$writable/.cache} XDG_CACHE_HOME=${XDG_CACHE_HOME:-$writable/.cache}
   export PYTHONPATH=$HERE PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1 PYTHONHASHSEED=0 PYTHONUNBUFFERED=1
   export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2} KERAS_BACKEND=${KERAS_BACKEND:-tensorflow}
 }

@@ -84,6 +84,18 @@ def test_run_sh_handles_every_command_that_the_help_lists() -> None:
     assert set(SHORTCUTS) <= labels
 
 
+@pytest.mark.parametrize("home", ["missing", "not writable", "usable"])
+def test_programs_get_a_home_or_a_cache_that_they_can_write(front_door: FrontDoor, home: str) -> None:
+    (front_door.folder / "python").write_text('#!/usr/bin/env bash\necho "$HOME|${XDG_CACHE_HOME:-}"\n')
+    if home == "missing":
+        del front_door.environment["HOME"]
+    elif home == "not writable":
+        front_door.environment["HOME"] = "/nowhere"
+    cache = f"{paths.CHECKOUT}/.cache"  # below PE_ROOT if the checkout is read-only
+    expected = {"missing": f"{cache}|{cache}", "not writable": f"/nowhere|{cache}", "usable": f"{front_door.folder}|"}
+    assert front_door.run("models", "fold").stdout.strip() == expected[home]
+
+
 def test_help_lists_options_commands_examples_and_variables(front_door: FrontDoor) -> None:
     shown = front_door.run("--help", COLUMNS="100")
     assert shown.returncode == 0, shown.stderr
