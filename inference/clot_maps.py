@@ -10,7 +10,7 @@ import numpy as np
 from features.store import StoredExam, is_stored, open_exam
 from models.clot_targets import FULL, MAP_STRIDE
 from models.slice_views import SliceViews
-from models.stored_maps import MeanMaps, mapping_backbone, read_maps
+from models.stored_maps import MeanMaps, learned_from_masks, mapping_backbone, read_maps
 from pipeline import paths
 from pipeline.settings import Settings
 
@@ -30,6 +30,7 @@ class ClotMap:
         cell_mm: side of a cell, mm; NaN where lengths are unknown.
         thickness_mm: (z,) extent of every plane along z, mm.
         middle: column of the patient's midline, in cells.
+        has_volumes: the networks learned from clot masks; without them a cell's probability is no share of its area.
     """
 
     probability: np.ndarray
@@ -37,14 +38,20 @@ class ClotMap:
     cell_mm: float
     thickness_mm: np.ndarray
     middle: float
+    has_volumes: bool = True
 
     def volumes_ml(self) -> np.ndarray:
-        """Expected clot volume of every cell, ml, (z, rows, columns); cells below VOLUME_THRESHOLD have none."""
+        """Expected clot volume of every cell, ml, (z, rows, columns); cells below VOLUME_THRESHOLD have none.
+
+        NaN where lengths are unknown, and of networks without clot masks.
+        """
+        if not self.has_volumes:
+            return np.full(self.probability.shape, np.nan)
         likely = np.where(self.probability >= VOLUME_THRESHOLD, self.probability, 0)
         return likely * (self.cell_mm**2 / FULL / 1000) * self.thickness_mm[:, None, None]
 
     def side_volumes_ml(self) -> tuple[float, float]:
-        """Expected clot volume on the patient's left and right, ml; NaN where lengths are unknown."""
+        """Expected clot volume on the patient's left and right, ml; NaN as in `volumes_ml`."""
         volumes = self.volumes_ml()
         left = float(volumes[:, :, np.arange(volumes.shape[2]) > self.middle].sum())
         return left, float(volumes.sum()) - left
@@ -61,13 +68,14 @@ class ClotMap:
         )  # fmt: skip
 
 
-def clot_map(exam: StoredExam, planes: Sequence[np.ndarray], views: SliceViews) -> ClotMap:
+def clot_map(exam: StoredExam, planes: Sequence[np.ndarray], views: SliceViews, *, has_volumes: bool) -> ClotMap:
     """Place the maps of an exam's stored planes.
 
     Args:
         exam: the stored exam.
         planes: clot probabilities (rows, columns) of every stored plane.
         views: views of the backbone whose input the maps are on.
+        has_volumes: as in `ClotMap`.
     """
     matrix = views.matrix(exam.study)
     # The centre of cell i is at pixel MAP_STRIDE * i + (MAP_STRIDE - 1) / 2 of the network's input.
@@ -75,7 +83,10 @@ def clot_map(exam: StoredExam, planes: Sequence[np.ndarray], views: SliceViews) 
     to_stored = cv2.invertAffineTransform(matrix) @ np.vstack([cells, [0, 0, 1]])
     pixel_mm = exam.spacing_mm[1] if exam.has_spacing else np.nan
     middle = (exam.middle_column - to_stored[0, 2]) / to_stored[0, 0]
-    return ClotMap(np.stack(planes), to_stored, float(abs(to_stored[0, 0]) * pixel_mm), _thickness(exam.z_mm), middle)
+    return ClotMap(
+        np.stack(planes), to_stored, float(abs(to_stored[0, 0]) * pixel_mm), _thickness(exam.z_mm), middle,
+        has_volumes=has_volumes,
+    )  # fmt: skip
 
 
 def _thickness(z_mm: np.ndarray) -> np.ndarray:
@@ -99,7 +110,11 @@ def predicted_clot_maps(
     """
     views = SliceViews(store, settings.models.of(mapping_backbone(settings)))
     exams = [open_exam(store, study) for study in studies]
-    return {exam.study: clot_map(exam, [maps[sop] for sop in exam.sop_uids], views) for exam in exams}
+    has_volumes = learned_from_masks(settings)
+    return {
+        exam.study: clot_map(exam, [maps[sop] for sop in exam.sop_uids], views, has_volumes=has_volumes)
+        for exam in exams
+    }
 
 
 def run_clot_maps(
@@ -130,4 +145,8 @@ def run_clot_maps(
         for study in chosen:
             means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
     views = SliceViews(paths.store(), settings.models.of(backbone))
-    return {study: clot_map(exam, list(means[study].probability()), views) for study, exam in exams.items()}
+    has_volumes = learned_from_masks(settings)
+    return {
+        study: clot_map(exam, list(means[study].probability()), views, has_volumes=has_volumes)
+        for study, exam in exams.items()
+    }

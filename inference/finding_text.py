@@ -38,6 +38,8 @@ def describe_finding(finding: Finding) -> str:
 
 def describe_burden(clot: ClotMap) -> str:
     """Describe the clot burden in one line: expected volume in all and on each side."""
+    if not clot.has_volumes:
+        return "clot burden: not measured, the networks were trained without clot masks"
     left, right = clot.side_volumes_ml()
     if not np.isfinite(left + right):
         return "clot burden: not measured, pixel or slice spacing is unknown"

@@ -52,7 +52,7 @@ class Finding:
         slices: number of slices in the exam.
         sop: SOPInstanceUID of the key slice.
         probability: of PE on the key slice and its neighbours (the highest), times the map's value at the peak.
-        volume_ml: expected clot volume; NaN where lengths are unknown.
+        volume_ml: expected clot volume; NaN where lengths are unknown, and of networks without clot masks.
         left_share: share of the volume on the patient's left.
         first_mm, last_mm, key_mm: z of these slices.
         below_top_mm: distance below the top of the lungs of (first, last, key); NaN where unknown.

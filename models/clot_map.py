@@ -5,7 +5,7 @@ the logits of `models.clot_targets`. Answers for the slice are read from the cel
 on either side of the patient's midline, so that a mirrored feature map swaps them exactly; central and chronic by
 attention to the cells with clot.
 
-A cell of a network without mask supervision learns from the slice label alone, through `ClotEvidence`.
+A cell of an exam without a clot mask learns from the labels of its slice alone, through `ClotEvidence`.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from models.batch_normalization import BatchNormalization
-from models.clot_targets import CLOT, MAP_CHANNELS
+from models.clot_targets import MAP_CHANNELS
 
 #: Channels of the pyramid.
 WIDTH = 32
@@ -25,6 +25,8 @@ INITIAL = (-3.0, 0.0, 0.0)
 CELLS_PER_SLICE = 10.0
 #: Numbers that `ClotAttention` adds to the attended features.
 STRENGTHS = 2
+#: Logits that `ClotEvidence` pools: the whole slice, the patient's left, the patient's right.
+EVIDENCE = 3
 
 
 def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32: Any) -> Any:
@@ -50,15 +52,32 @@ def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32
     return layers.Activation("relu", name="cells")(smooth)
 
 
+def local_cells(size: tuple[int, int], stride8: Any) -> Any:
+    """Bring the stride 8 features to WIDTH channels without anything from coarser strides.
+
+    A cell then sees its own surroundings only, so a network that learns from slice labels has to find the clot itself.
+
+    Args:
+        size: (y, x) of the network's input, pixels.
+        stride8: The backbone's feature map.
+
+    Returns:
+        (batch, y / 8, x / 8, WIDTH).
+    """
+    cells = _at_size(layers.Conv2D(WIDTH, 1, use_bias=False, name="local")(stride8), size, 8)
+    cells = BatchNormalization(momentum=0.9, epsilon=1e-3, name="local_bn")(cells)
+    return layers.Activation("relu", name="local_cells")(cells)
+
+
 def _at_size(features: Any, size: tuple[int, int], stride: int) -> Any:
     """Bring a feature map to `stride`: average a finer one; pad where a backbone rounded an odd size down."""
     wanted = tuple(-(-pixels // stride) for pixels in size)
     factors = tuple(-(-have // want) for have, want in zip(features.shape[1:3], wanted, strict=True))
     if factors != (1, 1):
-        features = layers.AveragePooling2D(factors, padding="same", name=f"average{stride}")(features)
+        features = layers.AveragePooling2D(factors, padding="same")(features)
     missing = tuple(max(0, want - have) for have, want in zip(features.shape[1:3], wanted, strict=True))
     if any(missing):
-        features = layers.ZeroPadding2D(tuple((0, cells) for cells in missing), name=f"pad{stride}")(features)
+        features = layers.ZeroPadding2D(tuple((0, cells) for cells in missing))(features)
     return features
 
 
@@ -162,20 +181,29 @@ class Channel(layers.Layer):
         return shape[:-1]
 
 
-def clot_map(cells: Any) -> tuple[Any, Any, Any]:
-    """Read the logits of every cell.
+def clot_map(cells: Any, local: Any) -> tuple[Any, Any, Any]:
+    """Read the logits of every cell: the sum of what its surroundings and what the whole slice say.
+
+    Only the loss against clot masks trains the second part, which starts at zero: a slice label can be explained by
+    any cell that sees the whole slice, so without masks a map has to come from local features to show a place.
 
     Args:
         cells: (batch, y, x, WIDTH) from `feature_pyramid`.
+        local: (batch, y, x, WIDTH) from `local_cells`.
 
     Returns:
-        Logits (batch, y, x, MAP_CHANNELS), the clot logit alone (batch, y, x), and the cells' features with their
-        position (batch, y, x, WIDTH + 2), all float32.
+        Logits (batch, y, x, MAP_CHANNELS); the same for the answers, which do not train the second part; and the
+        cells' features with their position (batch, y, x, WIDTH + 2); all float32.
     """
     placed = layers.Activation("linear", dtype="float32", name="placed")(CellPosition(name="position")(cells))
     bias = keras.initializers.Constant(list(INITIAL))
-    logits = layers.Conv2D(MAP_CHANNELS, 1, bias_initializer=bias, dtype="float32", name="map")(placed)
-    return logits, Channel(CLOT, dtype="float32", name="clot")(logits), placed
+    seen = layers.Conv2D(MAP_CHANNELS, 1, bias_initializer=bias, dtype="float32", name="local_map")(local)
+    context = layers.Conv2D(
+        MAP_CHANNELS, 1, kernel_initializer="zeros", use_bias=False, dtype="float32", name="context_map"
+    )(placed)  # fmt: skip
+    logits = layers.Add(dtype="float32", name="map")([seen, context])
+    fixed = layers.Lambda(ops.stop_gradient, dtype="float32", name="fixed_context")(context)
+    return logits, layers.Add(dtype="float32", name="answering_map")([seen, fixed]), placed
 
 
 def side_answers(placed: Any, clot: Any) -> tuple[Any, Any]:
@@ -206,7 +234,7 @@ def side_answers(placed: Any, clot: Any) -> tuple[Any, Any]:
 
 
 class ClotEvidence(layers.Layer):
-    """Pools the map to one logit of PE on the slice: the sum of the cells' odds, so that a few cells suffice.
+    """Pools the map to logits of PE on the slice: the sum of the cells' odds, so that a few cells suffice.
 
     Computes in float32.
     """
@@ -215,13 +243,18 @@ class ClotEvidence(layers.Layer):
         super().__init__(**{"dtype": "float32", **options})
 
     def call(self, clot: Any) -> Any:
-        """(batch, y, x) -> (batch, 1)."""
-        odds = ops.logsumexp(ops.reshape(clot, (-1, clot.shape[1] * clot.shape[2])), axis=1, keepdims=True)
-        return odds - float(np.log(CELLS_PER_SLICE))
+        """(batch, y, x) -> (batch, EVIDENCE): the whole slice, the patient's left, the patient's right."""
+        columns = clot.shape[2]
+        parts = (clot, clot[:, :, columns // 2 :], clot[:, :, : columns - columns // 2])
+        pooled = [
+            ops.logsumexp(ops.reshape(part, (-1, part.shape[1] * part.shape[2])), axis=1, keepdims=True)
+            for part in parts
+        ]
+        return ops.concatenate(pooled, axis=1) - float(np.log(CELLS_PER_SLICE))
 
     def compute_output_shape(self, shape: tuple) -> tuple:
-        """(batch, 1)."""
-        return (shape[0], 1)
+        """(batch, EVIDENCE)."""
+        return (shape[0], EVIDENCE)
 
 
 def map_loss(truth_and_weight: Any, logits: Any) -> Any:

@@ -9,7 +9,17 @@ from keras import layers, ops
 from features.slices25d import OFFSETS
 from input.contest import LEFT, RIGHT, SLICE_LABEL
 from models.backbones import backbone_model
-from models.clot_map import STRENGTHS, ClotAttention, ClotEvidence, clot_map, feature_pyramid, side_answers
+from models.clot_map import (
+    STRENGTHS,
+    Channel,
+    ClotAttention,
+    ClotEvidence,
+    clot_map,
+    feature_pyramid,
+    local_cells,
+    side_answers,
+)
+from models.clot_targets import CLOT
 from models.pooling import pool_features
 from models.precision import dtype_policy, dtype_policy_scope
 from models.slice_targets import NATURES, ON_EXAM, TARGETS
@@ -28,7 +38,7 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     Returns:
         A model with four outputs, float32 with every precision: `logits` (batch, targets) in the order of
         `models.slice_targets.TARGETS`; `embedding` (batch, `embedding_width(settings)`); `map` (batch, y / 8, x / 8,
-        MAP_CHANNELS), the clot map's logits; and `evidence` (batch, 1), the map pooled to a logit of PE on the slice.
+        MAP_CHANNELS), the clot map's logits; and `evidence` (batch, EVIDENCE), the map pooled to logits of PE.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -37,11 +47,12 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
         body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
         _freeze(body.get_layer(backbone), settings.frozen_share)
         images, (stride8, stride16, stride32) = _images_and_features(body, settings, backbone)
-        map_logits, clot, placed = clot_map(
-            feature_pyramid((settings.height, settings.width), stride8, stride16, stride32)
-        )
+        size = (settings.height, settings.width)
+        cells = feature_pyramid(size, stride8, stride16, stride32)
+        map_logits, answering, placed = clot_map(cells, local_cells(size, stride8))
+        clot = Channel(CLOT, dtype="float32", name="clot")(answering)
         sides, side_strengths = side_answers(placed, clot)
-        described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
+        described = layers.Concatenate(dtype="float32", name="described")([placed, answering])
         summary = ClotAttention(name="clot_attention")([described, clot])
         strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
         vector = layers.Concatenate(dtype="float32", name="vector")(

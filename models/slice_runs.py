@@ -125,7 +125,7 @@ def train_fold(
         _write_network(directory, model, history, f"{backbone}/fold{fold}")
         loss = history.losses[history.best_epoch - 1]
         artifact.finish(
-            rows={"training slices": len(train), "predicted slices": len(scored)},
+            rows={"training slices": len(train), "clot masks": len(masks), "predicted slices": len(scored)},
             metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},
             seed=recipe.seed, threads=threads, backend=keras.backend.backend(),
             precision=dtype_policy(recipe, backbone),

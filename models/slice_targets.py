@@ -93,6 +93,31 @@ def sampled_targets(slices: pd.DataFrame, settings: ModelsSettings) -> tuple[np.
     return slice_targets(slices, settings.auxiliary_weight, weights), probabilities
 
 
+def evidence_targets(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return what the slice's labels say of a clot map without a mask: PE on the slice, on its left, on its right.
+
+    An exam label says where PE is somewhere in the exam: a side without PE has none on any slice. A side with PE is
+    certain to have it on a positive slice only if the other side has none.
+
+    Args:
+        targets: (n, 2 * targets) from `slice_targets`.
+        weights: (n,) weight of every slice.
+
+    Returns:
+        float32 (n, 6): labels, then weights, as `models.clot_map.ClotEvidence` orders them.
+    """
+    count = len(TARGETS)
+    present = targets[:, 0] * (targets[:, count] > 0)
+    columns = [TARGETS.index(name) for name in (LEFT, RIGHT)]
+    sides = targets[:, columns]
+    known = targets[:, [count + column for column in columns]] > 0
+    one_sided = known.all(axis=1) & (sides.sum(axis=1) == 1) & (present > 0)
+    certain = known & one_sided[:, None]
+    labels = np.concatenate([targets[:, :1], sides], axis=1)
+    certainty = np.concatenate([np.ones((len(targets), 1)), certain], axis=1)
+    return np.concatenate([labels, weights[:, None] * certainty], axis=1).astype(np.float32)
+
+
 def flip_targets(targets: np.ndarray) -> np.ndarray:
     """Return targets (n, 2 * targets) of horizontally flipped images, with left and right swapped."""
     count = len(TARGETS)

@@ -26,7 +26,7 @@ from models.precision import dtype_policy
 from models.progress import TrainingLog
 from models.sampling import draw_epoch
 from models.slice_network import slice_network, weighted_logistic_loss
-from models.slice_targets import flip_targets, sampled_targets
+from models.slice_targets import evidence_targets, flip_targets, sampled_targets
 from models.slice_views import SliceViews, draw_augmentation
 from models.weight_averaging import WeightAverage, assign_all, averaged_variables
 from pipeline.errors import UserError
@@ -94,8 +94,8 @@ class EpochBatches:
     def of(self, epoch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yield images (batch, y, x, channels) in [0, 1] and the targets of each trained output, batch by batch.
 
-        `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8, 2 * MAP_CHANNELS); `evidence`: (batch, 2), weighted
-        only where no mask supervises the map.
+        `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8, 2 * MAP_CHANNELS); `evidence`: (batch, 6),
+        weighted only where no mask supervises the map.
         """
         batch = self._settings.batch
         rows = draw_epoch(self._probabilities, self.count * batch, seed=self._settings.seed, epoch=epoch)
@@ -116,7 +116,7 @@ class EpochBatches:
             flipped = np.array([augmentation.flip for augmentation in augmentations])
             truth[flipped] = flip_targets(truth[flipped])
             unsupervised = np.array([not self._views.has_mask(study) for study, _, _ in views], np.float32)
-            evidence = np.stack([truth[:, 0], self._settings.map_weight * unsupervised], axis=1)
+            evidence = evidence_targets(truth, self._settings.map_weight * unsupervised)
             return np.stack(images), {"logits": truth, "map": maps, "evidence": evidence}
 
         return prefetched(make, self.count, threads=self._loaders)

@@ -99,6 +99,13 @@ def mapping_backbone(settings: Settings) -> str:
     return max(backbones, key=mean_auc)
 
 
+def learned_from_masks(settings: Settings) -> bool:
+    """Return whether clot masks of training exams supervised the clot maps that show findings."""
+    backbone = mapping_backbone(settings)
+    manifests = [read_manifest(paths.model_run(backbone, fold)) for fold in range(settings.input.folds)]
+    return any(manifest["rows"]["clot masks"] for manifest in manifests)
+
+
 def read_maps(directory: Path, role: str, studies: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read the clot maps of a finished run.
 

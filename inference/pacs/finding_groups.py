@@ -53,7 +53,7 @@ class ReportedFinding:
 
 
 def clot_burden(clot: ClotMap) -> dict[str, float]:
-    """The expected clot volume of an exam, ml: `both`, `left`, `right`; empty where lengths are unknown."""
+    """The expected clot volume of an exam, ml: `both`, `left`, `right`; empty where it is unknown."""
     left, right = clot.side_volumes_ml()
     return {"both": left + right, "left": left, "right": right} if np.isfinite(left + right) else {}
 

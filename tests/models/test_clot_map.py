@@ -49,17 +49,46 @@ def test_the_map_covers_inputs_that_are_no_multiple_of_the_stride() -> None:
 def test_a_mirrored_feature_map_swaps_the_sides_exactly() -> None:
     import keras
 
-    from models.clot_map import clot_map, side_answers
+    from models.clot_map import Channel, clot_map, side_answers
 
     cells = keras.Input((5, 8, 6))
-    _, clot, placed = clot_map(cells)
-    model = keras.Model(cells, side_answers(placed, clot))
+    _, answering, placed = clot_map(cells, cells)
+    model = keras.Model(cells, side_answers(placed, Channel(CLOT)(answering)))
     features = np.random.default_rng(1).normal(size=(3, 5, 8, 6)).astype(np.float32)
     answers, strengths = (np.asarray(output) for output in model(features))
     mirrored_answers, mirrored_strengths = (np.asarray(output) for output in model(features[:, :, ::-1].copy()))
     np.testing.assert_allclose(mirrored_answers, answers[:, ::-1], atol=1e-5)
     np.testing.assert_allclose(mirrored_strengths, strengths[:, [2, 3, 0, 1]], atol=1e-5)
     assert np.abs(answers[:, 0] - answers[:, 1]).min() > 1e-3
+
+
+def test_only_clot_masks_teach_the_map_what_the_whole_slice_says() -> None:
+    import keras
+    import tensorflow as tf
+
+    from models.clot_map import Channel, ClotEvidence, clot_map, map_loss
+
+    cells, local = keras.Input((5, 8, 6)), keras.Input((5, 8, 4))
+    logits, answering, _ = clot_map(cells, local)
+    model = keras.Model([cells, local], [logits, ClotEvidence()(Channel(CLOT)(answering))])
+    (context,) = model.get_layer("context_map").weights
+    random = np.random.default_rng(4)
+    inputs = [random.normal(size=(2, 5, 8, channels)).astype(np.float32) for channels in (6, 4)]
+    targets = np.ones((2, 5, 8, 2 * MAP_CHANNELS), np.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        values, evidence = model(inputs)
+        without, with_masks = tf.reduce_sum(evidence), tf.reduce_sum(map_loss(targets, values))
+    assert not np.any(context)
+    assert tape.gradient(without, context.value) is None
+    assert np.abs(tape.gradient(with_masks, context.value)).max() > 0.01
+
+
+def test_evidence_is_the_sum_of_the_odds_of_the_whole_slice_and_of_its_sides() -> None:
+    from models.clot_map import CELLS_PER_SLICE, ClotEvidence
+
+    clot = np.random.default_rng(5).normal(size=(2, 3, 5)).astype(np.float32)
+    odds = [np.exp(part).sum(axis=(1, 2)) / CELLS_PER_SLICE for part in (clot, clot[:, :, 2:], clot[:, :, :3])]
+    np.testing.assert_allclose(np.asarray(ClotEvidence()(clot)), np.log(np.stack(odds, axis=1)), rtol=1e-4)
 
 
 def test_the_loss_of_a_map_is_the_weighted_cross_entropy() -> None:

@@ -13,7 +13,7 @@ from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, S
 from models.batches import prefetched
 from models.inner_split import split_inner
 from models.sampling import draw_epoch, q_weights, sampling_weights
-from models.slice_targets import TARGETS, flip_targets, slice_targets
+from models.slice_targets import TARGETS, evidence_targets, flip_targets, slice_targets
 from models.slice_views import Augmentation, SliceViews, draw_augmentation
 from pipeline.artifact import MANIFEST
 from pipeline.errors import UserError
@@ -111,6 +111,16 @@ def test_missing_labels_have_weight_zero():
     targets = slice_targets(slices, 0.2)
     assert np.isfinite(targets).all()
     assert (targets[:, len(TARGETS) + TARGETS.index(GTE_1)] == 0).all()
+
+
+def test_a_side_counts_as_evidence_only_if_the_other_side_has_no_pe():
+    rows = pd.DataFrame(0.0, index=range(4), columns=list(TARGETS)).assign(StudyInstanceUID=["a", "b", "b", "c"])
+    rows[SLICE_LABEL] = [1, 1, 0, 0]
+    rows[LEFT] = [1, 1, 1, 0]
+    rows[RIGHT] = [0, 1, 1, 0]
+    evidence = evidence_targets(slice_targets(rows, 0.2), np.array([2.0, 2.0, 2.0, 0.0]))
+    assert evidence[:, :3].tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]]
+    assert evidence[:, 3:].tolist() == [[2, 2, 2], [2, 0, 0], [2, 0, 0], [0, 0, 0]]
 
 
 def test_a_flip_swaps_left_and_right_and_is_its_own_inverse():

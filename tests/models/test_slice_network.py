@@ -73,6 +73,8 @@ def test_training_changes_the_windows_and_the_backbone_gets_their_channels(monke
     import keras
 
     from models.backbones import BACKBONES, Backbone
+    from models.clot_map import map_loss
+    from models.clot_targets import MAP_CHANNELS, map_shape
     from models.slice_network import slice_network, weighted_logistic_loss
     from models.slice_targets import TARGETS
     from models.trainable_windows import learned_windows
@@ -82,10 +84,12 @@ def test_training_changes_the_windows_and_the_backbone_gets_their_channels(monke
     monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
     model = slice_network(dataclasses.replace(TRAINABLE, embedding=4), "tiny", "none")
     assert model.input_shape == (None, 12, 16, 3) and model.get_layer("tiny").input_shape == (None, 12, 16, 6)
-    model.compile(keras.optimizers.SGD(0.5), loss={"logits": weighted_logistic_loss}, run_eagerly=True)
+    losses = {"logits": weighted_logistic_loss, "map": map_loss}
+    model.compile(keras.optimizers.SGD(0.5), loss=losses, run_eagerly=True)
     before = learned_windows(model)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 12, 16, 3)).astype(np.float32)
-    model.train_on_batch(images, {"logits": np.ones((2, 2 * len(TARGETS)), np.float32)})
+    maps = np.ones((2, *map_shape(12, 16), 2 * MAP_CHANNELS), np.float32)
+    model.train_on_batch(images, {"logits": np.ones((2, 2 * len(TARGETS)), np.float32), "map": maps})
     change = np.abs(learned_windows(model) - before).max(axis=-1)
     assert (change > 1e-3).all() and np.isfinite(change).all()
 
