@@ -52,9 +52,22 @@ def _application(name: str) -> "Callable[..., keras.KerasTensor]":
 
         application = getattr(keras.applications, name)
         options = {"include_preprocessing": False} if name.startswith(("EfficientNetV2", "ConvNeXt")) else {}
-        return application(include_top=False, weights=weights, input_tensor=images, **options).output
+        model = application(include_top=False, weights=weights, input_tensor=images, **options)
+        if weights is not None:  # only its arrays are read
+            return model.output
+        return keras.models.clone_model(model, input_tensors=[images], clone_function=_with_fused_normalisation).output
 
     return graph
+
+
+def _with_fused_normalisation(layer: "keras.Layer") -> "keras.Layer":
+    """Copy a layer; one that normalises batches becomes a `BatchNormalization` of this project."""
+    import keras
+
+    from models.batch_normalization import BatchNormalization
+
+    kind = BatchNormalization if type(layer) is keras.layers.BatchNormalization else type(layer)
+    return kind.from_config(layer.get_config())
 
 
 def _lite0(images: "keras.KerasTensor") -> "keras.KerasTensor":

@@ -43,3 +43,15 @@ def test_mixed_precision_keeps_statistics_in_float32():
     plain = step(BatchNormalization, images, trainable=True)
     np.testing.assert_allclose(fused[3], plain[3], rtol=2e-2)  # moving mean
     np.testing.assert_allclose(fused[4], plain[4], rtol=2e-2)  # moving variance
+
+
+def test_backbones_of_keras_normalise_in_one_operation_and_compute_the_same():
+    from models.backbones import BACKBONES
+
+    images = keras.Input((32, 32, 3))
+    ours = keras.Model(images, BACKBONES["resnet50v2"].graph(images))
+    theirs = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    theirs.set_weights(ours.get_weights())
+    assert sum(isinstance(layer, BatchNormalization) for layer in ours.layers) == 49
+    stack = np.random.default_rng(3).random((2, 32, 32, 3), dtype=np.float32)
+    np.testing.assert_allclose(ours(stack), theirs(stack), atol=1e-5)
