@@ -85,9 +85,9 @@ class FoundStudies:
     jobs: tuple[ExamJob, ...]
     faults: Faults
 
-    def no_usable_series(self, unusable: Iterable[str]) -> UserError:
-        """The error of a source without a study that could be read; `unusable` are the reasons of its studies."""
-        reasons = [*unusable, *describe_faults(self.faults)] or ["no files"]
+    def no_usable_series(self, unusable: Faults) -> UserError:
+        """The error of a source without a study that could be read; `unusable` are its studies, with reasons."""
+        reasons = [*describe_faults(unusable, "studies"), *describe_faults(self.faults)] or ["no files"]
         return UserError.listing(f"{self.source}: no usable series:", reasons)
 
 
@@ -130,17 +130,18 @@ def read_found(found: FoundStudies, jobs: Sequence[ExamJob] | None = None) -> It
     Raises:
         UserError: none of all studies has a usable series.
     """
-    jobs, unusable = found.jobs if jobs is None else jobs, []
+    jobs = found.jobs if jobs is None else jobs
+    unusable: Faults = []
     outcomes = progress(decode_exams(jobs, _ingest_study), desc="read", total=len(jobs), unit="study")
     for job, outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome.value, Study):
             yield outcome.value
         else:
-            unusable.append(f"{job.payload.source}: {outcome.value or outcome.fault}")
+            unusable.append((job.payload.source, outcome.value or outcome.fault))
     if len(unusable) == len(found.jobs):
         raise found.no_usable_series(unusable)
-    for line in unusable:
-        say(f"study left out: {line}")
+    for line in describe_faults(unusable, "studies"):
+        say(f"left out: {line}")
 
 
 def read_studies(source: Path, store: Path, settings: FeaturesSettings) -> list[Study]:
@@ -231,7 +232,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
             measure = partial(measure_enhancement, settings=order.settings)
             series = read_files(order.source, job.files, without=bad_files, measure=measure)
     except UserError as error:
-        return str(error)
+        return " ".join(str(error).split()).removeprefix(f"{order.source}: ")
     ingested = ingest_series(dataclasses.replace(series, study_uid=job.name), order.store, order.settings)
     return Study(
         name=job.name,

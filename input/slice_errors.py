@@ -21,21 +21,22 @@ class IncompleteHeaderError(DicomError):
     """The given bytes end before the header does, or cannot be parsed; reading more of the file may help."""
 
 
-def describe_faults(faults: Iterable[tuple[Path, str]]) -> list[str]:
+def describe_faults(faults: Iterable[tuple[Path, str]], unit: str = "files") -> list[str]:
     """Describe faults in as few lines as possible: one line per kind of fault, with a count and an example.
 
     Args:
         faults: path and reason.
+        unit: what the paths are.
 
     Returns:
-        `path: reason` for a fault of one file, else `N files: reason, e.g. path`; most frequent first.
+        `path: reason` for a fault of one file, else `N <unit>: reason, e.g. path`; most frequent first.
     """
     kinds: dict[str, list[tuple[Path, str]]] = {}
     for path, reason in faults:
         kinds.setdefault(_DETAILS.sub("#", reason), []).append((path, reason))
     by_count = sorted(kinds.values(), key=len, reverse=True)
     return [
-        f"{path}: {reason}" if len(members) == 1 else f"{len(members)} files: {reason}, e.g. {path}"
+        f"{path}: {reason}" if len(members) == 1 else f"{len(members)} {unit}: {reason}, e.g. {path}"
         for members in by_count
         for path, reason in members[:1]
     ]

@@ -150,6 +150,19 @@ def test_a_missing_part_is_located_in_the_lungs(tmp_path):
     ]
 
 
+def test_studies_left_out_for_the_same_reason_share_a_line(tmp_path, capsys):
+    write_slice(tmp_path / "in" / "good" / "s.dcm")
+    for number in range(5):
+        tags = {"StudyInstanceUID": f"1.5.{number}", "SOPInstanceUID": f"1.6.{number}"}
+        path = write_slice(tmp_path / "in" / f"{number}" / "s.dcm", syntax="jpeg_ls", **tags)
+        data = bytearray(path.read_bytes())
+        data[-200:-8] = b"\xff" * 192
+        path.write_bytes(data)
+    assert [study.study_uid for study in read(tmp_path / "in", tmp_path / "store")] == ["1.2.3"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert line.startswith("left out: 5 studies: no slice can be decoded: - ") and line.count("e.g.") == 1
+
+
 def test_faults_shared_by_many_files_are_one_line_and_printed_once(tmp_path, capsys):
     for index in range(44):
         path = write_slice(tmp_path / "in" / f"{index:02d}.dcm", SOPInstanceUID=f"1.3.{index}", BitsAllocated=8)
