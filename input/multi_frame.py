@@ -5,6 +5,7 @@ frames or per frame. The pixels stay in the file until a frame is decoded; a hea
 """
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from struct import unpack
 from typing import IO
@@ -109,8 +110,7 @@ def _slices(dataset: Dataset) -> Iterator[Dataset]:
         if element.keyword not in (*_FUNCTIONAL_GROUPS, "NumberOfFrames"):
             common.add(element)
     for item in per_frame:
-        elements = Dataset()
-        elements.update(common)  # a copy of a data set shares its elements
+        elements = deepcopy(common)  # a shallow copy would share the elements, and setting a value changes them
         for groups in (*shared[:1], item):
             for kind in (_REQUIRED_GROUPS, _FURTHER_GROUPS):
                 _take(elements, groups, kind)

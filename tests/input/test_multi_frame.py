@@ -74,7 +74,8 @@ def test_frames_are_slices_in_anatomical_order(tmp_path, syntax, packed):
     np.testing.assert_array_equal(series.z_mm, -STEP_MM * np.arange(FRAMES)[::-1])
     for index in range(FRAMES):
         np.testing.assert_array_equal(series.hu[FRAMES - 1 - index], body_hu() + index + 1)
-    assert series.sop_uids[-1] == "1.2.3.4.5#1" and series.files[0][1] == FRAMES
+    assert series.sop_uids == tuple(f"1.2.3.4.5#{number}" for number in range(FRAMES, 0, -1))
+    assert [frame for _, frame in series.files] == list(range(FRAMES, 0, -1))
     assert series.spacing_mm == (0.7, 0.7) and series.quarantined == []
 
 
