@@ -123,7 +123,8 @@ def windowed(series: Series, rng: np.random.Generator) -> Series:
 
 def blurred(series: Series, rng: np.random.Generator) -> Series:
     """A smooth kernel and coarse pixels: vessels under a centimetre disappear."""
-    return _with_hu(series, ndimage.gaussian_filter(series.hu.astype(float), (0, *(6 / mm for mm in series.spacing_mm))))
+    sigma = (0.0, *(6 / mm for mm in series.spacing_mm))
+    return _with_hu(series, ndimage.gaussian_filter(series.hu.astype(float), sigma))
 
 
 def one_lung(series: Series, rng: np.random.Generator) -> Series:

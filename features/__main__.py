@@ -61,6 +61,7 @@ def main() -> int | None:
         print_plan(plan_stage(settings), as_json=arguments.json)
         return None
     if arguments.verb == "build":
+        from features.build_acceptance import build_acceptance
         from features.build_store import build
         from features.clot_masks import build_masks
         from input.tables import connect_tables
@@ -69,6 +70,7 @@ def main() -> int | None:
         connect_tables(settings)
         build(settings, force=arguments.force)
         build_masks(settings, force=arguments.force)
+        build_acceptance(force=arguments.force)
         return None
     if arguments.verb == "check-store":
         return check_store_command(settings)

@@ -82,6 +82,11 @@ def masks() -> Path:
     return links() / "masks"
 
 
+def acceptance() -> Path:
+    """Measurements that decide whether an exam can be assessed."""
+    return links() / "acceptance"
+
+
 def model_run(network: str, fold: int) -> Path:
     """Artifact of one network and fold: weights, predictions, history."""
     return links() / "models" / network / f"fold{fold}"
