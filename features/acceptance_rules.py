@@ -65,6 +65,11 @@ class Acceptance:
         return Outcome.CAUTION if self.reasons else Outcome.ASSESSABLE
 
     @property
+    def allows_labels(self) -> bool:
+        """Whether labels may be shown."""
+        return self.outcome is not Outcome.NOT_ASSESSABLE
+
+    @property
     def reason_text(self) -> str:
         """All reasons in one line; empty for an assessable exam."""
         return "; ".join(reason.text for reason in self.reasons)
@@ -199,7 +204,7 @@ def _orientation(measured: AcceptanceMeasurements) -> Iterator[Reason]:
         return
     airways_down = measured.airway_bottom_cm2 - measured.airway_top_cm2
     if airways_down > AIRWAY_CM2 and measured.heart_taper < HEART_TAPER:
-        text = "head and feet are exchanged: the windpipe is at the lower end of the lungs"
+        text = "head and feet are exchanged: the trachea is at the lower end of the lungs"
         yield Reason("upside down", text, True)
     if measured.lung_front < LUNG_FRONT and measured.spine_back < SPINE_BACK:
         yield Reason("back to front", "front and back are exchanged: the spine is in front", True)

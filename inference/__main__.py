@@ -45,6 +45,9 @@ def _add_predict(verbs: argparse._SubParsersAction) -> None:
         "--evidence", metavar="HTML", type=Path, default=Path("predicted_evidence.html"),
         help="the evidence report, one self-contained HTML file (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--force-labels", action="store_true", help="also show labels and findings of studies that are not assessable"
+    )
     parser.add_argument("--no-evidence", action="store_true", help="write the CSV only, no evidence report")
 
 
@@ -84,6 +87,9 @@ def _add_export_dicom(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--series", metavar="DIR", type=Path, required=True, help=_SERIES_HELP)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the DICOM files")
     parser.add_argument(
+        "--force-labels", action="store_true", help="also export labels of studies that are not assessable"
+    )
+    parser.add_argument(
         "--seg", action="store_true", help="also write the clot map as a DICOM segmentation (SEG) on the source images"
     )
 
@@ -119,7 +125,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     from inference.predict_series import predict_folder
 
     evidence = None if arguments.no_evidence else arguments.evidence
-    predict_folder(settings_from(arguments), arguments.dicom_dir, arguments.out, evidence)
+    predict_folder(
+        settings_from(arguments), arguments.dicom_dir, arguments.out, evidence, force_labels=arguments.force_labels
+    )
     return 0
 
 
@@ -144,7 +152,11 @@ def _export_dicom(arguments: argparse.Namespace) -> int:
     from inference.pacs.export_dicom import export_dicom
 
     export_dicom(
-        settings_from(arguments), arguments.series.expanduser(), arguments.out.expanduser(), segmentation=arguments.seg
+        settings_from(arguments),
+        arguments.series.expanduser(),
+        arguments.out.expanduser(),
+        segmentation=arguments.seg,
+        force_labels=arguments.force_labels,
     )
     return 0
 

@@ -12,7 +12,7 @@ complete group if the ensemble and test.csv are unchanged.
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,8 @@ import pandas as pd
 from ensemble.apply_ensemble import apply
 from ensemble.decode import decode
 from ensemble.predictions import read_measured
+from features.acceptance_rules import Acceptance
+from features.build_acceptance import judged, measure_store, training_step_mm
 from features.build_store import store_exams
 from features.store import stored_studies
 from inference.predicted_studies import SYNTHETIC_WARNING
@@ -41,7 +43,7 @@ from submissions.check_submission import require_valid
 from submissions.finished_run import require_finished, trained_on_phantoms
 from submissions.kaggle_csv import Layout, read_layout, write_submission
 
-VERSION = 1
+VERSION = 2  # 2: exams that are not assessable have the prior
 #: Exams that are read and predicted together; a killed run repeats one group.
 GROUP_SIZE = 32
 #: Reason listed for slices that were not read because of --hours.
@@ -62,7 +64,8 @@ def predict_contest(
 ) -> None:
     """Write a complete, valid submission for the test exams of a contest tree.
 
-    A slice that cannot be read, and an exam without a readable slice, get the ensemble's prior.
+    A slice that cannot be read, and an exam without a readable slice or that is not assessable, get the ensemble's
+    prior.
 
     Args:
         settings: those of the finished run.
@@ -166,11 +169,25 @@ def _predict_group(
         store_exams(rows, tree, store, settings.features)
         studies = stored_studies(store)
         tables = networks().predict(store, studies).tables if studies else _no_predictions(settings)
+        refused = _refused(judged(measure_store(store), training_step_mm()))
+        tables = {fold: _without(networks, refused) for fold, networks in tables.items()}
         exams, slices = decode(*apply(tables, rows, measured=read_measured(store)))
         reasons = read_table(store / "slices.parquet").set_index(SOP)["quarantine"]
     finally:
         shutil.rmtree(store, ignore_errors=True)
-    return exams, slices.assign(quarantine=reasons.reindex(slices[SOP]).to_numpy())
+    quarantine = reasons.reindex(slices[SOP]).reset_index(drop=True)
+    reason = pd.Series([refused.get(study, "") for study in slices[STUDY]])
+    return exams, slices.assign(quarantine=quarantine.where(quarantine != "", reason).to_numpy())
+
+
+def _refused(acceptance: dict[str, Acceptance]) -> dict[str, str]:
+    """StudyInstanceUID -> reasons of the exams that are not assessable."""
+    return {study: exam.line() for study, exam in acceptance.items() if not exam.allows_labels}
+
+
+def _without(networks: dict[str, pd.DataFrame], studies: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The networks' predictions without some exams, which then get the prior."""
+    return {name: table[~table[STUDY].isin(studies)] for name, table in networks.items()}
 
 
 def _no_predictions(settings: Settings) -> dict[int, dict[str, pd.DataFrame]]:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from features.acceptance_rules import Acceptance
 from inference.evidence.evidence_report import write_report
-from inference.evidence.exam_cases import by_risk
+from inference.evidence.exam_cases import ExamCase, by_risk
 from inference.evidence.model_facts import describe_model
 from inference.evidence.study_cases import cases_of_studies
 from inference.finding_text import describe_burden, describe_findings
@@ -27,15 +29,21 @@ from pipeline.settings import Settings
 from submissions.finished_run import read_candidates, require_finished, trained_on_phantoms
 from submissions.text_table import text_table
 
+#: Printed in place of the labels of a study that is not assessable.
+WITHHELD = "labels and findings are withheld (--force-labels prints them)"
 #: Unused files of a study that are printed one by one.
 PRINTED_FILES = 10
 #: Studies are predicted in groups of at least this many slices: small ones share the overhead of a call.
 GROUP_SLICES = 200
-VERSION = 1
+VERSION = 2  # 2: results have the acceptance
 
 
-def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path | None = None) -> None:
+def predict_folder(
+    settings: Settings, source: Path, out: Path, evidence: Path | None = None, *, force_labels: bool = False
+) -> None:
     """Print the labels and findings of every study below a folder; write labels, slice probabilities and evidence.
+
+    Labels, findings and probabilities of a study that is not assessable are withheld.
 
     Studies are read while earlier ones are predicted. Each is printed as soon as it is finished and kept beside `out`
     until the command ends, so that a killed run resumes.
@@ -46,6 +54,7 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         out: the CSV of slices: study, series and slice UID, z_mm (feet to head), pe_present_on_image. The labels of the
             exams are written beside it, see `exams_path`.
         evidence: the HTML report; None: no report.
+        force_labels: show labels although a study is not assessable.
 
     Raises:
         UserError: no finished run with these settings, no usable series, or a file that cannot be written.
@@ -56,11 +65,11 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
     started = time.monotonic()
     require_finished(settings)
     with (
-        partial_results(out, _depends_on(settings), keeps_pixels=evidence is not None) as partial,
+        partial_results(out, _depends_on(settings, force_labels), keeps_pixels=evidence is not None) as partial,
         ThreadPoolExecutor(1) as background,
     ):
         run = background.submit(FinishedRun, settings)  # while files are being read
-        results = _predict_studies(settings, source, run, partial, out, seconds)
+        results = _predict_studies(settings, source, run, partial, out, seconds, force_labels)
         write_table(out, slice_rows(results))
         say(f"\nexam labels: {paths.shown(exams_path(out))}\nslice probabilities: {paths.shown(out)}")
         if evidence:
@@ -75,18 +84,20 @@ def predict_folder(settings: Settings, source: Path, out: Path, evidence: Path |
         say(SYNTHETIC_WARNING)
 
 
-def _depends_on(settings: Settings) -> dict[str, str | int]:
+def _depends_on(settings: Settings, force_labels: bool) -> dict[str, str | int]:
     """What the results of a study depend on, besides its files."""
     return {
         "version": VERSION,
         "ensemble": read_manifest(paths.ensemble_run())["identity"],
+        "acceptance": read_manifest(paths.acceptance())["identity"],
         "settings": identity_of(settings.as_dict()),
+        "force_labels": force_labels,
     }
 
 
 def _predict_studies(
     settings: Settings, source: Path, run: Future[FinishedRun], partial: PartialResults, out: Path,
-    seconds: dict[str, float],
+    seconds: dict[str, float], force_labels: bool,
 ) -> list[StudyResult]:  # fmt: skip
     """Predict and print the studies that an earlier run has not finished; return the results of all."""
     started = time.monotonic()
@@ -100,7 +111,7 @@ def _predict_studies(
     started = time.monotonic()
     for studies in _grouped(read_found(found, [job for name, job in jobs.items() if name not in results])):
         seconds["waiting for files"] += time.monotonic() - started
-        for result in _predict_group(run.result(), studies, partial, seconds):
+        for result in _predict_group(run.result(), studies, partial, seconds, force_labels):
             partial.add(result, jobs[result.case.name])
             results[result.case.name] = result
             say(f"{result.text}\n{len(results)} of {len(jobs)} studies")
@@ -121,7 +132,7 @@ def _grouped(studies: Iterable[Study]) -> Iterator[list[Study]]:
 
 
 def _predict_group(
-    run: FinishedRun, studies: list[Study], partial: PartialResults, seconds: dict[str, float]
+    run: FinishedRun, studies: list[Study], partial: PartialResults, seconds: dict[str, float], force_labels: bool
 ) -> list[StudyResult]:
     predicted = run.predict(partial.folder, studies)
     for step, spent in predicted.seconds.items():
@@ -129,15 +140,15 @@ def _predict_group(
     started = time.monotonic()
     findings = study_findings(predicted)
     candidate = read_candidates(paths.ensemble_run()).promoted if partial.keeps_pixels else None
-    cases = {case.name: case for case in cases_of_studies(predicted, findings, candidate)}
+    cases = {case.name: case for case in cases_of_studies(predicted, findings, candidate, force_labels)}
     results = []
     for study in studies:
-        lines = [
-            "",
-            describe_study(study, predicted.labels(study)),
-            describe_burden(predicted.maps[study.name]),
-            *describe_findings(findings[study.name]),
-        ]
+        lines = ["", describe_study(study, predicted.acceptance[study.name])]
+        if cases[study.name].shows_labels:
+            lines += [describe_labels(predicted.labels(study)), describe_burden(predicted.maps[study.name])]
+            lines += describe_findings(findings[study.name])
+        else:
+            lines += [WITHHELD]
         results.append(StudyResult(cases[study.name], study.series_uid, "\n".join(lines)))
     seconds["findings"] += time.monotonic() - started
     return results
@@ -149,22 +160,22 @@ def study_findings(predicted: PredictedStudies) -> dict[str, list[Finding]]:
     return locate_findings(predicted.exams, slices, predicted.maps, predicted.measured.slices)
 
 
-def describe_study(study: Study, labels: pd.Series) -> str:
-    """Describe a study as text: its series, its warnings, and a table of its labels.
-
-    Args:
-        study: the study.
-        labels: the nine decoded probabilities, which obey the contest's rules; above 0.5 means yes.
-    """
-    lines = [f"study {study.study_uid}", f"series {study.series_uid} ({study.selection_reason})"]
+def describe_study(study: Study, acceptance: Acceptance) -> str:
+    """Describe a study as text: whether it can be assessed, its series, its warnings, and unused files."""
+    lines = [f"study {study.study_uid}: {acceptance.line()}"]
+    lines += [f"series {study.series_uid} ({study.selection_reason})"]
     lines += describe_other_series(study)
     lines += describe_missing_parts(study)
     lines += [f"warnings: {', '.join(map(flag_words, study.flags))}"] if study.flags else []
-    lines += describe_unused_files(study, PRINTED_FILES)
+    return "\n".join([*lines, *describe_unused_files(study, PRINTED_FILES)])
+
+
+def describe_labels(labels: pd.Series) -> str:
+    """A table of the nine decoded probabilities, which obey the contest's rules; above 0.5 means yes."""
     rows = [
         [LABEL_TITLES[label], f"{labels[label]:.3f}", "yes" if labels[label] > 0.5 else ""] for label in EXAM_LABELS
     ]
-    return "\n".join([*lines, text_table(["label", "probability", ""], rows)])
+    return text_table(["label", "probability", ""], rows)
 
 
 def exams_path(out: Path) -> Path:
@@ -174,16 +185,25 @@ def exams_path(out: Path) -> Path:
 
 def exam_rows(results: Iterable[StudyResult]) -> pd.DataFrame:
     """The CSV of the nine decoded labels with the UIDs of the files, in the order of the studies' UIDs."""
-    rows = [{STUDY: result.case.title, SERIES: result.series_uid, **result.case.labels} for result in results]
+    rows = []
+    for result in results:
+        case = result.case
+        labels = case.labels if case.shows_labels else dict.fromkeys(case.labels, np.nan)
+        rows.append({STUDY: case.title, SERIES: result.series_uid, **labels, **_acceptance_columns(case)})
     return pd.DataFrame(rows).sort_values(STUDY, kind="stable")
 
 
 def slice_rows(results: Iterable[StudyResult]) -> pd.DataFrame:
     """The CSV of slice probabilities with the UIDs of the files, each study feet to head."""
-    parts = [
-        result.case.slices[[SOP, "z_mm", "label"]]
-        .rename(columns={"label": SLICE_LABEL})
-        .assign(**{STUDY: result.case.title, SERIES: result.series_uid})
-        for result in results
-    ]
-    return pd.concat(parts, ignore_index=True)[[STUDY, SERIES, SOP, "z_mm", SLICE_LABEL]]
+    parts = []
+    for result in results:
+        table = result.case.slices[[SOP, "z_mm", "label"]].rename(columns={"label": SLICE_LABEL})
+        table = table if result.case.shows_labels else table.assign(**{SLICE_LABEL: np.nan})
+        keys = {STUDY: result.case.title, SERIES: result.series_uid}
+        parts.append(table.assign(**keys, **_acceptance_columns(result.case)))
+    columns = [STUDY, SERIES, SOP, "z_mm", SLICE_LABEL, "acceptance", "reasons"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _acceptance_columns(case: ExamCase) -> dict[str, str]:
+    return {"acceptance": str(case.acceptance.outcome), "reasons": case.acceptance.reason_text}

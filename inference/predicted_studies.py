@@ -9,6 +9,8 @@ import pandas as pd
 from ensemble.apply_ensemble import apply
 from ensemble.decode import decode
 from ensemble.predictions import Measured, measured_of
+from features.acceptance_rules import Acceptance, judge
+from features.build_acceptance import training_step_mm
 from features.build_store import assemble
 from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
@@ -35,6 +37,7 @@ class PredictedStudies:
         measured: the numbers measured on the pixels.
         networks: fold -> network -> its predictions for every slice.
         maps: study name -> clot map.
+        acceptance: study name -> whether it can be assessed, with reasons.
         seconds: step -> its wall time.
     """
 
@@ -44,6 +47,7 @@ class PredictedStudies:
     measured: Measured
     networks: dict[int, dict[str, pd.DataFrame]]
     maps: dict[str, ClotMap]
+    acceptance: dict[str, Acceptance]
     seconds: dict[str, float]
 
     def labels(self, study: Study) -> pd.Series:
@@ -64,6 +68,7 @@ class FinishedRun:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._networks = FinishedNetworks(settings)
+        self._training_step_mm = training_step_mm()
 
     def predict(self, store: Path, studies: list[Study]) -> PredictedStudies:
         """Predict studies that were read into a store."""
@@ -71,11 +76,12 @@ class FinishedRun:
         networks = self._networks.predict(store, [study.name for study in studies])
         maps = predicted_clot_maps(self._settings, store, networks.maps, [study.name for study in studies])
         times.append(time.monotonic())
+        acceptance = {study.name: judge(study.quality, self._training_step_mm) for study in studies}
         measured = measured_numbers(studies)
         exams, slices = decode(*apply(networks.tables, slice_table(studies), measured=measured))
         times.append(time.monotonic())
         seconds = {step: end - start for step, start, end in zip(STEPS, times, times[1:], strict=False)}
-        return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, seconds)
+        return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, acceptance, seconds)
 
 
 def measured_numbers(studies: list[Study]) -> Measured:

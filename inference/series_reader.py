@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.acceptance_measurements import AcceptanceMeasurements, measure_acceptance
 from features.ingest import IngestedExam, ingest_series
 from features.series_enhancement import measure_enhancement
+from features.store import open_exam
 from input.archive import source_files
 from input.contest import SERIES, SOP, STUDY
 from input.dicom import read_files
@@ -47,6 +49,7 @@ class Study:
         quarantined: (path, reason) of files that were not used.
         other_series: the study's series that were not chosen, each with the reason.
         ingested: the measured numbers.
+        quality: the measurements that decide whether the study can be assessed.
         files: SOP -> its file, and the number of the frame in it (0: the only one).
     """
 
@@ -59,6 +62,7 @@ class Study:
     quarantined: Faults
     other_series: tuple[OtherSeries, ...]
     ingested: IngestedExam
+    quality: AcceptanceMeasurements
     files: dict[str, tuple[Path, int]] = dataclasses.field(default_factory=dict)
 
 
@@ -245,6 +249,7 @@ def _ingest_study(job: ExamJob, bad_files: dict[Path, str]) -> Study | str:
         quarantined=series.quarantined,
         other_series=series.other_series,
         ingested=ingested,
+        quality=measure_acceptance(open_exam(order.store, job.name), ingested.slices, ingested.numbers),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ensemble.fit_ensemble import ensemble_artifact
+from features.build_acceptance import acceptance_artifact
 from features.build_store import store_artifact
 from features.store import store_table
 from input.contest import SOP, STUDY
@@ -93,7 +94,7 @@ def trained_on_phantoms() -> bool:
 
 
 def require_finished(settings: Settings) -> None:
-    """Check that the store, the networks and the ensemble on disk were made with these settings.
+    """Check that store, acceptance measurements, networks and ensemble on disk were made with these settings.
 
     Raises:
         UserError: an artifact is missing or was made with other settings.
@@ -101,7 +102,7 @@ def require_finished(settings: Settings) -> None:
     require_experiment()
     # The ensemble's identity covers the networks on disk, but not the settings they were trained with.
     require_networks(settings)
-    for artifact in (store_artifact(settings), ensemble_artifact(settings)):
+    for artifact in (store_artifact(settings), acceptance_artifact(), ensemble_artifact(settings)):
         reason = artifact.stale_reason()
         if reason:
             raise UserError(

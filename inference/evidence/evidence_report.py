@@ -24,7 +24,7 @@ from submissions.finished_run import Candidates, read_candidates, require_finish
 
 #: The report of the stage's main command, in its own folder.
 EVIDENCE = "evidence.html"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 3: acceptance of every exam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,11 @@ def _report_artifact(settings: Settings, candidates: Candidates) -> Artifact:
         "inference/evidence",
         version=FORMAT_VERSION,
         settings={"evidence": dataclasses.asdict(settings.inference.evidence)},
-        inputs={"submissions": submission.identity, "store": read_manifest(paths.store())["identity"]},
+        inputs={
+            "submissions": submission.identity,
+            "store": read_manifest(paths.store())["identity"],
+            "acceptance": read_manifest(paths.acceptance())["identity"],
+        },
     )
 
 

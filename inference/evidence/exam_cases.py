@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.acceptance_rules import Acceptance
 from inference.clot_maps import ClotMap
 from inference.evidence.feature_contributions import Contributions
 from inference.findings import Finding
@@ -34,6 +35,8 @@ class ExamCase:
         folds: folds whose networks predicted it.
         findings: likeliest first.
         clot: clot map on the stored planes; None where the networks did not predict the exam.
+        acceptance: whether the exam can be assessed.
+        force_labels: show its labels although it is not assessable.
     """
 
     name: str
@@ -49,6 +52,13 @@ class ExamCase:
     folds: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
     clot: ClotMap | None = None
+    acceptance: Acceptance = Acceptance()
+    force_labels: bool = False
+
+    @property
+    def shows_labels(self) -> bool:
+        """Whether probabilities and findings are shown; otherwise they are withheld."""
+        return self.force_labels or self.acceptance.allows_labels
 
     @property
     def risk(self) -> float:

@@ -153,7 +153,8 @@ def _stored_slices(case: ExamCase, exam: StoredExam | None) -> pd.DataFrame:
 
 def _warnings(case: ExamCase, quality: list[dict[str, Any]], *, is_stored: bool) -> list[dict[str, Any]]:
     unreadable = int((case.slices["quarantine"] != "").sum())
-    alerts = [f"unusual: {row['title']}" for row in quality if row["unusual"]]
+    alerts = [str(case.acceptance.outcome)] if case.acceptance.reasons else []
+    alerts += [f"unusual: {row['title']}" for row in quality if row["unusual"]]
     alerts += [f"{unreadable} unreadable slices"] if unreadable else []
     alerts += ["lungs not found"] if case.numbers.get("lungs_found") == 0 else []
     alerts += [] if is_stored else ["no pixels stored"]

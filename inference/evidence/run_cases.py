@@ -8,6 +8,7 @@ import pandas as pd
 
 from ensemble.decode import decode
 from ensemble.predictions import read_measured, read_networks
+from features.build_acceptance import NOT_STORED, read_acceptance
 from features.store import store_table
 from inference.clot_maps import run_clot_maps
 from inference.evidence.exam_cases import OUT_OF_FOLD, TEST, ExamCase, by_risk
@@ -83,7 +84,7 @@ def _cases_of_role(
     contributions = candidate_contributions(promoted, role, networks, geometry, measured)
     truth = prepared_truth(load_exams(), load_slices()) if role == "oof" else known_test_truth(settings)
     true_exams = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
-    numbers = _exam_numbers()
+    numbers, acceptance = _exam_numbers(), read_acceptance()
     table = _slice_table(geometry, slices, truth)
     every_fold = tuple(range(settings.input.folds))
     folds = {study: every_fold if role == "test" else (int(prepared.at[study, "fold"]),) for study in exams[STUDY]}
@@ -108,6 +109,7 @@ def _cases_of_role(
                 folds=folds[study],
                 findings=tuple(findings.get(study, ())),
                 clot=maps.get(study),
+                acceptance=acceptance.get(study, NOT_STORED),
             )
         )
     return cases

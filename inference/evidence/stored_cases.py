@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.acceptance_rules import Acceptance, Reason
 from inference.clot_maps import ClotMap
 from inference.evidence.exam_cases import ExamCase
 from inference.evidence.feature_contributions import Contributions
@@ -31,6 +32,7 @@ def write_case(folder: Path, case: ExamCase, **facts: Any) -> None:
         "contributions": case.contributions and _contributions_value(case.contributions),
         "findings": [_fields(finding) for finding in case.findings],
         "clot": case.clot is not None,
+        "acceptance": [_fields(reason) for reason in case.acceptance.reasons],
         "facts": facts,
     }
     write_text(case_path(folder, case.name), json.dumps(value, default=lambda number: number.item()))
@@ -52,6 +54,7 @@ def read_case(folder: Path, name: str) -> tuple[ExamCase, dict[str, Any]]:
         "folds": tuple(value["folds"]),
         "contributions": parts and Contributions(parts["base"], *map(pd.Series, (parts["parts"], parts["values"]))),
         "findings": tuple(Finding(**_with_tuples(finding)) for finding in value["findings"]),
+        "acceptance": Acceptance(tuple(Reason(**reason) for reason in value["acceptance"])),
         "clot": _read_clot(_clot_path(folder, name)) if value["clot"] else None,
     }
     return ExamCase(**value), facts

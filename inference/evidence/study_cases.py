@@ -15,7 +15,10 @@ LISTED_FILES = 20
 
 
 def cases_of_studies(
-    predicted: PredictedStudies, findings: Mapping[str, Sequence[Finding]], promoted: str | None
+    predicted: PredictedStudies,
+    findings: Mapping[str, Sequence[Finding]],
+    promoted: str | None,
+    force_labels: bool = False,
 ) -> list[ExamCase]:
     """Gather freshly predicted studies, highest risk first.
 
@@ -23,6 +26,7 @@ def cases_of_studies(
         predicted: the studies and their predictions.
         findings: study name -> findings.
         promoted: name of the candidate that predicted; None: no feature contributions.
+        force_labels: show labels although a study is not assessable.
     """
     slices = slice_table(predicted.studies)
     contributions = (
@@ -48,6 +52,8 @@ def cases_of_studies(
                 folds=tuple(sorted(predicted.networks)),
                 findings=tuple(findings.get(study.name, ())),
                 clot=predicted.maps.get(study.name),
+                acceptance=predicted.acceptance[study.name],
+                force_labels=force_labels,
             )
         )
     return by_risk(cases)

@@ -22,6 +22,7 @@ from highdicom.sc import SCImage
 from highdicom.seg import Segmentation
 from highdicom.sr import Comprehensive3DSR
 
+from features.acceptance_rules import Acceptance
 from features.store import StoredExam, open_exam
 from inference.evidence.slice_images import CONTOUR
 from inference.finding_text import REPORT_THRESHOLD
@@ -64,19 +65,33 @@ class StudyExport:
         study: the study.
         exam: the study in the pixel store.
         findings: its findings to report, likeliest first.
+        force_labels: whether labels of a study that is not assessable are exported.
     """
 
     predicted: PredictedStudies
     study: Study
     exam: StoredExam
     findings: list[Finding]
+    force_labels: bool = False
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """Whether the study can be assessed."""
+        return self.predicted.acceptance[self.study.name]
+
+    @property
+    def shows_labels(self) -> bool:
+        """Whether the objects contain labels, findings and probabilities; otherwise they are withheld."""
+        return self.force_labels or self.acceptance.allows_labels
 
     def source(self, sop: str) -> SourceImage:
         """Read the header of a slice of the study."""
         return read_source_image(*self.study.files[sop])
 
 
-def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: bool = False) -> list[Path]:
+def export_dicom(
+    settings: Settings, source: Path, out: Path, *, segmentation: bool = False, force_labels: bool = False
+) -> list[Path]:
     """Predict every study below a folder and write its summary image, its structured report and its segmentation.
 
     Args:
@@ -84,6 +99,7 @@ def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: b
         source: one series, a folder of studies, or a zip archive of either.
         out: a folder; files of an earlier export with the same numbers are replaced or removed.
         segmentation: whether to write segmentations.
+        force_labels: export labels and findings of studies that are not assessable too; otherwise withheld.
 
     Returns:
         The paths of the files.
@@ -104,7 +120,9 @@ def export_dicom(settings: Settings, source: Path, out: Path, *, segmentation: b
                 say(f"study left out: {study.study_uid}: its slices are JPEG files, not DICOM files")
                 continue
             reported = [finding for finding in findings[study.name] if finding.probability >= REPORT_THRESHOLD]
-            export = StudyExport(predicted, study, open_exam(store, study.name), reported)
+            export = StudyExport(predicted, study, open_exam(store, study.name), reported, force_labels)
+            if not export.shows_labels:
+                export = dataclasses.replace(export, findings=[])
             try:
                 written += _write_study(export, out, segmentation=segmentation)
             except Exception as fault:  # highdicom checks what it copies from headers; other studies must not be lost
@@ -158,7 +176,12 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
     key = key_slices(predicted.slices[predicted.slices[STUDY] == study.name], study)
     sources = {sop: export.source(sop) for sop in (*key[SOP], *(finding.sop for finding in export.findings))}
     key_images = [
-        KeyImage(sources[sop].header, float(z_mm), float(probability), sources[sop].slice.frame)
+        KeyImage(
+            sources[sop].header,
+            float(z_mm),
+            float(probability) if export.shows_labels else None,
+            sources[sop].slice.frame,
+        )
         for sop, z_mm, probability in zip(key[SOP], key["z_mm"], key["label"], strict=True)
     ]
     replaced = {
@@ -169,12 +192,12 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
     emptied = sorted({name for source in sources.values() for name in source.emptied})
     labels = predicted.labels(study)
     content = ReportContent(
-        labels={label: float(labels[label]) for label in EXAM_LABELS},
+        labels={label: float(labels[label]) for label in EXAM_LABELS} if export.shows_labels else {},
         measured=exam_measurements(predicted.measured.exams, study.name),
         key_images=key_images,
-        burden=clot_burden(predicted.maps[study.name]),
+        burden=clot_burden(predicted.maps[study.name]) if export.shows_labels else {},
         findings=[_reported(finding, export.exam, sources[finding.sop]) for finding in export.findings],
-        comments=_comments(replaced, emptied),
+        comments=[*_acceptance_comments(export), *_comments(replaced, emptied)],
         name=project()["name"],
         version=algorithm_version(),
         manufacturer=MANUFACTURER,
@@ -241,6 +264,11 @@ def exam_measurements(exams: pd.DataFrame, name: str) -> dict[str, float]:
     return {column: float(rows[column].iloc[0]) for column in columns if np.isfinite(rows[column].iloc[0])}
 
 
+def _acceptance_comments(export: StudyExport) -> list[str]:
+    withheld = [] if export.shows_labels else ["labels, findings and probabilities are withheld"]
+    return [f"acceptance: {export.acceptance.line()}", *withheld]
+
+
 def _comments(replaced: dict[str, str], emptied: list[str]) -> list[str]:
     warning = [SYNTHETIC_WARNING] if trained_on_phantoms() else []
     return [
@@ -252,12 +280,14 @@ def _comments(replaced: dict[str, str], emptied: list[str]) -> list[str]:
 
 def _summary(source: SourceImage, content: ReportContent) -> SCImage:
     key_image = content.key_images[0]
-    caption = f"z {key_image.z_mm:.1f} mm, P(PE on this slice) {key_image.probability:.3f}"
+    caption = f"z {key_image.z_mm:.1f} mm"
+    if key_image.probability is not None:
+        caption += f", P(PE on this slice) {key_image.probability:.3f}"
     lines = [content.name, f"version {content.version}", *([SYNTHETIC_WARNING] if trained_on_phantoms() else [])]
     plane = read_pixels(source.slice)
     capture = SCImage.from_ref_dataset(
         ref_dataset=source.header,
-        pixel_array=summary_image(plane, caption, content.labels, content.measured, lines),
+        pixel_array=summary_image(plane, caption, content.labels, content.measured, lines, content.comments[0]),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",

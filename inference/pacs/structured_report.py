@@ -7,7 +7,8 @@ Measurement Report
     one measurement group with the clot burden: volume in both lungs, left and right
     one measurement group per finding: site, probability, volume, point on its key slice
     one measurement group per key image: probability of PE on the slice, reference to the source image
-    comments: research use only; identifiers that were replaced (see inference.pacs.source_header)
+    comments: research use only; whether the exam can be assessed, with reasons; identifiers that were replaced (see
+    inference.pacs.source_header)
 
 For the groups of findings and of the clot burden, see inference.pacs.finding_groups.
 
@@ -55,13 +56,13 @@ class KeyImage:
     Attributes:
         header: with valid UIDs.
         z_mm: position.
-        probability: of PE.
+        probability: of PE; None if it is withheld.
         frame: its number in a multi-frame object; 0: a slice of its own.
     """
 
     header: Dataset
     z_mm: float
-    probability: float
+    probability: float | None
     frame: int = 0
 
 
@@ -70,7 +71,7 @@ class ReportContent:
     """The content of a report.
 
     Attributes:
-        labels: contest label -> probability.
+        labels: contest label -> probability; empty if they are withheld.
         measured: column of the store's exam table -> value; measured columns only.
         key_images: the likeliest slices, likeliest first; at least one.
         burden: the clot burden, see `inference.pacs.finding_groups.clot_burden`; may be empty.
@@ -93,7 +94,9 @@ class ReportContent:
 def structured_report(content: ReportContent) -> Comprehensive3DSR:
     """Build the report as a DICOM object in a new series of the source's study."""
     algorithm = AlgorithmIdentification(content.name, content.version)
-    groups: list[_MeasurementGroup] = [_label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS]
+    groups: list[_MeasurementGroup] = [
+        _label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS if label in content.labels
+    ]
     groups += _measured_groups(content.measured, algorithm)
     groups += [burden_group(content.burden, algorithm)] if content.burden else []
     groups += [finding_group(rank, finding, algorithm) for rank, finding in enumerate(content.findings, start=1)]
@@ -181,7 +184,7 @@ def _image_group(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier=f"key image {number}, z {image.z_mm:.1f} mm"),
         finding_type=dicom_codes.PULMONARY_EMBOLISM,
         algorithm_id=algorithm,
-        measurements=[probability_measurement(image.probability)],
+        measurements=None if image.probability is None else [probability_measurement(image.probability)],
         source_images=[source],
     )
 

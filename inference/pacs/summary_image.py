@@ -3,9 +3,12 @@
 It contains no name, identifier or date of a patient.
 """
 
+import textwrap
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from features.acceptance_rules import Outcome
 from features.windows import WINDOWS, apply_window
 from inference.measurement_titles import MEASUREMENT_TITLES
 from input.contest import EXAM_LABELS, LABEL_TITLES
@@ -15,22 +18,30 @@ from submissions.software_name import RESEARCH_USE_ONLY
 SIDE = 640
 #: Width of the table beside the slice, in pixels.
 PANEL = 560
+#: Characters per line of the panel.
+WRAPPED = 62
 #: Height of the title, in pixels.
 TITLE = 64
 _TEXT, _DIMMED, _POSITIVE, _WARNING = (235, 235, 235), (150, 150, 150), (255, 176, 59), (255, 99, 99)
 
 
 def summary_image(
-    plane: np.ndarray, caption: str, labels: dict[str, float], measured: dict[str, float], lines: list[str]
+    plane: np.ndarray,
+    caption: str,
+    labels: dict[str, float],
+    measured: dict[str, float],
+    lines: list[str],
+    acceptance: str,
 ) -> np.ndarray:
     """Draw the summary image.
 
     Args:
         plane: HU (y, x) of the key slice, +x the patient's left.
         caption: shown below the slice.
-        labels: the nine probabilities; those above 0.5 are highlighted.
+        labels: the nine probabilities; those above 0.5 are highlighted; empty if they are withheld.
         measured: column of the store's exam table -> value; may be empty.
         lines: further lines of text (algorithm, version, synthetic training).
+        acceptance: whether the exam can be assessed, with reasons.
 
     Returns:
         uint8 (y, x, 3), RGB.
@@ -43,7 +54,11 @@ def summary_image(
     draw.text((12, TITLE + SIDE - 28), caption, fill=_TEXT, font=_font(17), stroke_width=2, stroke_fill="black")
     draw.text((12, TITLE + SIDE // 2), "R", fill=_DIMMED, font=_font(20))
     draw.text((SIDE - 24, TITLE + SIDE // 2), "L", fill=_DIMMED, font=_font(20))
-    bottom = _draw_labels(draw, labels, TITLE + 8)
+    bottom = _draw_labels(draw, labels, TITLE + 8) if labels else TITLE + 8
+    colour = _TEXT if acceptance.endswith(f" {Outcome.ASSESSABLE}") else _WARNING
+    for line in textwrap.wrap(acceptance, WRAPPED):
+        draw.text((SIDE + 20, bottom), line, fill=colour, font=_font(16))
+        bottom += 24
     for column, value in measured.items():
         text = f"{value:.1f} mm" if column.endswith("_mm") else f"{value:.2f}"
         draw.text((SIDE + 20, bottom), MEASUREMENT_TITLES[column], fill=_TEXT, font=_font(16))

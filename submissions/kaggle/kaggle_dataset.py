@@ -87,7 +87,7 @@ def copy_run(settings: Settings, out: Path) -> None:
     Raises:
         UserError: a file does not match its manifest, or the run changed meanwhile.
     """
-    for folder in (paths.prepared(), paths.store(), paths.masks()):
+    for folder in (paths.prepared(), paths.store(), paths.masks(), paths.acceptance()):
         _copy_files(folder, [], out)
     for network in network_names(settings.models):
         for fold in range(settings.input.folds):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.shifts import HELD_OUT, TUNED
-from features.acceptance_measurements import FIELDS, AcceptanceMeasurements, measure_acceptance
+from features.acceptance_measurements import FIELDS, measure_acceptance
 from features.acceptance_rules import Acceptance, Outcome, Reason, accept, judge
 from features.build_acceptance import build_acceptance, judged, measure_store, read_acceptance, training_step_mm
 from features.build_store import assemble
@@ -19,19 +19,10 @@ from input.dicom import Series, read_series
 from pipeline import paths
 from pipeline.files import write_json, write_table
 from pipeline.settings import FeaturesSettings
-from tests.support.synthetic_exam import synthetic_series
+from tests.support.synthetic_exam import CLEAN, synthetic_series
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "ct"
 STEP_MM = 5.3
-#: A clean exam as measurements; tests change single values.
-CLEAN = AcceptanceMeasurements(
-    slices=200, step_mm=1.25, extent_mm=249.0, gap_mm=1.25, gap_low_mm=0.0, gap_high_mm=1.25, gap_level=0.5,
-    missing_share=0.0, repeated_share=0.0, uneven_share=0.0, hu_shift=0.0, hu_fit=0.35, hu_low=-1000.0, hu_high=700.0,
-    saturated_share=0.0, lungs_found=1.0, lung_height_mm=230.0, lung_ml=4000.0, smaller_lung_share=0.47, lung_hu=-830.0,
-    top_share=0.2, bottom_share=0.3, cut_share=0.0, artery_hu=350.0, aorta_hu=300.0, noise_hu=18.0, flicker=0.3,
-    metal_ml=0.0, airway_top_cm2=1.5, airway_bottom_cm2=0.0, heart_taper=1.5, heart_left_mm=10.0, aorta_left=0.7,
-    spine_back=0.2, lung_front=0.1,
-)  # fmt: skip
 
 
 def store_series(series: Series, store: Path) -> pd.DataFrame:

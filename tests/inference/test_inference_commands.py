@@ -20,8 +20,16 @@ TARGETS = {
     ("words", "arguments", "options"),
     [
         (["report", "--force"], [], {"force": True}),
-        (["predict", "scans"], [Path("scans"), Path("predicted_slices.csv"), Path("predicted_evidence.html")], {}),
-        (["predict", "scans", "--out", "s.csv", "--no-evidence"], [Path("scans"), Path("s.csv"), None], {}),
+        (
+            ["predict", "scans"],
+            [Path("scans"), Path("predicted_slices.csv"), Path("predicted_evidence.html")],
+            {"force_labels": False},
+        ),
+        (
+            ["predict", "scans", "--out", "s.csv", "--no-evidence"],
+            [Path("scans"), Path("s.csv"), None],
+            {"force_labels": False},
+        ),
         (
             ["predict-contest", "tree", "--out", "s.csv", "--hours", "2"],
             [Path("tree"), Path("s.csv")],
@@ -31,12 +39,12 @@ TARGETS = {
         (
             ["export-dicom", "--series", "scans", "--out", "pacs"],
             [Path("scans"), Path("pacs")],
-            {"segmentation": False},
+            {"segmentation": False, "force_labels": False},
         ),
         (
             ["export-dicom", "--series", "scans", "--out", "pacs", "--seg"],
             [Path("scans"), Path("pacs")],
-            {"segmentation": True},
+            {"segmentation": True, "force_labels": False},
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value and isinstance(value[0], str) else "",

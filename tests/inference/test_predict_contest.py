@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.acceptance_rules import Reason, accept
 from inference import predict_contest as module
 from inference.predict_contest import TIME_LIMIT_REACHED, predict_contest
 from inference.predicted_studies import SYNTHETIC_WARNING
@@ -69,6 +70,7 @@ def ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     monkeypatch.setattr(module, "trained_on_phantoms", lambda: True)
     monkeypatch.setattr(module, "read_manifest", lambda folder: {"identity": "finished"})
     monkeypatch.setattr(module, "store_exams", fake_store)
+    monkeypatch.setattr(module, "training_step_mm", lambda: 5.3)
     monkeypatch.setattr(module, "apply", fake_apply)
     return groups
 
@@ -165,3 +167,25 @@ def test_faults_of_test_csv_are_reported_before_any_work(tree: Path, ensemble: l
     (tree / "test.csv").unlink()
     with pytest.raises(UserError, match="test.csv"):
         predict_contest(Settings(), tree, tmp_path / "out.csv")
+
+
+def test_an_exam_that_is_not_assessable_has_the_prior_and_a_reason(
+    tree: Path, tmp_path: Path, ensemble: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = accept((Reason("lungs", "no lungs found", True),))
+    networks = {0: {"net": pd.DataFrame({STUDY: [f"{exam:012x}" for exam in range(5)], SOP: "x", "pe": 0.5})}}
+    seen = []
+    applied = module.apply
+
+    def watched_apply(networks: dict, slices: pd.DataFrame, **arguments: object) -> tuple:
+        seen.extend(networks[0]["net"][STUDY])
+        return applied(networks, slices, **arguments)
+
+    monkeypatch.setattr(module, "apply", watched_apply)
+    monkeypatch.setattr(module, "_no_predictions", lambda settings: networks)
+    monkeypatch.setattr(module, "judged", lambda table, step_mm: {f"{4:012x}": refused})
+    predict_contest(Settings(), tree, tmp_path / "out.csv", group_size=5)
+    assert seen == [f"{exam:012x}" for exam in range(4)]
+    unread = pd.read_csv(tmp_path / "out_unread.csv", dtype=str).set_index(STUDY)["quarantine"]
+    assert unread[f"{4:012x}"].tolist() == ["not assessable: no lungs found"] * 3
+    assert check_file(tmp_path / "out.csv", read_layout(tree)) == []

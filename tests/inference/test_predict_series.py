@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.acceptance_rules import Acceptance, Reason, accept
 from features.store import open_exam, stored_studies
 from inference import predict_series, predicted_studies, series_reader
 from inference.clot_maps import ClotMap
@@ -118,6 +119,7 @@ class FakeRun:
     """A finished run whose labels are constant and whose slice probabilities rise from the feet to the head."""
 
     predicted: list[str] = []
+    acceptance: dict[str, Acceptance] = {}
 
     def __init__(self, settings: Settings) -> None:
         pass
@@ -131,7 +133,9 @@ class FakeRun:
         self.predicted.extend(study.study_uid for study in studies)
         return PredictedStudies(
             studies, exams, slices[[STUDY, SOP]].assign(label=0.5 + rank / 10), measured_numbers(studies), {},
-            {study.name: clot for study in studies}, {"networks": 0.1, "ensemble": 0.1},
+            {study.name: clot for study in studies},
+            {study.name: self.acceptance.get(study.study_uid, Acceptance()) for study in studies},
+            {"networks": 0.1, "ensemble": 0.1},
         )  # fmt: skip
 
 
@@ -139,6 +143,7 @@ class FakeRun:
 def finished_run(monkeypatch: pytest.MonkeyPatch) -> type[FakeRun]:
     """Replace the finished run by `FakeRun`, and the processes that decode files by this one."""
     monkeypatch.setattr(FakeRun, "predicted", [])
+    monkeypatch.setattr(FakeRun, "acceptance", {})
     monkeypatch.setattr(predict_series, "FinishedRun", FakeRun)
     monkeypatch.setattr(predict_series, "require_finished", lambda settings: None)
     monkeypatch.setattr(predict_series, "read_manifest", lambda folder: {"identity": "finished"})
@@ -160,7 +165,7 @@ def test_labels_are_printed_and_tables_written(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["scans"]
     shown = capsys.readouterr().out
     assert shown.count("clot burden: 0.0 ml (left 0.0, right 0.0)") == 4
-    assert "study 1.2.1\n" in shown and "study ../../escape\n" in shown
+    assert "study 1.2.1: assessable\n" in shown and "study ../../escape: assessable\n" in shown
     assert len(re.findall(r"^RV/LV ratio >= 1 +0\.800  yes$", shown, re.MULTILINE)) == 4
     assert shown.rstrip().endswith(predicted_studies.SYNTHETIC_WARNING)
     table = pd.read_csv(tmp_path / "slices.csv", dtype={STUDY: str})
@@ -168,6 +173,27 @@ def test_labels_are_printed_and_tables_written(
     assert table[SLICE_LABEL].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.5, 0.6, 0.7, 0.8])
     exams = pd.read_csv(tmp_path / "slices_exams.csv", dtype={STUDY: str})
     assert exams[STUDY].tolist() == ["../../escape", "1.2.1"] and exams[GTE_1].tolist() == [0.8, 0.8]
+    assert set(table["acceptance"]) == set(exams["acceptance"]) == {"assessable"}
+    assert table["reasons"].isna().all() and exams["reasons"].isna().all()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_labels_of_a_study_that_is_not_assessable_are_withheld_unless_forced(
+    force: bool, scans: Path, tmp_path: Path, finished_run: type[FakeRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run.acceptance["../../escape"] = accept((Reason("lungs", "no lungs found", True),))
+    finished_run.acceptance["1.2.1"] = accept((Reason("noise", "strong noise"),))
+    predict_folder(Settings(), scans, tmp_path / "slices.csv", force_labels=force)
+    shown = capsys.readouterr().out
+    refused, caution = shown.split("study ../../escape: ")[1].split("study 1.2.1: ")
+    assert refused.startswith("not assessable: no lungs found\n") and caution.startswith("caution: strong noise\n")
+    assert ("--force-labels" in refused) is not force and ("RV/LV" in refused) is force and "RV/LV" in caution
+    for name, counts in (("slices", (3, 4)), ("slices_exams", (1, 1))):
+        table = pd.read_csv(tmp_path / f"{name}.csv", dtype={STUDY: str})
+        assert table["acceptance"].tolist() == ["not assessable"] * counts[0] + ["caution"] * counts[1]
+        assert table["reasons"].tolist() == ["no lungs found"] * counts[0] + ["strong noise"] * counts[1]
+        label = SLICE_LABEL if name == "slices" else GTE_1
+        assert table[label].isna().tolist() == [not force] * counts[0] + [False] * counts[1]
 
 
 def test_a_killed_run_resumes_after_its_last_finished_study(

@@ -22,6 +22,7 @@ from input.contest import (
 )
 from pipeline import paths
 from pipeline.files import sha256
+from tests.support.synthetic_exam import CLEAN
 
 
 def random_labels(exams: int, seed: int, first: int = 0) -> pd.DataFrame:
@@ -95,6 +96,8 @@ def write_ensemble(
     links = root / "experiments" / paths.UNNAMED / paths.LINKS
     _write_artifact(links / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
     _write_artifact(links / "masks", {}, {}, "masks")
+    accepted = both[[STUDY, "split"]].drop_duplicates(STUDY).assign(**CLEAN.as_dict())
+    _write_artifact(links / "acceptance", {"exams": accepted}, {"training_step_mm": 1.25}, "acceptance")
     exam_parts, slice_parts = [], []
     for number, (name, strength) in enumerate(strengths.items()):
         for role, labels in (("oof", train), ("test", test)):
@@ -106,7 +109,7 @@ def write_ensemble(
 
 
 def _write_artifact(
-    folder: Path, tables: dict[str, pd.DataFrame], metrics: dict[str, str], identity: str = "prepared"
+    folder: Path, tables: dict[str, pd.DataFrame], metrics: dict[str, object], identity: str = "prepared"
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from ensemble.predictions import Measured
+from features.acceptance_rules import Acceptance
 from features.ingest import ingest_series
 from features.store import StoredExam, open_exam
 from inference.clot_maps import ClotMap
@@ -23,6 +24,7 @@ from input.contest import CENTRAL, EXAM_LABELS, GTE_1, LEFT, SOP, STUDY
 from input.dicom import read_series
 from pipeline.settings import FeaturesSettings
 from tests.support.dicom_files import write_slice
+from tests.support.synthetic_exam import CLEAN
 
 NAME, STUDY_UID, SERIES_UID, PREFIX = "study00000", "1.2.826.0.1.77", "1.2.826.0.1.77.1", "1.2.3."
 PATIENT = {"PatientID": "P-17", "PatientName": "Müller^Jane", "StudyDate": "20200102", "AccessionNumber": "A5"}
@@ -93,13 +95,15 @@ def predict_scan(source: Path, store: Path) -> PredictedStudies:
     slices = pd.DataFrame({SOP: series.sop_uids, "z_mm": series.z_mm})
     ingested = ingest_series(dataclasses.replace(series, study_uid=NAME), store, FEATURES)
     files = dict(zip(series.sop_uids, series.files, strict=True))
-    study = Study(NAME, series.study_uid, series.series_uid, "only one", (), slices, [], (), ingested, files)
+    study = Study(NAME, series.study_uid, series.series_uid, "only one", (), slices, [], (), ingested, CLEAN, files)
     exams = pd.DataFrame({STUDY: [NAME], **dict.fromkeys(EXAM_LABELS, [0.25])})
     exams[[GTE_1, LEFT, CENTRAL]] = [0.9, 0.8, 0.7]
     measured = pd.DataFrame({STUDY: [NAME], "rv_lv_ratio_measured": [1.234], "rv_mm": [np.nan], "n_stored": SLICES})
     labels = pd.DataFrame({STUDY: NAME, SOP: series.sop_uids, "label": [0.1, 0.2, 0.8, 0.95, 0.3, 0.05]})
     maps = {NAME: scan_clot_map(open_exam(store, NAME))}
-    return PredictedStudies([study], exams, labels, Measured(pd.DataFrame(), measured), {}, maps, {})
+    return PredictedStudies(
+        [study], exams, labels, Measured(pd.DataFrame(), measured), {}, maps, {NAME: Acceptance()}, {}
+    )
 
 
 def scan_clot_map(exam: StoredExam) -> ClotMap:
@@ -120,6 +124,7 @@ def export_scan(
     monkeypatch: pytest.MonkeyPatch,
     *,
     segmentation: bool = False,
+    force_labels: bool = False,
     change: Callable[[PredictedStudies], PredictedStudies] = lambda predicted: predicted,
 ) -> list[Path]:
     """Export the scan in tmp_path/scans to tmp_path/out; `change` alters its predictions."""
@@ -128,4 +133,6 @@ def export_scan(
     monkeypatch.setattr(
         module, "predict_into_store", lambda settings, source, store: change(predict_scan(source, store))
     )
-    return module.export_dicom(None, tmp_path / "scans", tmp_path / "out", segmentation=segmentation)
+    return module.export_dicom(
+        None, tmp_path / "scans", tmp_path / "out", segmentation=segmentation, force_labels=force_labels
+    )

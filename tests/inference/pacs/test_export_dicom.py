@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from features.acceptance_rules import Reason, accept
 from inference.pacs.codes import FINDINGS, SCHEME
 from inference.pacs.export_dicom import exam_measurements, key_slices
 from inference.pacs.source_header import valid_uid
@@ -206,3 +207,26 @@ def test_dcmtk_reads_both_objects(tool: str, exported: tuple[Path, Path], tmp_pa
         assert "Müller^Jane" in done.stdout and "UNVERIFIED" in done.stdout.upper()
     else:
         assert STUDY_UID in done.stdout
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_report_says_that_an_exam_is_not_assessable_and_withholds_its_labels(
+    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = accept((Reason("lungs", "no lungs found", True),))
+    write_scan(tmp_path / "scans")
+    paths = export_scan(
+        tmp_path,
+        monkeypatch,
+        force_labels=force,
+        change=lambda predicted: dataclasses.replace(predicted, acceptance={NAME: refused}),
+    )
+    report = pydicom.dcmread(paths[1])
+    comments = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
+    assert "acceptance: not assessable: no lungs found" in comments
+    assert ("labels, findings and probabilities are withheld" in comments) is not force
+    groups = highdicom.sr.Comprehensive3DSR.from_dataset(report).content.get_image_measurement_groups()
+    names = {group.tracking_identifier for group in groups}
+    assert (NEGATIVE in names) is force and "key image 1, z 7.5 mm" in names
+    probabilities = [code for code in every_code(report) if code.CodeMeaning == "Probability"]
+    assert bool(probabilities) is force
