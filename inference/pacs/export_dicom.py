@@ -53,6 +53,7 @@ from submissions.software_name import algorithm_version, project
 KEY_IMAGES = 5
 SERIES_NUMBER = 9002
 DESCRIPTION = "PE ensemble summary (RESEARCH USE ONLY)"
+WITHHELD = ". Labels, findings and probabilities are withheld"
 MANUFACTURER = "pulmonary-embolism-ensemble authors"
 
 
@@ -175,13 +176,9 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
     predicted, study = export.predicted, export.study
     key = key_slices(predicted.slices[predicted.slices[STUDY] == study.name], study)
     sources = {sop: export.source(sop) for sop in (*key[SOP], *(finding.sop for finding in export.findings))}
+    shown = export.shows_labels
     key_images = [
-        KeyImage(
-            sources[sop].header,
-            float(z_mm),
-            float(probability) if export.shows_labels else None,
-            sources[sop].slice.frame,
-        )
+        KeyImage(sources[sop].header, float(z_mm), float(probability) if shown else None, sources[sop].slice.frame)
         for sop, z_mm, probability in zip(key[SOP], key["z_mm"], key["label"], strict=True)
     ]
     replaced = {
@@ -192,12 +189,12 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
     emptied = sorted({name for source in sources.values() for name in source.emptied})
     labels = predicted.labels(study)
     content = ReportContent(
-        labels={label: float(labels[label]) for label in EXAM_LABELS} if export.shows_labels else {},
+        labels={label: float(labels[label]) for label in EXAM_LABELS} if shown else {},
         measured=exam_measurements(predicted.measured.exams, study.name),
         key_images=key_images,
-        burden=clot_burden(predicted.maps[study.name]) if export.shows_labels else {},
+        burden=clot_burden(predicted.maps[study.name]) if shown else {},
         findings=[_reported(finding, export.exam, sources[finding.sop]) for finding in export.findings],
-        comments=[*_acceptance_comments(export), *_comments(replaced, emptied)],
+        comments=[f"acceptance: {export.acceptance.line()}{WITHHELD * (not shown)}", *_comments(replaced, emptied)],
         name=project()["name"],
         version=algorithm_version(),
         manufacturer=MANUFACTURER,
@@ -262,11 +259,6 @@ def exam_measurements(exams: pd.DataFrame, name: str) -> dict[str, float]:
     rows = exams[exams[STUDY] == name]
     columns = [column for column in MEASUREMENTS if column in rows]
     return {column: float(rows[column].iloc[0]) for column in columns if np.isfinite(rows[column].iloc[0])}
-
-
-def _acceptance_comments(export: StudyExport) -> list[str]:
-    withheld = [] if export.shows_labels else ["labels, findings and probabilities are withheld"]
-    return [f"acceptance: {export.acceptance.line()}", *withheld]
 
 
 def _comments(replaced: dict[str, str], emptied: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """One synthetic exam as a series, small enough for tests, and the acceptance measurements of a clean exam."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def synthetic_series() -> Series:
         z_mm=np.asarray(exam.grid.z),
         spacing_mm=(exam.grid.pixel, exam.grid.pixel),
         sop_uids=tuple(f"{plane:012x}" for plane in range(len(exam.hu))),
+        files=tuple((Path(f"{plane}.dcm"), 0) for plane in range(len(exam.hu))),
         study_uid="a1",
         series_uid="b1",
         flags=(),
