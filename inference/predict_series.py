@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -185,11 +186,12 @@ def exams_path(out: Path) -> Path:
 
 def exam_rows(results: Iterable[StudyResult]) -> pd.DataFrame:
     """The CSV of the nine decoded labels with the UIDs of the files, in the order of the studies' UIDs."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in results:
         case = result.case
         labels = case.labels if case.shows_labels else dict.fromkeys(case.labels, np.nan)
-        rows.append({STUDY: case.title, SERIES: result.series_uid, **labels, **_acceptance_columns(case)})
+        rows.append({STUDY: case.title, SERIES: result.series_uid})
+        rows[-1] |= labels | _acceptance_columns(case)
     return pd.DataFrame(rows).sort_values(STUDY, kind="stable")
 
 

@@ -14,6 +14,14 @@ from submissions.calibration import Calibration
 from submissions.leaderboard import LEGEND, run_table
 from submissions.operating_points import PREVALENCE, SENSITIVITY, operating_points
 from submissions.score import Score, differences
+from submissions.selective_prediction import (
+    CONFIDENCE,
+    DEFERRED,
+    apply_deferral,
+    cross_fitted_result,
+    fix_deferral,
+)
+from submissions.selective_prediction import SENSITIVITY as SELECTIVE_SENSITIVITY
 
 SYNTHETIC = "Synthetic data: these exams are generated phantoms. The figures test the pipeline, not clinical skill."
 #: The meaning of the columns in one paragraph.
@@ -69,6 +77,8 @@ def write_report(
         f"The threshold is the highest with a sensitivity of {SENSITIVITY:.0%} for PE: on the other folds for the "
         "out-of-fold row, on all training exams for the test row. Intervals are Wilson intervals; PPV and NPV are for "
         f"a prevalence of {PREVALENCE:.0%}.",
+        "## Selective prediction",
+        _selective_table(oof, tested, folds),
         "## Unreadable slices",
         _quarantine_list(quarantined),
     ]
@@ -122,6 +132,33 @@ def _operating_table(out_of_fold: Score, test: Score | None, folds: np.ndarray) 
     for name, point in operating_points(out_of_fold, test, folds).items():
         lines.append(f"| {name} | {point.sensitivity} | {point.specificity} | {point.ppv:.3f} | {point.npv:.3f} |")
     return "\n".join(lines)
+
+
+def _selective_table(out_of_fold: Score, test: Score | None, folds: np.ndarray) -> str:
+    """The limits between which exams are deferred, and what they give on exams that did not fix them."""
+    scores, positive = out_of_fold.pe_scores, out_of_fold.positive
+    promise = f"sensitivity of {SELECTIVE_SENSITIVITY:.0%} among the other exams, with {CONFIDENCE:.0%} confidence"
+    deferral = fix_deferral(scores, positive)
+    if deferral is None:
+        return f"Too few training exams to promise a {promise}."
+    results = {"out of fold": cross_fitted_result(scores, positive, folds)}
+    results |= {"test": apply_deferral(deferral, test.pe_scores, test.positive)} if test else {}
+    lines = ["| exams | deferred | sensitivity of the rest | specificity of the rest | missed |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    lines += [
+        f"| {name} | {result.deferred} | {result.sensitivity} | {result.specificity} | {result.missed} |"
+        for name, result in results.items()
+        if result
+    ]
+    text = (
+        f"Exams with P(PE) from {deferral.low:.3f} to {deferral.high:.3f} are deferred to a reader: at most "
+        f"{DEFERRED:.0%} of the exams, and a {promise}. The limits were fixed on all out-of-fold exams "
+        f"({deferral.missed} of {deferral.answered} answered exams with PE missed: one-sided Clopper-Pearson bound "
+        f"{deferral.miss_bound:.1%}; deferred share at most {deferral.deferred_bound:.1%}), by fixed-sequence testing. "
+        "The promise holds for exams like the training exams. The out-of-fold row uses, for each fold, limits that the "
+        "other folds fixed; intervals are Wilson intervals."
+    )
+    return "\n".join([*lines, "", text])
 
 
 def _quarantine_list(quarantined: pd.DataFrame) -> str:
