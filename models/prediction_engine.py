@@ -214,9 +214,12 @@ def predict_batch(engine: Engine, rows: pd.DataFrame, images: np.ndarray, settin
     if settings.flip_tta:
         logits[1], maps[1] = logits[1][:, FLIPPED], flip_map(maps[1])
     probabilities = expit(np.mean(logits, axis=0, dtype=np.float64))
-    frame = rows[[STUDY, SOP]].reset_index(drop=True)
-    frame[["pe", *TARGETS[1:]]] = probabilities
     map_probabilities = expit(np.mean(maps, axis=0, dtype=np.float32))
-    frame[list(CLOT_COLUMNS)] = clot_numbers(images, map_probabilities, settings)
+    numbers = clot_numbers(images, map_probabilities, settings)
+    tables = (
+        rows[[STUDY, SOP]].reset_index(drop=True),
+        pd.DataFrame(probabilities, columns=["pe", *TARGETS[1:]]),
+        pd.DataFrame(numbers, columns=list(CLOT_COLUMNS)),
+    )
     clot = np.rint(MAP_LEVELS * map_probabilities[..., CLOT]).astype(np.uint8)
-    return Predicted(frame, np.mean(embeddings, axis=0).astype(np.float16), clot)
+    return Predicted(pd.concat(tables, axis=1), np.mean(embeddings, axis=0).astype(np.float16), clot)
