@@ -16,7 +16,7 @@ from models.history import History
 from models.progress_messages import EpochMessage, Report, StepMessage, print_text
 from pipeline.console import progress_visible
 
-STEP_MESSAGE_SECONDS = 60.0  # between two messages within an epoch
+STEP_MESSAGE_SECONDS = 20.0  # between two messages within an epoch
 EVENTS_PER_EPOCH = 50  # points of the loss curve
 
 

@@ -9,18 +9,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from models.backbones import weights_fault
 from models.check_recipe import check_recipes
 from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
+from models.job_progress import JobProgress
 from models.learning_curves import draw_overview
 from models.network_artifacts import job_artifacts
 from models.network_names import network_names
-from models.progress_messages import DoneMessage, EpochMessage, StepMessage, parse_message
+from models.progress_messages import DoneMessage, parse_message
 from pipeline import paths
 from pipeline.cluster import scheduler
-from pipeline.console import progress_visible, say
+from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import read_table
 from pipeline.isolated_call import run_isolated
@@ -34,6 +33,11 @@ class Job(NamedTuple):
 
     backbone: str
     fold: int
+
+    @property
+    def title(self) -> str:
+        """Name of the job in messages."""
+        return f"models/{self.backbone}/fold{self.fold}"
 
     @property
     def log(self) -> Path:
@@ -113,11 +117,8 @@ def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: 
     for device in slots.devices:
         free_devices.put(device)
     epochs = sum(settings.models.of(job.backbone).epochs for job in jobs)
-    with (
-        tqdm(total=epochs, unit="epoch", desc="models", disable=not progress_visible(), leave=False) as bar,
-        ThreadPoolExecutor(len(slots.devices)) as pool,
-    ):
-        return list(pool.map(lambda job: _run(job, arguments, slots, free_devices, bar), jobs))
+    with JobProgress(len(jobs), epochs) as progress, ThreadPoolExecutor(len(slots.devices)) as pool:
+        return list(pool.map(lambda job: _run(job, arguments, slots, free_devices, progress), jobs))
 
 
 def _run_on_cluster(jobs: list[Job], arguments: list[str]) -> list[str | None]:
@@ -139,8 +140,8 @@ def _run_on_worker(job: Job, arguments: list[str], variables: dict[str, str], fo
     slots = Slots((None,) * jobs, max(1, cores() // jobs))  # keep the CUDA_VISIBLE_DEVICES of the worker
     free_devices: SimpleQueue = SimpleQueue()
     free_devices.put(None)
-    with tqdm(disable=True) as bar:
-        return _run(job, arguments, slots, free_devices, bar)
+    with JobProgress(1, 0) as progress:
+        return _run(job, arguments, slots, free_devices, progress)
 
 
 def _draw_overview(settings: Settings) -> None:
@@ -170,7 +171,9 @@ def share_machine(workers: int, jobs: int) -> Slots:
     return Slots(tuple(devices[slot % len(devices)] for slot in range(count)), max(1, cores() // count))
 
 
-def _run(job: Job, arguments: list[str], slots: Slots, free_devices: SimpleQueue, bar: tqdm) -> str | None:
+def _run(
+    job: Job, arguments: list[str], slots: Slots, free_devices: SimpleQueue, progress: JobProgress
+) -> str | None:  # fmt: skip
     """Run one job in a process of its own, on a free device; return its fault, or None."""
     device = free_devices.get()
     command = [
@@ -180,18 +183,24 @@ def _run(job: Job, arguments: list[str], slots: Slots, free_devices: SimpleQueue
     environment = slots.variables(device)
     environment.pop("PE_PROGRESS", None)  # a progress bar of the job would only fill the log
     started = time.monotonic()
+    progress.started(job.title)
+    result = None
     try:
-        status, last_line, summary = _run_logged(job, command, environment, bar)
+        status, last_line, summary = _run_logged(job, command, environment, progress)
+        if not status:
+            result = f"{summary or 'up to date'}, {time.monotonic() - started:.0f} s"
     finally:
+        progress.finished(job.title, result)
         free_devices.put(device)
     if status:
         return f"{job.backbone} fold {job.fold} (exit {status}): {last_line}; log: {paths.shown(job.log)}"
-    say(f"models/{job.backbone}/fold{job.fold}: {summary or 'up to date'}, {time.monotonic() - started:.0f} s")
     return None
 
 
-def _run_logged(job: Job, command: list[str], environment: dict[str, str], bar: tqdm) -> tuple[int, str, str]:
-    """Run a job's command: write its output to its log, and its progress messages as text, and update the bar.
+def _run_logged(
+    job: Job, command: list[str], environment: dict[str, str], progress: JobProgress
+) -> tuple[int, str, str]:  # fmt: skip
+    """Run a job's command: write its output to its log, and its progress messages as text, and report them.
 
     Returns:
         Exit status, last line of the log, and the summary of the results ("" if there is none).
@@ -206,9 +215,8 @@ def _run_logged(job: Job, command: list[str], environment: dict[str, str], bar: 
             log.write(f"{message}\n" if message else line)
             log.flush()
             last_line = (str(message) if message else line.strip()) or last_line
-            bar.update(isinstance(message, EpochMessage))
-            if isinstance(message, StepMessage | EpochMessage):
-                bar.set_postfix_str(f"{job.backbone} fold {job.fold}: {message}")
-            elif isinstance(message, DoneMessage):
+            if message:
+                progress.message(job.title, message)
+            if isinstance(message, DoneMessage):
                 summary = message.summary
     return process.returncode, last_line, summary

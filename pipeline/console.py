@@ -1,14 +1,17 @@
-"""Output of a run: one line per fact, and progress bars if someone watches the terminal.
+"""Output of a run: one line per fact, and progress bars on a terminal, elsewhere a line from time to time.
 
 tqdm is imported on use, so that commands which print only a few lines run before the set-up.
 """
 
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+#: Where no progress bar is shown, a line of progress is printed after this time.
+SECONDS_PER_LINE = 30.0
 
 
 def say(line: str) -> None:
@@ -27,7 +30,7 @@ def say(line: str) -> None:
 
 
 def progress(items: Iterable[Item], *, desc: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
-    """Wrap `items` in a progress bar on stderr, shown only if `progress_visible()`.
+    """Wrap `items` in a progress bar on stderr or, without `progress_visible()`, in a line every SECONDS_PER_LINE.
 
     Args:
         items: what to iterate over.
@@ -35,9 +38,22 @@ def progress(items: Iterable[Item], *, desc: str, total: int | None = None, unit
         total: number of items, if `items` has no length.
         unit: name of one item.
     """
+    if not progress_visible():
+        return _with_lines(items, desc, total if total is not None else getattr(items, "__len__", int)())
     from tqdm import tqdm
 
-    return tqdm(items, desc=desc, total=total, unit=unit, disable=not progress_visible(), leave=False)
+    return tqdm(items, desc=desc, total=total, unit=unit, leave=False)
+
+
+def _with_lines(items: Iterable[Item], desc: str, total: int) -> Iterator[Item]:
+    """Print the progress between items; a total of 0 is unknown."""
+    started = printed = time.monotonic()
+    for number, item in enumerate(items):
+        now = time.monotonic()
+        if now - printed > SECONDS_PER_LINE:
+            printed = now
+            say(f"{desc}: {number}{f' of {total}' if total else ''} in {now - started:.0f} s")
+        yield item
 
 
 def progress_visible() -> bool:

