@@ -25,7 +25,8 @@ main() {
     check-store)             in_environment features "$@" ;;
     check-submission | score | leaderboard | card | upload | kaggle-dataset | notebook)
                              in_environment submissions "$@" ;;
-    predict | predict-contest | evidence | export-dicom)
+    experiments | blend | export | clean) in_environment submissions "$@" ;;
+    predict | predict-contest | evidence | export-dicom | compare)
                              in_environment inference "$@" ;;
     test)                    shift; run_tests "$@" ;;
     bench)                   shift; benchmark "$@" ;;
@@ -62,8 +63,7 @@ run_tests() {  # one process per core; the numbers inside a test do not profit f
 
 benchmark() {  # benchmark NAME ARGUMENTS
   (($#)) || { echo "error: bench needs a NAME; benchmarks/README.md lists them" >&2; exit 2; }
-  local name=$1
-  shift
+  local name=$1; shift
   in_environment "benchmarks.$name" "$@"
 }
 

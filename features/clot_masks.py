@@ -16,7 +16,6 @@ import blosc2
 import numpy as np
 import pandas as pd
 
-from features.build_store import store_artifact
 from features.resample import output_centres
 from features.store import StoredExam, is_stored, open_exam
 from input.clot_masks import (
@@ -31,7 +30,7 @@ from input.clot_masks import (
     read_mask,
 )
 from input.contest import SOP, STUDY
-from input.tables import connect_tables, load_slices
+from input.tables import load_slices
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
@@ -68,15 +67,6 @@ def training_masks(settings: Settings, slices: pd.DataFrame) -> dict[str, Path]:
     training = set(slices.loc[slices["split"] == "train", STUDY])
     files = find_masks(settings.data_root)
     return {study: files[study] for study in sorted(training & set(files)) if is_stored(paths.store(), study)}
-
-
-def connect_features(settings: Settings) -> None:
-    """Link a finished store and masks of these settings, and their inputs, into an experiment that has none yet."""
-    connect_tables(settings)
-    if not paths.store().exists() and paths.prepared().exists():
-        store_artifact(settings).connect_if_finished()
-    if not paths.masks().exists() and paths.store().exists():
-        masks_artifact(training_masks(settings, load_slices())).connect_if_finished()
 
 
 def build_masks(settings: Settings, *, force: bool = False) -> None:

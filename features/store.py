@@ -19,7 +19,7 @@ import pandas as pd
 
 from features.lung_box import Box
 from pipeline import paths
-from pipeline.artifact import MANIFEST, verify
+from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_table, write_bytes, write_json
 
@@ -83,8 +83,17 @@ def sidecar_path(directory: Path, study: str) -> Path:
 
 
 def is_stored(directory: Path, study: str) -> bool:
-    """Whether the exam was written completely."""
-    return sidecar_path(directory, study).is_file() and array_path(directory, study).is_file()
+    """Whether the exam was written completely.
+
+    Raises:
+        UserError: the exam belongs to a finished store, but its files are gone.
+    """
+    if sidecar_path(directory, study).is_file() and array_path(directory, study).is_file():
+        return True
+    recorded = read_manifest(directory).get("files", ()) if (directory / MANIFEST).is_file() else ()
+    if array_path(directory, study).name in recorded:
+        _raise_missing(directory, [study])
+    return False
 
 
 def write_exam(
@@ -211,5 +220,20 @@ def store_table(directory: Path, name: str, columns: list[str] | None = None) ->
 
 
 def stored_studies(directory: Path) -> list[str]:
-    """UIDs of all complete exams in the store, sorted."""
-    return sorted(path.stem for path in directory.glob("*.b2nd") if path.with_suffix(".json").is_file())
+    """UIDs of all complete exams in the store, sorted.
+
+    Raises:
+        UserError: files of a finished store are gone; without this check their exams would be left out in silence.
+    """
+    studies = {path.stem for path in directory.glob("*.b2nd") if path.with_suffix(".json").is_file()}
+    if (directory / MANIFEST).is_file():
+        files = read_manifest(directory).get("files", ())
+        recorded = {name.removesuffix(".b2nd") for name in files if name.endswith(".b2nd")}
+        if recorded - studies:
+            _raise_missing(directory, sorted(recorded - studies))
+    return sorted(studies)
+
+
+def _raise_missing(directory: Path, studies: list[str]) -> None:
+    """Raise the error of exams whose files are gone."""
+    verify(directory, [path(directory, study).name for study in studies for path in (array_path, sidecar_path)])

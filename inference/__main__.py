@@ -1,11 +1,13 @@
-"""Commands of the inference stage: report, predict, predict-contest, evidence, export-dicom."""
+"""Commands of the inference stage: report, predict, predict-contest, evidence, export-dicom, compare."""
 
 import argparse
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.cli import add_experiment_arguments, add_settings_arguments, run, settings_from
+from pipeline.console import say
 from pipeline.experiments import start
+from pipeline.settings import Settings
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
 
 _SERIES_HELP = "a series, a folder of studies, or a zip archive"
@@ -28,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict_contest(verbs)
     _add_evidence(verbs)
     _add_export_dicom(verbs)
+    _add_compare(verbs)
     return top
 
 
@@ -49,6 +52,7 @@ def _add_predict(verbs: argparse._SubParsersAction) -> None:
         "--force-labels", action="store_true", help="also show labels and findings of studies that are not assessable"
     )
     parser.add_argument("--no-evidence", action="store_true", help="write the CSV only, no evidence report")
+    _add_model(parser)
 
 
 def _add_predict_contest(verbs: argparse._SubParsersAction) -> None:
@@ -62,6 +66,7 @@ def _add_predict_contest(verbs: argparse._SubParsersAction) -> None:
         "--hours", metavar="H", type=float, default=0.0,
         help="time limit; exams that would exceed it get the prior (default: no limit)",
     )  # fmt: skip
+    _add_model(parser)
 
 
 def _add_evidence(verbs: argparse._SubParsersAction) -> None:
@@ -92,6 +97,35 @@ def _add_export_dicom(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seg", action="store_true", help="also write the clot map as a DICOM segmentation (SEG) on the source images"
     )
+    _add_model(parser)
+
+
+def _add_compare(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser(
+        "compare", help="compare two finished experiments on the same exams",
+        description="Print how the settings of two finished experiments differ, the paired bootstrap of the metric, "
+        "its parts, the AUCs and each label, and the exams whose loss changed most.",
+        epilog="example: ./run.sh compare phantom phantom,models.epochs=6 --out ~/comparison",
+    )  # fmt: skip
+    parser.add_argument("names", metavar="NAME", nargs=2, help="./run.sh experiments lists them")
+    parser.add_argument("--exams", metavar="N", type=int, default=10, help="how many exams (default: %(default)s)")
+    parser.add_argument(
+        "--candidate",
+        metavar="NAME",
+        default="",
+        help="compare this candidate, e.g. stack (default: the promoted ones)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path,
+        help="also write comparison.md, with links to evidence reports of both experiments on these exams",
+    )  # fmt: skip
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="FILE", type=Path,
+        help="use this file of ./run.sh export instead of an experiment; it is checked and unpacked below PE_ROOT",
+    )  # fmt: skip
 
 
 def _add_verb(
@@ -125,8 +159,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from inference.predict_series import predict_folder
 
     evidence = None if arguments.no_evidence else arguments.evidence
+    if arguments.model and evidence:
+        say("no evidence report: a packed model has no exams to compare with")
+        evidence = None
     predict_folder(
-        settings_from(arguments), arguments.dicom_dir, arguments.out, evidence, force_labels=arguments.force_labels
+        _settings(arguments), arguments.dicom_dir, arguments.out, evidence, force_labels=arguments.force_labels
     )
     return 0
 
@@ -135,7 +172,7 @@ def _predict_contest(arguments: argparse.Namespace) -> int:
     from inference.predict_contest import predict_contest
 
     predict_contest(
-        settings_from(arguments), arguments.tree.expanduser(), arguments.out,
+        _settings(arguments), arguments.tree.expanduser(), arguments.out,
         hours=arguments.hours, force=arguments.force,
     )  # fmt: skip
     return 0
@@ -152,7 +189,7 @@ def _export_dicom(arguments: argparse.Namespace) -> int:
     from inference.pacs.export_dicom import export_dicom
 
     export_dicom(
-        settings_from(arguments),
+        _settings(arguments),
         arguments.series.expanduser(),
         arguments.out.expanduser(),
         segmentation=arguments.seg,
@@ -161,12 +198,30 @@ def _export_dicom(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from inference.comparison import compare
+
+    out = arguments.out.expanduser() if arguments.out else None
+    compare(*arguments.names, candidate=arguments.candidate, exams=arguments.exams, out=out)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """The settings of the packed model that was given, else of the experiment."""
+    if not arguments.model:
+        return settings_from(arguments)
+    from submissions.packed_model import use_model
+
+    return use_model(arguments.model.expanduser())
+
+
 _COMMANDS = {
     "report": _report,
     "predict": _predict,
     "predict-contest": _predict_contest,
     "evidence": _evidence,
     "export-dicom": _export_dicom,
+    "compare": _compare,
 }
 
 

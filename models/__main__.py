@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from features.clot_masks import connect_features
+    from features.connect_features import connect_features
     from models.training_jobs import train_all
 
     settings = settings_from(arguments)
@@ -76,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _fold(arguments: argparse.Namespace) -> None:
-    from features.clot_masks import connect_features
+    from features.connect_features import connect_features
     from models.device import is_out_of_memory
     from models.progress_messages import DoneMessage, print_json, print_text
     from models.slice_runs import train_fold

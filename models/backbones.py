@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.network_names import architecture
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,15 +156,15 @@ def _finer_maps(graph: "keras.Model", size: tuple[int, int]) -> "list[keras.Kera
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the registered backbone of a name.
+    """Return the registered backbone of a slice network's name.
 
     Raises:
         UserError: Unknown name; lists the nearest names.
     """
-    if name not in BACKBONES:
+    if architecture(name) not in BACKBONES:
         near = difflib.get_close_matches(name, BACKBONES, n=3) or list(BACKBONES)
         raise UserError(f"unknown backbone {name!r}. Nearest: {', '.join(near)}.")
-    return BACKBONES[name]
+    return BACKBONES[architecture(name)]
 
 
 def weights_fault(name: str, weights: str) -> str | None:

@@ -4,7 +4,7 @@ Rates are of one core of an x86 server with AVX-512 (2020s); the rates of GPUs a
 """
 
 from input.estimate import expected_slices
-from models.network_names import exam_network_kinds, network_names
+from models.network_names import architecture, exam_network_kinds, network_names
 from pipeline import paths
 from pipeline.estimates import Hardware, Rate, compared_hardware
 from pipeline.machine import cores
@@ -105,8 +105,8 @@ def _job_seconds(settings: Settings, backbone: str, slices: tuple[int, int], har
     recipe = settings.models.of(backbone)
     area = recipe.height * recipe.width
     view = RATES["view"].value / 1e3 * area * recipe.channels / (384 * 480 * 9) / loaders
-    forward = 2 * GMACS.get(backbone, DEFAULT_GMACS) * area / 224**2  # GFLOP
-    gpu = hardware.depthwise_gflops if backbone in DEPTHWISE else hardware.dense_gflops
+    forward = 2 * GMACS.get(architecture(backbone), DEFAULT_GMACS) * area / 224**2  # GFLOP
+    gpu = hardware.depthwise_gflops if architecture(backbone) in DEPTHWISE else hardware.dense_gflops
     speed = gpu if hardware.gpus else RATES["core"].value
     trained = recipe.epochs * recipe.epoch_slices
     embeds_training_slices = bool(exam_network_kinds(settings.models, backbone))

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from features.clot_masks import connect_features
-from models.network_names import exam_network_kinds, exam_network_name
+from features.connect_features import connect_features
+from models.network_names import architecture, exam_network_kinds, exam_network_name
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest
 from pipeline.recorded_weights import recorded_weights
@@ -19,9 +19,10 @@ def network_artifact(settings: Settings, backbone: str, fold: int) -> Artifact:
     """Return the artifact of one slice network."""
     resolved = dataclasses.asdict(settings.models.of(backbone))
     recipe = {key: value for key, value in resolved.items() if key not in FOR_ALL_BACKBONES}
+    built = architecture(backbone)  # a suffix does not make another network
     return Artifact(
-        paths.model_run(backbone, fold), f"models/{backbone}/fold{fold}", version=VERSION,
-        settings={**recipe, "weights": recorded_weights(recipe["weights"]), "backbone": backbone, "fold": fold},
+        paths.model_run(backbone, fold), f"models/{built}/fold{fold}", version=VERSION,
+        settings={**recipe, "weights": recorded_weights(recipe["weights"]), "backbone": built, "fold": fold},
         inputs={
             "input/prepared": read_manifest(paths.prepared())["identity"],
             "features/store": read_manifest(paths.store())["identity"],
@@ -41,10 +42,11 @@ def exam_network_artifact(settings: Settings, backbone: str, fold: int, kind: st
         kind: One of `models.check_recipe.EXAM_KINDS`.
     """
     recipe = {key: value for key, value in dataclasses.asdict(settings.models.exam).items() if key not in NOT_RECIPE}
-    name = exam_network_name(backbone, kind)
+    built = architecture(backbone)
+    name = exam_network_name(built, kind)
     return Artifact(
-        paths.model_run(name, fold), f"models/{name}/fold{fold}", version=EXAM_VERSION,
-        settings={**recipe, "backbone": backbone, "fold": fold, "kind": kind},
+        paths.model_run(exam_network_name(backbone, kind), fold), f"models/{name}/fold{fold}", version=EXAM_VERSION,
+        settings={**recipe, "backbone": built, "fold": fold, "kind": kind},
         inputs={"slice network": network_artifact(settings, backbone, fold).identity},
         shared=True,
     )  # fmt: skip

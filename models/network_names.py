@@ -1,10 +1,16 @@
 """Names of the networks of an experiment: slice networks and exam networks; standard library only.
 
-A slice network is called as its backbone. An exam network reads the embeddings of one backbone's slice network and is
-called `<backbone>_<kind>`, e.g. `mobilenetv2_gru`. Folders, tables and reports use these names.
+A slice network is called as its backbone, with an optional suffix: `mobilenetv2@b` is a second network of the same
+architecture, whose settings are in `[models.per_backbone."mobilenetv2@b"]`. An exam network reads the embeddings of one
+slice network and is called `<backbone>_<kind>`, e.g. `mobilenetv2_gru`. Folders, tables and reports use these names.
 """
 
 from pipeline.settings import ModelsSettings
+
+
+def architecture(backbone: str) -> str:
+    """The registered backbone that a slice network is built with: its name without the suffix."""
+    return backbone.partition("@")[0]
 
 
 def exam_network_name(backbone: str, kind: str) -> str:

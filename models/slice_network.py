@@ -20,6 +20,7 @@ from models.clot_map import (
     side_answers,
 )
 from models.clot_targets import CLOT
+from models.network_names import architecture
 from models.pooling import pool_features
 from models.precision import dtype_policy, dtype_policy_scope
 from models.slice_targets import NATURES, ON_EXAM, TARGETS
@@ -32,7 +33,7 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
 
     Args:
         settings: Sizes, windows, pooling, dropout and precision.
-        backbone: A key of `models.backbones.BACKBONES`.
+        backbone: Name of the slice network.
         weights: "imagenet", "none" or a path.
 
     Returns:
@@ -43,6 +44,7 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
     """
+    backbone = architecture(backbone)
     with dtype_policy_scope(dtype_policy(settings, backbone)):
         body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
         _freeze(body.get_layer(backbone), settings.frozen_share)

@@ -9,6 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from features.store import stored_studies
 from models.backbones import weights_fault
 from models.check_recipe import check_recipes
 from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
@@ -82,7 +83,8 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
     ]  # fmt: skip
     if not stale_jobs:
         return
-    _check_weights(settings, [job for job in stale_jobs if force or job_artifacts(settings, *job)[0].stale_reason()])
+    stored_studies(paths.store())  # exams whose files are gone are one error here, not one per job
+    _check_weights(settings, [job for job in stale_jobs if force or job_artifacts(settings, *job)[0].build_reason()])
     arguments = [*experiment, *(["--force"] if force else [])]
     if scheduler():
         outcomes = _run_on_cluster(stale_jobs, arguments)
@@ -203,7 +205,8 @@ def _run_logged(
     """Run a job's command: write its output to its log, and its progress messages as text, and report them.
 
     Returns:
-        Exit status, last line of the log, and the summary of the results ("" if there is none).
+        Exit status, last line of the log or the whole error message, and the summary of the results ("" if there is
+        none).
     """
     last_line = summary = ""
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +217,10 @@ def _run_logged(
             message = parse_message(line)
             log.write(f"{message}\n" if message else line)
             log.flush()
-            last_line = (str(message) if message else line.strip()) or last_line
+            if last_line.startswith("error: "):
+                last_line = f"{last_line} {line.strip()}"  # an error lists faults in several lines
+            else:
+                last_line = (str(message) if message else line.strip()) or last_line
             if message:
                 progress.message(job.title, message)
             if isinstance(message, DoneMessage):

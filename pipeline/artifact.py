@@ -35,6 +35,9 @@ from pipeline.identity import first_difference, identity_of
 from pipeline.software import library_versions, source_hash
 from pipeline.stage_plan import BUILDING, MANIFEST
 
+#: Entry of a manifest: hash of all other entries.
+CHECKSUM = "checksum"
+
 
 class Artifact:
     """One artifact of a stage; the module's docstring shows its use.
@@ -76,7 +79,7 @@ class Artifact:
         return self.directory / MANIFEST
 
     def stale_reason(self) -> str | None:
-        """Reason to build the artifact, in a few words; None if it is finished and up to date."""
+        """Reason not to use the artifact, in a few words; None if it is finished and up to date."""
         path = self.manifest_path
         if not path.is_file() and self.link:
             path = self.link / MANIFEST  # what the experiment used so far shows which setting changed
@@ -85,7 +88,16 @@ class Artifact:
         manifest = read_manifest(path.parent)
         if manifest.get("identity") != self.identity:
             return first_difference(manifest, self.parts)
+        return None
+
+    def build_reason(self) -> str | None:
+        """Reason to build the artifact: it is stale, or some of its files are gone; None if there is none.
+
+        A packed model has no more than the files that prediction reads, so only what is built is complete.
+        """
         missing = self.missing_files()
+        if stale := self.stale_reason():
+            return stale
         if missing:
             return f"{missing[0]} is missing" + (f", and {len(missing) - 1} more files" if missing[1:] else "")
         return None
@@ -96,7 +108,7 @@ class Artifact:
 
     def is_current(self, *, force: bool) -> bool:
         """Whether the artifact can be reused; print the answer and its reason in one line, and link it if so."""
-        reason = "forced" if force else self.stale_reason()
+        reason = "forced" if force else self.build_reason()
         if reason:
             say(f"{self.name}: building ({reason})")
             return False
@@ -108,7 +120,7 @@ class Artifact:
 
     def connect_if_finished(self) -> bool:
         """Link the artifact into the experiment if it is finished; return whether it is."""
-        if self.stale_reason():
+        if self.build_reason():
             return False
         self._connect()
         return True
@@ -159,23 +171,21 @@ class Artifact:
         """
         self._remove_temporary_files()  # of workers that were killed during this build
         files = {file.relative_to(self.directory).as_posix(): sha256(file) for file in self._written()}
-        write_json(
-            self.manifest_path,
-            {
-                "name": self.name,
-                "identity": self.identity,
-                **self.parts,
-                "source": self._source(),
-                "libraries": library_versions(),
-                "python": sys.version.split()[0],
-                "machine": platform.platform(),
-                "rows": rows,
-                "metrics": metrics or {},
-                "files": files,
-                "wall_seconds": round(time.monotonic() - self._started, 1),
-                **facts,
-            },
-        )
+        manifest = {
+            "name": self.name,
+            "identity": self.identity,
+            **self.parts,
+            "source": self._source(),
+            "libraries": library_versions(),
+            "python": sys.version.split()[0],
+            "machine": platform.platform(),
+            "rows": rows,
+            "metrics": metrics or {},
+            "files": files,
+            "wall_seconds": round(time.monotonic() - self._started, 1),
+            **facts,
+        }
+        write_json(self.manifest_path, manifest | {CHECKSUM: identity_of(manifest)})
         (self.directory / BUILDING).unlink(missing_ok=True)
 
     def _written(self) -> list[Path]:
@@ -207,7 +217,7 @@ class Artifact:
             (self.directory / name).unlink(missing_ok=True)
 
     def _recorded_files(self) -> list[str]:
-        return list(read_json(self.manifest_path).get("files", {})) if self.manifest_path.is_file() else []
+        return list(read_manifest(self.directory).get("files", {})) if self.manifest_path.is_file() else []
 
     def _source(self) -> str:
         return source_hash(self.name.split("/")[0])
@@ -217,11 +227,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Read the manifest of a finished artifact.
 
     Raises:
-        UserError: the artifact is not finished.
+        UserError: the artifact is not finished, or its manifest was changed.
     """
-    if not (directory / MANIFEST).is_file():
+    path = directory / MANIFEST
+    if not path.is_file():
         raise UserError(f"No finished artifact: {paths.shown(directory)}. Build it: ./run.sh")
-    return read_json(directory / MANIFEST)
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        recorded = manifest.pop(CHECKSUM, None)  # manifests of earlier versions have none
+    except (ValueError, AttributeError):
+        recorded, manifest = "unreadable", {}
+    if recorded is not None and recorded != identity_of(manifest):
+        fault = f"{paths.shown(path)}: changed since it was written"
+        raise UserError(f"Damaged manifest: {fault}. {repair_command(directory, [fault])}")
+    return manifest
 
 
 def verify(

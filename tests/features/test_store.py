@@ -6,6 +6,7 @@ import pytest
 from features.lung_box import Box
 from features.store import array_path, is_stored, open_exam, sidecar_path, stored_studies, write_exam
 from pipeline.errors import UserError
+from pipeline.files import sha256, write_json
 
 BOX = Box(y0=2, y1=22, x0=4, x1=34, z0=0, z1=3, middle_x=16.0, found=True)
 
@@ -64,6 +65,18 @@ def test_an_exam_without_its_sidecar_is_not_in_the_store(tmp_path, hu):
     assert stored_studies(tmp_path) == []
     with pytest.raises(UserError, match="not in the store"):
         open_exam(tmp_path, "a1")
+
+
+@pytest.mark.parametrize("suffix", [".b2nd", ".json"])
+def test_a_file_that_is_gone_from_a_finished_store_is_an_error(tmp_path, hu, suffix):
+    for study in ("a1", "b2"):
+        write(tmp_path, hu, study)
+    write_json(tmp_path / "manifest.json", {"files": {file.name: sha256(file) for file in tmp_path.iterdir()}})
+    assert stored_studies(tmp_path) == ["a1", "b2"] and not is_stored(tmp_path, "c3")
+    (tmp_path / f"b2{suffix}").unlink()
+    for look in (lambda: stored_studies(tmp_path), lambda: is_stored(tmp_path, "b2")):
+        with pytest.raises(UserError, match=rf"b2\{suffix}: missing\nRebuild it: \./run\.sh --name"):
+            look()
 
 
 def test_an_exam_whose_rewriting_failed_is_not_in_the_store(tmp_path, hu, monkeypatch):

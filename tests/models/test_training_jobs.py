@@ -124,7 +124,7 @@ class _NeverCurrent:
     def is_current(self, *, force):
         return False
 
-    def stale_reason(self):
+    def build_reason(self):
         return "not built yet"
 
 

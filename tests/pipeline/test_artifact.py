@@ -11,7 +11,7 @@ import pytest
 from pipeline import paths
 from pipeline.artifact import MANIFEST, Artifact, read_manifest, verify
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json, write_text
+from pipeline.files import write_json, write_text
 from pipeline.identity import identity_of
 
 
@@ -74,9 +74,10 @@ def test_the_reason_for_a_rebuild_names_the_change(directory: Path, changes: dic
 def test_a_missing_file_is_a_reason_to_build_it_again(directory: Path) -> None:
     build(make_artifact(directory), old="x", older="y")
     (directory / "old.txt").unlink()
-    assert make_artifact(directory).stale_reason() == "old.txt is missing"
+    assert make_artifact(directory).stale_reason() is None
+    assert make_artifact(directory).build_reason() == "old.txt is missing"
     (directory / "older.txt").unlink()
-    assert make_artifact(directory).stale_reason() == "old.txt is missing, and 1 more files"
+    assert make_artifact(directory).build_reason() == "old.txt is missing, and 1 more files"
 
 
 def test_shared_artifacts_of_different_settings_lie_side_by_side(directory: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_skip_and_a_build_print_one_line_each(directory: Path, capsys) -> None
 
 def test_a_changed_source_is_reported_but_rebuilds_nothing(directory: Path, capsys) -> None:
     build(make_artifact(directory))
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_manifest(directory)
     write_json(directory / MANIFEST, manifest | {"source": "another"})
     assert make_artifact(directory).is_current(force=False)
     assert "up to date; its source code has changed" in capsys.readouterr().out
@@ -208,6 +209,15 @@ def test_verify_detects_a_flipped_byte_and_names_file_and_fix(directory: Path) -
     with pytest.raises(UserError, match=r"(?s)b\.txt: changed since .*: rm -f \S+b\.txt && \./run\.sh --name "):
         verify(directory)
     verify(directory, ["a.txt"])
+
+
+@pytest.mark.parametrize("change", ['"auc": 0.6', "{", ""])
+def test_a_changed_manifest_is_an_error_that_names_the_fix(directory: Path, change: str) -> None:
+    build(make_artifact(directory))
+    manifest = (directory / MANIFEST).read_text()
+    write_text(directory / MANIFEST, manifest.replace('"auc": 0.5', change) if "auc" in change else change)
+    with pytest.raises(UserError, match=r"Damaged manifest: .*\.json: changed .*rm -f \S+ && \./run\.sh --name"):
+        read_manifest(directory)
 
 
 def test_verify_lists_every_fault_at_once(directory: Path) -> None:

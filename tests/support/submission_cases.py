@@ -73,8 +73,9 @@ def write_tree(root: Path, train: pd.DataFrame, test: pd.DataFrame) -> None:
 
 
 def write_ensemble(
-    root: Path, train: pd.DataFrame, test: pd.DataFrame, strengths: dict[str, float], *, identity: str = "runs"
-) -> None:
+    root: Path, train: pd.DataFrame, test: pd.DataFrame, strengths: dict[str, float], *, identity: str = "runs",
+    experiment: str = paths.UNNAMED,
+) -> None:  # fmt: skip
     """Write the artifacts that the submissions read: prepared tables and the predictions of candidates.
 
     Args:
@@ -82,6 +83,7 @@ def write_ensemble(
         train, test: tables of `random_labels`.
         strengths: candidate -> strength of its predictions (see `predict`); the strongest is promoted.
         identity: of the ensemble's artifact.
+        experiment: its name.
     """
     both = pd.concat(
         [
@@ -93,7 +95,7 @@ def write_ensemble(
     both["flags"], both["z_mm"] = "", both[SOP].map(lambda sop: 5.0 * int(sop[-3:], 16))
     slices = both[[STUDY, SERIES, SOP, SLICE_LABEL, "split", "z_mm"]].assign(quarantine="")
     slices.loc[3, "quarantine"] = "pixel data truncated"
-    links = root / "experiments" / paths.UNNAMED / paths.LINKS
+    links = root / "experiments" / experiment / paths.LINKS
     _write_artifact(links / "prepared", {"exams": both.drop_duplicates(STUDY), "slices": slices}, {})
     _write_artifact(links / "masks", {}, {}, "masks")
     accepted = both[[STUDY, "split"]].drop_duplicates(STUDY).assign(**CLEAN.as_dict())

@@ -167,7 +167,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             write_planes(folder / "store", name)
         path = folder / "evidence.html"
         report = write_report(path, folder / "store", two_cases(), describe_model(settings, candidates), settings)
-    assert report.exams == 2 and report.megabytes == pytest.approx(path.stat().st_size / 1e6)
+    assert len(report.studies) == 2 and report.megabytes == pytest.approx(path.stat().st_size / 1e6)
     return path.read_text()
 
 
@@ -233,7 +233,7 @@ def test_a_run_reports_exams_of_either_role_and_rejects_unknown_exams(
     with pytest.raises(UserError, match="exams not in this run: nobody"):
         cases_of_run(settings, candidates, [test, "nobody"])
     report = write_evidence(settings, candidates, tmp_path / "run.html")
-    assert report.exams == 24  # all of them: fewer than the selection allows
+    assert len(report.studies) == 24  # all of them: fewer than the selection allows
     text = (tmp_path / "run.html").read_text()
     assert text.count("no pixels stored") >= 24 and "evidence report" in text.lower()
 

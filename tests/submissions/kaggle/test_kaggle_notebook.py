@@ -89,7 +89,7 @@ def test_packages_come_from_the_attached_wheels_only(tmp_path: Path, monkeypatch
     wheels = tmp_path / "input" / "pe-wheels"
     digest = write_wheel(wheels / "tinywheel-1.0-py3-none-any.whl")
     (wheels / "requirements.lock").write_text(f"tinywheel==1.0 --hash=sha256:{digest}\n")
-    for name in ("pe/code/submissions/__main__.py", "pe/run/settings.toml", "rsna/test.csv"):
+    for name in ("pe/code/submissions/__main__.py", "pe/model/model.json", "rsna/test.csv"):
         (tmp_path / "input" / name).parent.mkdir(parents=True)
         (tmp_path / "input" / name).write_text("")
     monkeypatch.setenv("PE_KAGGLE_INPUT", str(tmp_path / "input"))
@@ -113,7 +113,7 @@ def test_wheels_for_another_python_are_reported_before_pip_runs(
     wheels.mkdir(parents=True)
     for name in ("requirements.lock", "numpy-2.0-cp398-cp398-manylinux.whl", "keras-3-py3-none-any.whl"):
         (wheels / name).write_text("")
-    for name in ("pe/code/submissions/__main__.py", "pe/run/settings.toml", "rsna/test.csv"):
+    for name in ("pe/code/submissions/__main__.py", "pe/model/model.json", "rsna/test.csv"):
         (tmp_path / "input" / name).parent.mkdir(parents=True)
         (tmp_path / "input" / name).write_text("")
     monkeypatch.setenv("PE_KAGGLE_INPUT", str(tmp_path / "input"))
