@@ -1,7 +1,7 @@
 """The `predict` command: labels, findings, slice probabilities and an evidence report for unlabelled DICOM series."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +32,8 @@ from submissions.text_table import text_table
 
 #: Printed in place of the labels of a study that is not assessable.
 WITHHELD = "labels and findings are withheld (--force-labels prints them)"
+#: Studies that are withheld for the same reason and printed one by one.
+PRINTED_ALIKE = 3
 #: Unused files of a study that are printed one by one.
 PRINTED_FILES = 10
 #: Studies are predicted in groups of at least this many slices: small ones share the overhead of a call.
@@ -109,15 +111,22 @@ def _predict_studies(
         say(f"{len(results)} of {len(jobs)} studies were predicted by an earlier run")
         say("\n".join(result.text for result in results.values()))
     seconds["headers"] = time.monotonic() - started
+    alike: Counter[str] = Counter()  # studies without labels, by reason
     started = time.monotonic()
     for studies in _grouped(read_found(found, [job for name, job in jobs.items() if name not in results])):
         seconds["waiting for files"] += time.monotonic() - started
         for result in _predict_group(run.result(), studies, partial, seconds, force_labels):
             partial.add(result, jobs[result.case.name])
             results[result.case.name] = result
-            say(f"{result.text}\n{len(results)} of {len(jobs)} studies")
+            reason = "" if result.case.shows_labels else result.case.acceptance.line()
+            alike[reason] += 1
+            if not reason or alike[reason] <= PRINTED_ALIKE:
+                say(f"{result.text}\n{len(results)} of {len(jobs)} studies")
         write_table(exams_path(out), exam_rows(results.values()))
         started = time.monotonic()
+    for reason, count in alike.items():
+        if reason and count > PRINTED_ALIKE:
+            say(f"\n{count - PRINTED_ALIKE} more studies: {reason}; see {paths.shown(exams_path(out))}")
     return [results[name] for name in sorted(results)]
 
 

@@ -9,7 +9,7 @@ compression methods unpack whole blocks first and are refused.
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -62,24 +62,38 @@ def _walk(source: Path) -> tuple[list[Path], Faults]:
     """The files below a folder, sorted. Links are followed; a folder that is reached twice is listed once."""
     paths: list[Path] = []
     faults: Faults = []
-    visited: set[tuple[int, int]] = set()
 
     def unreadable(fault: OSError) -> None:
         faults.append((Path(fault.filename), f"unreadable folder: {fault.strerror}"))
 
-    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
+    for folder, files in walk_with_links(source, unreadable):
+        for path in (folder / name for name in files if not name.startswith(".")):
+            if path.is_file():
+                paths.append(path)
+            elif path.is_symlink():
+                faults.append((path, "link to a missing file"))
+    return sorted(paths), faults
+
+
+def walk_with_links(top: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Walk a folder and its sub-folders, also through links; a folder that is reached twice is visited once.
+
+    Args:
+        top: the folder.
+        unreadable: called for every folder that cannot be listed.
+
+    Yields:
+        Every folder, and the names of its files.
+    """
+    visited: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(top, onerror=unreadable, followlinks=True):
         status = os.stat(folder)
         identity = status.st_dev, status.st_ino
         if identity in visited:
             names.clear()
             continue
         visited.add(identity)
-        for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            if path.is_file():
-                paths.append(path)
-            elif path.is_symlink():
-                faults.append((path, "link to a missing file"))
-    return sorted(paths), faults
+        yield Path(folder), files
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Check a complete contest tree before hours of work and list all its faults: tables, label rules, image files."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from input.archive import walk_with_links
 from input.contest import EXAM_LABELS, SERIES, SLICE_LABEL, SOP, STUDY, SUBMISSION_COLUMNS
 from input.contest_tree import ContestTree, inspect_tables, is_jpeg_tree, read_csv, split_folder, submission_ids
 from input.jpeg256 import parse_jpeg_name
@@ -93,6 +93,6 @@ def _without_rank(name: str) -> str:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    for directory, _, names in os.walk(folder):
-        prefix = Path(directory).relative_to(folder).as_posix()
+    for directory, names in walk_with_links(folder):
+        prefix = directory.relative_to(folder).as_posix()
         yield from (name if prefix == "." else f"{prefix}/{name}" for name in names)

@@ -123,7 +123,7 @@ def _check_needs(plans: Sequence[StagePlan], kind: str) -> tuple[list[str], list
         )
     if needed_memory > memory_bytes():
         faults.append(
-            f"memory: about {format_bytes(needed_memory)} needed, {format_bytes(memory_bytes())} installed. Train one "
+            f"memory: about {format_bytes(needed_memory)} needed, {format_bytes(memory_bytes())} available. Train one "
             "network at a time: --set models.workers=1"
         )
     return lines, faults

@@ -196,6 +196,20 @@ def test_labels_of_a_study_that_is_not_assessable_are_withheld_unless_forced(
         assert table[label].isna().tolist() == [not force] * counts[0] + [False] * counts[1]
 
 
+def test_studies_withheld_for_the_same_reason_are_summarised(
+    tmp_path: Path, finished_run: type[FakeRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        tags = {"StudyInstanceUID": f"1.5.{number}", "SOPInstanceUID": f"1.6.{number}", "PatientID": f"P{number}"}
+        write_slice(tmp_path / "scans" / f"{number}.dcm", **tags)
+        finished_run.acceptance[f"1.5.{number}"] = accept((Reason("extent", "1 slice: not an exam", True),))
+    predict_folder(Settings(), tmp_path / "scans", tmp_path / "slices.csv")
+    shown = capsys.readouterr().out
+    assert shown.count("not assessable: 1 slice: not an exam") == 3 + 1
+    assert "5 more studies: not assessable: 1 slice: not an exam; see " in shown
+    assert len(pd.read_csv(tmp_path / "slices_exams.csv")) == 8
+
+
 def test_a_killed_run_resumes_after_its_last_finished_study(
     scans: Path, tmp_path: Path, finished_run: type[FakeRun], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

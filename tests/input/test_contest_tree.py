@@ -35,6 +35,13 @@ def test_a_valid_tree_passes(tree, capsys):
     ]
 
 
+def test_a_linked_study_folder_is_part_of_the_tree(tree, tmp_path):
+    study = next((tree / "train").iterdir())
+    study.rename(tmp_path / "elsewhere")
+    study.symlink_to(tmp_path / "elsewhere")
+    assert check_tree(tree)[1] == []
+
+
 def test_the_sample_submission_is_optional(tree):
     (tree / "sample_submission.csv").unlink()
     assert check_tree(tree)[1] == []
