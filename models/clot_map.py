@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from models.batch_normalization import BatchNormalization
-from models.clot_targets import MAP_CHANNELS
+from models.clot_targets import CLOT, MAP_CHANNELS
 
 #: Channels of the pyramid.
 WIDTH = 32
@@ -27,6 +27,8 @@ CELLS_PER_SLICE = 10.0
 STRENGTHS = 2
 #: Logits that `ClotEvidence` pools: the whole slice, the patient's left, the patient's right.
 EVIDENCE = 3
+#: Name of the layer that ends `local_cells`.
+LOCAL_CELLS = "local_cells"
 
 
 def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32: Any) -> Any:
@@ -66,7 +68,7 @@ def local_cells(size: tuple[int, int], stride8: Any) -> Any:
     """
     cells = _at_size(layers.Conv2D(WIDTH, 1, use_bias=False, name="local")(stride8), size, 8)
     cells = BatchNormalization(momentum=0.9, epsilon=1e-3, name="local_bn")(cells)
-    return layers.Activation("relu", name="local_cells")(cells)
+    return layers.Activation("relu", name=LOCAL_CELLS)(cells)
 
 
 def _at_size(features: Any, size: tuple[int, int], stride: int) -> Any:
@@ -181,29 +183,25 @@ class Channel(layers.Layer):
         return shape[:-1]
 
 
-def clot_map(cells: Any, local: Any) -> tuple[Any, Any, Any]:
-    """Read the logits of every cell: the sum of what its surroundings and what the whole slice say.
+def clot_map(cells: Any, local: Any | None) -> tuple[Any, Any, Any]:
+    """Read the logits of every cell.
 
-    Only the loss against clot masks trains the second part, which starts at zero: a slice label can be explained by
-    any cell that sees the whole slice, so without masks a map has to come from local features to show a place.
+    A slice label can be explained by any cell that sees the whole slice. So where clot masks are missing, the logits
+    come from local features: the map then shows a place.
 
     Args:
         cells: (batch, y, x, WIDTH) from `feature_pyramid`.
-        local: (batch, y, x, WIDTH) from `local_cells`.
+        local: (batch, y, x, WIDTH) from `local_cells`, or None where masks supervise every training exam.
 
     Returns:
-        Logits (batch, y, x, MAP_CHANNELS); the same for the answers, which do not train the second part; and the
-        cells' features with their position (batch, y, x, WIDTH + 2); all float32.
+        Logits (batch, y, x, MAP_CHANNELS), the clot logit alone (batch, y, x), and the cells' features with their
+        position (batch, y, x, WIDTH + 2), all float32.
     """
     placed = layers.Activation("linear", dtype="float32", name="placed")(CellPosition(name="position")(cells))
     bias = keras.initializers.Constant(list(INITIAL))
-    seen = layers.Conv2D(MAP_CHANNELS, 1, bias_initializer=bias, dtype="float32", name="local_map")(local)
-    context = layers.Conv2D(
-        MAP_CHANNELS, 1, kernel_initializer="zeros", use_bias=False, dtype="float32", name="context_map"
-    )(placed)  # fmt: skip
-    logits = layers.Add(dtype="float32", name="map")([seen, context])
-    fixed = layers.Lambda(ops.stop_gradient, dtype="float32", name="fixed_context")(context)
-    return logits, layers.Add(dtype="float32", name="answering_map")([seen, fixed]), placed
+    seen = placed if local is None else layers.Activation("linear", dtype="float32", name="seen")(local)
+    logits = layers.Conv2D(MAP_CHANNELS, 1, bias_initializer=bias, dtype="float32", name="map")(seen)
+    return logits, Channel(CLOT, dtype="float32", name="clot")(logits), placed
 
 
 def side_answers(placed: Any, clot: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from models.device import gpu_capability
 from models.slice_targets import FLIPPED, TARGETS
 from models.slice_views import SliceViews
 from models.stored_maps import MAP_LEVELS
-from pipeline.artifact import verify
+from pipeline.artifact import read_manifest, verify
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def slice_engine(
     from models.slice_network import slice_network
 
     verify(directory, ["weights.npz"])
-    model = slice_network(recipe, backbone, "none")
+    model = slice_network(recipe, backbone, "none", local_map=read_manifest(directory)["local_map"])
     load_weights(directory / "weights.npz", model)
     return keras_engine(model)
 

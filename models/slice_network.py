@@ -10,8 +10,8 @@ from features.slices25d import OFFSETS
 from input.contest import LEFT, RIGHT, SLICE_LABEL
 from models.backbones import backbone_model
 from models.clot_map import (
+    LOCAL_CELLS,
     STRENGTHS,
-    Channel,
     ClotAttention,
     ClotEvidence,
     clot_map,
@@ -19,7 +19,6 @@ from models.clot_map import (
     local_cells,
     side_answers,
 )
-from models.clot_targets import CLOT
 from models.network_names import architecture
 from models.pooling import pool_features
 from models.precision import dtype_policy, dtype_policy_scope
@@ -28,13 +27,16 @@ from models.trainable_windows import trainable_windows
 from pipeline.settings import ModelsSettings
 
 
-def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> keras.Model:
+def slice_network(
+    settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False
+) -> keras.Model:  # fmt: skip
     """Build the network over one 2.5-D slice.
 
     Args:
         settings: Sizes, windows, pooling, dropout and precision.
         backbone: Name of the slice network.
         weights: "imagenet", "none" or a path.
+        local_map: The clot map reads local features only, see `models.clot_map.clot_map`.
 
     Returns:
         A model with four outputs, float32 with every precision: `logits` (batch, targets) in the order of
@@ -51,10 +53,10 @@ def slice_network(settings: ModelsSettings, backbone: str, weights: str) -> kera
         images, (stride8, stride16, stride32) = _images_and_features(body, settings, backbone)
         size = (settings.height, settings.width)
         cells = feature_pyramid(size, stride8, stride16, stride32)
-        map_logits, answering, placed = clot_map(cells, local_cells(size, stride8))
-        clot = Channel(CLOT, dtype="float32", name="clot")(answering)
+        local = local_cells(size, stride8) if local_map else None
+        map_logits, clot, placed = clot_map(cells, local)
         sides, side_strengths = side_answers(placed, clot)
-        described = layers.Concatenate(dtype="float32", name="described")([placed, answering])
+        described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
         summary = ClotAttention(name="clot_attention")([described, clot])
         strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
         vector = layers.Concatenate(dtype="float32", name="vector")(
@@ -90,11 +92,17 @@ def _images_and_features(
     return stack, body.get_layer(backbone)(scaled)
 
 
+def has_local_map(model: keras.Model) -> bool:
+    """Return whether the clot map of a `slice_network` reads local features only."""
+    return any(layer.name == LOCAL_CELLS for layer in model.layers)
+
+
 def in_float32(model: keras.Model, settings: ModelsSettings, backbone: str) -> keras.Model:
     """Return a `slice_network` with the same weights that computes in float32, as required for graph export."""
     if dtype_policy(settings, backbone) == "float32":
         return model
-    plain = slice_network(dataclasses.replace(settings, precision="float32"), backbone, "none")
+    float_settings = dataclasses.replace(settings, precision="float32")
+    plain = slice_network(float_settings, backbone, "none", local_map=has_local_map(model))
     plain.set_weights(model.get_weights())
     return plain
 

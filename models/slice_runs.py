@@ -108,6 +108,8 @@ def train_fold(
     prepare_backend(recipe, threads)
     import keras
 
+    from models.slice_network import has_local_map
+
     artifact = network_artifact(settings, backbone, fold)
     if artifact.is_current(force=force):
         return []
@@ -128,7 +130,7 @@ def train_fold(
             rows={"training slices": len(train), "clot masks": len(masks), "predicted slices": len(scored)},
             metrics={"final_loss": loss, "oof_slice_auc": auc, "best_epoch": history.best_epoch},
             seed=recipe.seed, threads=threads, backend=keras.backend.backend(),
-            precision=dtype_policy(recipe, backbone),
+            precision=dtype_policy(recipe, backbone), local_map=has_local_map(model),
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]

@@ -58,7 +58,8 @@ def train_network(
     train, inner = split_inner(slices, settings.inner_share, settings.seed)
     inner_exams = InnerExams(inner, views, settings, loaders) if len(inner) else None
     batches = EpochBatches(train, views, settings, loaders)
-    run = TrainingRun.begin(settings, backbone, checkpoint)
+    all_masked = all(views.has_mask(study) for study in train[STUDY].unique())
+    run = TrainingRun.begin(settings, backbone, checkpoint, local_map=not all_masked)
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):
@@ -129,35 +130,39 @@ class TrainingRun:
         settings: Training recipe.
         backbone: A key of `models.backbones.BACKBONES`.
         weights: Initial weights: "imagenet", "none" or a path.
+        local_map: As in `models.slice_network.slice_network`.
     """
 
-    def __init__(self, settings: ModelsSettings, backbone: str, weights: str) -> None:
+    def __init__(self, settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False) -> None:
         self.settings, self.backbone = settings, backbone
         self.policy = dtype_policy(settings, backbone)
-        self.model = slice_network(settings, backbone, weights)
+        self.model = slice_network(settings, backbone, weights, local_map=local_map)
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.history = History()
         self.best: list[np.ndarray] = []
 
     @classmethod
-    def begin(cls, settings: ModelsSettings, backbone: str, checkpoint: Path) -> "TrainingRun":
+    def begin(
+        cls, settings: ModelsSettings, backbone: str, checkpoint: Path, *, local_map: bool = False
+    ) -> "TrainingRun":
         """Start a run, or resume it if the checkpoint exists.
 
         Args:
             settings: Training recipe.
             backbone: A key of `models.backbones.BACKBONES`.
             checkpoint: File of `save`; it may be missing.
+            local_map: As in `models.slice_network.slice_network`.
 
         Raises:
             UserError: The checkpoint is damaged, or was written with another precision or backend.
         """
         if not checkpoint.is_file():
-            run = cls(settings, backbone, settings.weights)
+            run = cls(settings, backbone, settings.weights, local_map=local_map)
             run.unfreeze() if settings.unfreeze_epoch == 1 else run._compile()
             return run
         arrays = load_arrays(checkpoint)
         require_same_backend(arrays, checkpoint, dtype_policy(settings, backbone))
-        run = cls(settings, backbone, "none")
+        run = cls(settings, backbone, "none", local_map=local_map)
         run.history = History.of(arrays)
         if 1 <= settings.unfreeze_epoch <= len(run.history):
             run.unfreeze(done=settings.unfreeze_epoch - 1)

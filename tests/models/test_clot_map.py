@@ -49,11 +49,11 @@ def test_the_map_covers_inputs_that_are_no_multiple_of_the_stride() -> None:
 def test_a_mirrored_feature_map_swaps_the_sides_exactly() -> None:
     import keras
 
-    from models.clot_map import Channel, clot_map, side_answers
+    from models.clot_map import clot_map, side_answers
 
     cells = keras.Input((5, 8, 6))
-    _, answering, placed = clot_map(cells, cells)
-    model = keras.Model(cells, side_answers(placed, Channel(CLOT)(answering)))
+    _, clot, placed = clot_map(cells, None)
+    model = keras.Model(cells, side_answers(placed, clot))
     features = np.random.default_rng(1).normal(size=(3, 5, 8, 6)).astype(np.float32)
     answers, strengths = (np.asarray(output) for output in model(features))
     mirrored_answers, mirrored_strengths = (np.asarray(output) for output in model(features[:, :, ::-1].copy()))
@@ -62,25 +62,19 @@ def test_a_mirrored_feature_map_swaps_the_sides_exactly() -> None:
     assert np.abs(answers[:, 0] - answers[:, 1]).min() > 1e-3
 
 
-def test_only_clot_masks_teach_the_map_what_the_whole_slice_says() -> None:
+@pytest.mark.parametrize("local_map", [True, False])
+def test_a_local_map_does_not_depend_on_coarser_strides(local_map: bool) -> None:
     import keras
-    import tensorflow as tf
 
-    from models.clot_map import Channel, ClotEvidence, clot_map, map_loss
+    from models.clot_map import clot_map, feature_pyramid, local_cells
 
-    cells, local = keras.Input((5, 8, 6)), keras.Input((5, 8, 4))
-    logits, answering, _ = clot_map(cells, local)
-    model = keras.Model([cells, local], [logits, ClotEvidence()(Channel(CLOT)(answering))])
-    (context,) = model.get_layer("context_map").weights
-    random = np.random.default_rng(4)
-    inputs = [random.normal(size=(2, 5, 8, channels)).astype(np.float32) for channels in (6, 4)]
-    targets = np.ones((2, 5, 8, 2 * MAP_CHANNELS), np.float32)
-    with tf.GradientTape(persistent=True) as tape:
-        values, evidence = model(inputs)
-        without, with_masks = tf.reduce_sum(evidence), tf.reduce_sum(map_loss(targets, values))
-    assert not np.any(context)
-    assert tape.gradient(without, context.value) is None
-    assert np.abs(tape.gradient(with_masks, context.value)).max() > 0.01
+    size, random = (32, 64), np.random.default_rng(4)
+    strides = [keras.Input((32 // stride, 64 // stride, 6)) for stride in (8, 16, 32)]
+    local = local_cells(size, strides[0]) if local_map else None
+    model = keras.Model(strides, clot_map(feature_pyramid(size, *strides), local)[0])
+    features = [random.normal(size=(1, *stride.shape[1:])).astype(np.float32) for stride in strides]
+    others = [features[0], *(random.normal(size=values.shape).astype(np.float32) for values in features[1:])]
+    assert np.array_equal(model(features), model(others)) == local_map
 
 
 def test_evidence_is_the_sum_of_the_odds_of_the_whole_slice_and_of_its_sides() -> None:

@@ -59,7 +59,7 @@ def write_runs(patch: pytest.MonkeyPatch, root: Path) -> "dict[str, keras.Model]
             if fold == 0:
                 export_graph(models[name], directory)
             files = {file.name: sha256(file) for file in directory.iterdir()}
-            write_json(directory / "manifest.json", {"files": files})
+            write_json(directory / "manifest.json", {"files": files, "local_map": False})
     return models
 
 
