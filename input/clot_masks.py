@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from input.phantom.synthetic_contest import read_masks
 from pipeline.errors import UserError
 
 #: Codes of a mask. A code of 8 more is chronic; UNKNOWN says nothing about region and age.
@@ -45,6 +44,8 @@ def read_mask(tree: Path, study: str, path: Path) -> np.ndarray:
         UserError: the file cannot be read, or is not a three-dimensional mask.
     """
     if path.suffix == ".npz":
+        from input.phantom.synthetic_contest import read_masks  # the generator takes long to import
+
         return read_masks(tree, study)[0]
     import nibabel
 

@@ -8,6 +8,7 @@ saved state.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,8 @@ from models.batches import prefetched
 from models.checkpoint import require_same_backend, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
 from models.clot_targets import MAP_CHANNELS
+from models.device import gpu_capability
+from models.device_views import DeviceViews
 from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, build_optimizer, compile_network
@@ -27,7 +30,7 @@ from models.progress import TrainingLog
 from models.sampling import draw_epoch
 from models.slice_network import slice_network, weighted_logistic_loss
 from models.slice_targets import evidence_targets, flip_targets, sampled_targets
-from models.slice_views import SliceViews, draw_augmentation
+from models.slice_views import Augmentation, SliceViews, draw_augmentation
 from models.weight_averaging import WeightAverage, assign_all, averaged_variables
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
@@ -81,27 +84,33 @@ class EpochBatches:
 
     Args:
         slices, views, settings, loaders: As in `train_network`.
+        on_device: Whether the device finishes the views (see `models.device_views`); None: if it is a GPU.
 
     Attributes:
         count: Batches per epoch.
     """
 
-    def __init__(self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1) -> None:
+    def __init__(
+        self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1,
+        on_device: bool | None = None,
+    ) -> None:  # fmt: skip
+        on_device = gpu_capability() is not None if on_device is None else on_device
+        self._device_views = DeviceViews(settings) if on_device else None
         self.count = batches_per_epoch(settings)
         self._views, self._settings, self._loaders = views, settings, loaders
         self._targets, self._probabilities = sampled_targets(slices, settings)
         self._studies, self._planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
-    def of(self, epoch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def of(self, epoch: int) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
         """Yield images (batch, y, x, channels) in [0, 1] and the targets of each trained output, batch by batch.
 
-        `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8, 2 * MAP_CHANNELS); `evidence`: (batch, 6),
-        weighted only where no mask supervises the map.
+        Images are arrays, or tensors on the device. `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8,
+        2 * MAP_CHANNELS); `evidence`: (batch, 6), weighted only where no mask supervises the map.
         """
         batch = self._settings.batch
         rows = draw_epoch(self._probabilities, self.count * batch, seed=self._settings.seed, epoch=epoch)
 
-        def make(step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        def make(step: int) -> tuple[Any, dict[str, np.ndarray]]:
             """Make one batch; runs in a loader thread."""
             draws = range(step * batch, (step + 1) * batch)
             augmentations = [draw_augmentation(self._settings, epoch=epoch, draw=draw) for draw in draws]
@@ -110,7 +119,7 @@ class EpochBatches:
                 (self._studies[row], int(self._planes[row]), augmentation)
                 for row, augmentation in zip(batch_rows, augmentations, strict=True)
             ]
-            images = [self._views.view(*view) for view in views]
+            images = self._images(views)
             maps = np.stack([self._views.map_targets(*view) for view in views])
             maps[..., MAP_CHANNELS:] *= self._settings.map_weight
             truth = self._targets[batch_rows]
@@ -118,9 +127,15 @@ class EpochBatches:
             truth[flipped] = flip_targets(truth[flipped])
             unsupervised = np.array([not self._views.has_mask(study) for study, _, _ in views], np.float32)
             evidence = evidence_targets(truth, self._settings.map_weight * unsupervised)
-            return np.stack(images), {"logits": truth, "map": maps, "evidence": evidence}
+            return images, {"logits": truth, "map": maps, "evidence": evidence}
 
         return prefetched(make, self.count, threads=self._loaders)
+
+    def _images(self, views: list[tuple[str, int, Augmentation]]) -> Any:
+        if self._device_views is None:
+            return np.stack([self._views.view(*view) for view in views])
+        hu = np.stack([self._views.hu(*view) for view in views])
+        return self._device_views(hu, [augmentation for *_, augmentation in views])
 
 
 class TrainingRun:

@@ -111,19 +111,25 @@ class SliceViews:
         Raises:
             UserError: The stored exam differs from its manifest.
         """
-        exam, neighbours = self._open(study)
-        height, width = self.settings.height, self.settings.width
-        stack = stack_slice(exam.hu, neighbours[plane])
-        matrix = self._matrix(exam, augmentation)
-        warped = cv2.warpAffine(
-            stack, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(AIR_HU,) * 3,
-        ).astype(np.float32)  # fmt: skip
+        values = self.hu(study, plane, augmentation).astype(np.float32)
         if augmentation is not UNCHANGED:
-            _augment_values(warped, augmentation)
+            _augment_values(values, augmentation)
         if self.settings.trainable_windows:
-            return warped / np.float32(HU_UNIT)
-        return window_channels(warped, self.windows).reshape(height, width, -1)
+            return values / np.float32(HU_UNIT)
+        return window_channels(values, self.windows).reshape(*values.shape[:2], -1)
+
+    def hu(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
+        """Return the HU of a view, transformed but without changes of values: int16 (y, x, neighbours).
+
+        Raises:
+            UserError: The stored exam differs from its manifest.
+        """
+        exam, neighbours = self._open(study)
+        return cv2.warpAffine(
+            stack_slice(exam.hu, neighbours[plane]), self._matrix(exam, augmentation),
+            (self.settings.width, self.settings.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(AIR_HU,) * 3,
+        )  # fmt: skip
 
     def matrix(self, study: str) -> np.ndarray:
         """Return the affine map (2, 3) from an exam's stored pixels (x, y) to the pixels of its unchanged views."""
@@ -192,17 +198,27 @@ def _fit_matrix(
 
 
 @cache
-def _noise_pool() -> np.ndarray:
+def noise_pool() -> np.ndarray:
     """Return a pool of standard normal numbers: drawing new ones took a quarter of the time of a view."""
     return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
+def noise_start(seed: tuple[int, ...]) -> int:
+    """Return where the noise of a view begins in the pool; it goes on at the pool's start."""
+    return int(np.random.default_rng(seed).integers(len(noise_pool())))
+
+
+def hole_box(augmentation: Augmentation, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right) of the hole of a view of `shape` (y, x) in pixels; empty without a hole."""
+    (y, x, side), (height, width) = augmentation.hole, shape
+    top, left = int(y * height), int(x * width)
+    return top, left, top + int(side * height), left + int(side * width)
+
+
 def _noise(shape: tuple[int, ...], seed: tuple[int, ...]) -> np.ndarray:
     """Return standard white noise: a section of the pool that depends on the seed alone."""
-    size = int(np.prod(shape))
-    pool = _noise_pool()
-    start = int(np.random.default_rng(seed).integers(len(pool)))
-    return pool.take(np.arange(start, start + size), mode="wrap").reshape(shape)
+    start = noise_start(seed)
+    return noise_pool().take(np.arange(start, start + int(np.prod(shape))), mode="wrap").reshape(shape)
 
 
 def _augment_values(stack: np.ndarray, augmentation: Augmentation) -> None:
@@ -211,8 +227,6 @@ def _augment_values(stack: np.ndarray, augmentation: Augmentation) -> None:
     stack += augmentation.offset_hu
     if augmentation.noise_hu:
         stack += augmentation.noise_hu * _noise(stack.shape, augmentation.noise_seed)
-    y, x, side = augmentation.hole
-    if side:
-        height, width = stack.shape[:2]
-        top, left = int(y * height), int(x * width)
-        stack[top : top + int(side * height), left : left + int(side * width)] = AIR_HU
+    height, width = stack.shape[:2]
+    top, left, bottom, right = hole_box(augmentation, (height, width))
+    stack[top:bottom, left:right] = AIR_HU
