@@ -36,6 +36,7 @@ def main() -> int:
         print_plan(StagePlan("ensemble", artifact_states([paths.ensemble_run()])), as_json=arguments.json)
         return 0
     from ensemble.fit_ensemble import fit
+    from ensemble.fit_novelty import fit_novelty
     from models.apply_networks import require_networks
     from models.network_artifacts import connect_networks
 
@@ -43,6 +44,7 @@ def main() -> int:
     connect_networks(settings)
     require_networks(settings)  # networks on disk may have been trained with other settings
     fit(settings, force=arguments.force)
+    fit_novelty(settings, force=arguments.force)
     return 0
 
 

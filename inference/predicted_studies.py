@@ -4,10 +4,12 @@ import dataclasses
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ensemble.apply_ensemble import apply
 from ensemble.decode import decode
+from ensemble.fit_novelty import measure_novelty, novelty_reason, read_references
 from ensemble.predictions import Measured, measured_of
 from features.acceptance_rules import Acceptance, judge
 from features.build_acceptance import training_step_mm
@@ -15,7 +17,7 @@ from features.build_store import assemble
 from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import STUDY
-from models.apply_networks import FinishedNetworks
+from models.apply_networks import FinishedNetworks, NetworkPredictions
 from pipeline.console import say
 from pipeline.settings import Settings
 from submissions.finished_run import require_finished
@@ -68,7 +70,7 @@ class FinishedRun:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._networks = FinishedNetworks(settings)
-        self._training_step_mm = training_step_mm()
+        self._training_step_mm, self._references = training_step_mm(), read_references()
 
     def predict(self, store: Path, studies: list[Study]) -> PredictedStudies:
         """Predict studies that were read into a store."""
@@ -76,12 +78,21 @@ class FinishedRun:
         networks = self._networks.predict(store, [study.name for study in studies])
         maps = predicted_clot_maps(self._settings, store, networks.maps, [study.name for study in studies])
         times.append(time.monotonic())
-        acceptance = {study.name: judge(study.quality, self._training_step_mm) for study in studies}
+        acceptance = self._acceptance(studies, networks)
         measured = measured_numbers(studies)
         exams, slices = decode(*apply(networks.tables, slice_table(studies), measured=measured))
         times.append(time.monotonic())
         seconds = {step: end - start for step, start, end in zip(STEPS, times, times[1:], strict=False)}
         return PredictedStudies(studies, exams, slices, measured, networks.tables, maps, acceptance, seconds)
+
+    def _acceptance(self, studies: list[Study], networks: NetworkPredictions) -> dict[str, Acceptance]:
+        """Judge the measurements of every study, and its distance to the training exams."""
+        owner = np.repeat([study.name for study in studies], [len(study.slices) for study in studies])
+        distance = measure_novelty(self._references, networks.embeddings, owner)
+        return {
+            study.name: judge(study.quality, self._training_step_mm).with_reason(novelty_reason(distance[study.name]))
+            for study in studies
+        }
 
 
 def measured_numbers(studies: list[Study]) -> Measured:

@@ -38,10 +38,12 @@ class NetworkPredictions:
         tables: fold -> network -> table with one row per slice: study, SOP, `pe` and one probability per further
             target; of slice networks also the columns of `models.clot_columns`.
         maps: SOPInstanceUID -> clot probability (rows, columns), float32, mean over the folds of the mapping backbone.
+        embeddings: fold -> (slices, d) float16 of the mapping backbone, rows as in its table.
     """
 
     tables: dict[int, dict[str, pd.DataFrame]]
     maps: dict[str, np.ndarray]
+    embeddings: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class FinishedNetworks:
@@ -81,15 +83,17 @@ class FinishedNetworks:
         """
         slices = pd.concat([planes_of(store, study) for study in studies], ignore_index=True)
         tables: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in self._engines}
-        mean = MeanMaps()
+        mean, mapping_embeddings = MeanMaps(), {}
         for (fold, backbone), predicted in self._predict_slices(store, slices):
             tables[fold][backbone] = predicted.frame
             if backbone == self._mapping:
                 mean.add(predicted.maps)
+                mapping_embeddings[fold] = predicted.embeddings
             inputs = exam_network_inputs(predicted.frame, predicted.embeddings)
             for name, forward, scale in self._exam_networks[fold, backbone]:
                 tables[fold][name] = predict_exams(forward, slices, inputs, scale, self._settings.models.exam)
-        return NetworkPredictions(tables, dict(zip(slices[SOP], mean.probability(), strict=True)))
+        maps = dict(zip(slices[SOP], mean.probability(), strict=True))
+        return NetworkPredictions(tables, maps, mapping_embeddings)
 
     def _predict_slices(self, store: Path, slices: pd.DataFrame) -> Iterator[tuple[tuple[int, str], Predicted]]:
         """Yield the predictions of every network in the order of the jobs."""

@@ -97,6 +97,11 @@ def ensemble_run() -> Path:
     return links() / "ensemble"
 
 
+def novelty() -> Path:
+    """How unlike the training exams an exam is."""
+    return links() / "novelty"
+
+
 def learning_curves() -> Path:
     """Picture with the learning curves of all networks."""
     return experiment() / "learning_curves.png"

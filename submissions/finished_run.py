@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ensemble.fit_ensemble import ensemble_artifact
+from ensemble.fit_novelty import novelty_artifact
 from features.build_acceptance import acceptance_artifact
 from features.build_store import store_artifact
 from features.store import store_table
@@ -24,7 +25,7 @@ from submissions.score import Truth, read_truth
 ARTIFACT_NAME = "submissions/write"
 #: The file for the contest: the promoted candidate's submission.
 SUBMISSION = "submission.csv"
-FORMAT_VERSION = 4  # 3: the manifest has the run's settings; 4: without evidence.html
+FORMAT_VERSION = 5  # 4: without evidence.html; 5: exams that are not assessable get the prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,9 @@ def require_finished(settings: Settings) -> None:
     require_experiment()
     # The ensemble's identity covers the networks on disk, but not the settings they were trained with.
     require_networks(settings)
-    for artifact in (store_artifact(settings), acceptance_artifact(), ensemble_artifact(settings)):
+    for artifact in (
+        store_artifact(settings), acceptance_artifact(), ensemble_artifact(settings), novelty_artifact(settings)
+    ):  # fmt: skip
         reason = artifact.stale_reason()
         if reason:
             raise UserError(
@@ -126,6 +129,7 @@ def submission_artifact(settings: Settings, candidates: Candidates) -> Artifact:
         settings={"submissions": dataclasses.asdict(settings.submissions), "is_phantom": trained_on_phantoms()},
         inputs={
             "ensemble": candidates.identity,
+            "acceptance": read_manifest(paths.acceptance())["identity"],
             "prepared": read_manifest(paths.prepared())["identity"],
             "test truth": sha256(truth)[:16] if truth.is_file() else "none",
         },

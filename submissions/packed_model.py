@@ -92,6 +92,7 @@ def model_contents(settings: Settings) -> dict[str, Path | str]:
             sources += _files(folder, [*names, *(["scale.npz"] if "scale.npz" in recorded else [])])
     trees = [name for name in read_manifest(paths.ensemble_run())["files"] if name.startswith("trees/final/")]
     sources += _files(paths.ensemble_run(), ["models.json", *trees])
+    sources += _files(paths.novelty(), ["novelty.npz"])
     sources += [paths.submissions() / name for name in (CARD, CARD_JSON) if (paths.submissions() / name).is_file()]
     settings_toml = settings_text(settings.without_paths(), "The resolved settings of the packed experiment.")
     digests = {path.relative_to(paths.experiment()).as_posix(): sha256(path) for path in sources}

@@ -12,6 +12,7 @@ from pipeline.settings import SubmissionsSettings
 from submissions.bootstrap_intervals import Interval, resample_counts
 from submissions.calibration import Calibration
 from submissions.leaderboard import LEGEND, run_table
+from submissions.not_assessable import PriorPolicy
 from submissions.operating_points import PREVALENCE, SENSITIVITY, operating_points
 from submissions.score import Score, differences
 from submissions.selective_prediction import (
@@ -40,6 +41,7 @@ def write_report(
     is_phantom: bool,
     settings: SubmissionsSettings,
     folds: np.ndarray,
+    policy: PriorPolicy,
 ) -> None:
     """Write report.md and report.png.
 
@@ -52,6 +54,7 @@ def write_report(
         is_phantom: adds the notice on synthetic data at the top and in the picture.
         settings: resamples and seed of the paired differences.
         folds: (training exams,) the fold of each exam of the out-of-fold scores.
+        policy: exams that are not assessable, and what they get.
     """
     promoted = rows.loc[rows["promoted"].astype(str).str.lower() == "true", "candidate"].iloc[0]
     oof, tested = out_of_fold[promoted], test.get(promoted)
@@ -79,6 +82,8 @@ def write_report(
         f"a prevalence of {PREVALENCE:.0%}.",
         "## Selective prediction",
         _selective_table(oof, tested, folds),
+        "## Exams that are not assessable",
+        policy.describe(),
         "## Unreadable slices",
         _quarantine_list(quarantined),
     ]

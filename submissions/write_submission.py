@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.decode import decode
+from features.build_acceptance import read_acceptance
 from input.tables import load_exams, load_slices
 from pipeline import paths
 from pipeline.artifact import Artifact, verify
@@ -40,6 +41,7 @@ from submissions.leaderboard import (
     truth_columns,
 )
 from submissions.model_card import write_card
+from submissions.not_assessable import PriorPolicy, prior_policy
 from submissions.score import Score, Truth, prepared_truth, read_predictions, read_truth, score
 from submissions.score_report import SYNTHETIC, write_report
 
@@ -79,13 +81,14 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
 def _build(settings: Settings, candidates: Candidates, artifact: Artifact) -> dict[str, int]:
     """Write the artifact's files and the leaderboard's rows; return row counts for the manifest."""
     layout = read_layout(settings.data_root)
+    policy = prior_policy(candidates, read_acceptance(), prepared_truth(load_exams(), load_slices()))
     for name in progress(candidates.names, desc="submissions", unit="candidate"):
-        write_candidate(artifact.directory / f"{name}.csv", *candidates.predictions(name, "test"), layout)
+        write_candidate(artifact.directory / f"{name}.csv", *policy.predictions(candidates, name, "test"), layout)
     with atomic_path(artifact.directory / SUBMISSION) as temporary:
         shutil.copyfile(artifact.directory / f"{candidates.promoted}.csv", temporary)
     require_valid(artifact.directory / SUBMISSION, layout)
 
-    scores = _out_of_fold_scores(settings, candidates)
+    scores = _out_of_fold_scores(settings, candidates, policy)
     tests = _test_scores(settings, candidates, artifact.directory)
     facts = _facts(settings, artifact.identity)
     rows = [
@@ -108,6 +111,7 @@ def _build(settings: Settings, candidates: Candidates, artifact: Artifact) -> di
         is_phantom=trained_on_phantoms(),
         settings=settings.submissions,
         folds=_training_folds(),
+        policy=policy,
     )
     return {"exams": len(layout.studies), "slices": len(layout.slices), "submission": len(layout.ids)}
 
@@ -134,13 +138,15 @@ def write_candidate(path: Path, exams: pd.DataFrame, slices: pd.DataFrame, layou
     require_valid(path, layout)
 
 
-def _out_of_fold_scores(settings: Settings, candidates: Candidates) -> dict[str, tuple[Score, float]]:
+def _out_of_fold_scores(
+    settings: Settings, candidates: Candidates, policy: PriorPolicy
+) -> dict[str, tuple[Score, float]]:
     """Score of every candidate's decoded out-of-fold predictions, and the decoding cost."""
     truth = prepared_truth(load_exams(), load_slices())
     counts = _counts(settings, truth)
     scores = {}
     for name in progress(candidates.names, desc="out-of-fold scores", unit="candidate"):
-        exams, slices = candidates.predictions(name, "oof")
+        exams, slices = policy.predictions(candidates, name, "oof")
         raw = score(truth, exams, slices)
         decoded = score(truth, *decode(exams, slices), counts=counts, seed=settings.submissions.seed)
         scores[name] = decoded, decoded.total.value - raw.total.value

@@ -86,7 +86,7 @@ def _report_artifact(settings: Settings, candidates: Candidates) -> Artifact:
         inputs={
             "submissions": submission.identity,
             "store": read_manifest(paths.store())["identity"],
-            "acceptance": read_manifest(paths.acceptance())["identity"],
+            "novelty": read_manifest(paths.novelty())["identity"],
         },
     )
 

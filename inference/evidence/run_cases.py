@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.decode import decode
+from ensemble.fit_novelty import novelty_reason, read_distances
 from ensemble.predictions import read_measured, read_networks
 from features.build_acceptance import NOT_STORED, read_acceptance
 from features.store import store_table
@@ -84,7 +85,7 @@ def _cases_of_role(
     contributions = candidate_contributions(promoted, role, networks, geometry, measured)
     truth = prepared_truth(load_exams(), load_slices()) if role == "oof" else known_test_truth(settings)
     true_exams = truth.exams.set_index(STUDY) if truth else pd.DataFrame()
-    numbers, acceptance = _exam_numbers(), read_acceptance()
+    numbers, acceptance, distances = _exam_numbers(), read_acceptance(), read_distances()
     table = _slice_table(geometry, slices, truth)
     every_fold = tuple(range(settings.input.folds))
     folds = {study: every_fold if role == "test" else (int(prepared.at[study, "fold"]),) for study in exams[STUDY]}
@@ -109,7 +110,7 @@ def _cases_of_role(
                 folds=folds[study],
                 findings=tuple(findings.get(study, ())),
                 clot=maps.get(study),
-                acceptance=acceptance.get(study, NOT_STORED),
+                acceptance=acceptance.get(study, NOT_STORED).with_reason(novelty_reason(distances.get(study, 0.0))),
             )
         )
     return cases

@@ -100,6 +100,8 @@ def write_ensemble(
     _write_artifact(links / "masks", {}, {}, "masks")
     accepted = both[[STUDY, "split"]].drop_duplicates(STUDY).assign(**CLEAN.as_dict())
     _write_artifact(links / "acceptance", {"exams": accepted}, {"training_step_mm": 1.25}, "acceptance")
+    distances = both[[STUDY]].drop_duplicates().assign(distance=0.5)
+    _write_artifact(links / "novelty", {"exams": distances}, {}, "novelty")
     exam_parts, slice_parts = [], []
     for number, (name, strength) in enumerate(strengths.items()):
         for role, labels in (("oof", train), ("test", test)):

@@ -296,7 +296,7 @@ def test_the_run_report_is_written_once_and_again_when_its_inputs_change(
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     monkeypatch.setattr(report_module, "require_finished", lambda settings: None)
     store = {"identity": "a store"}
-    manifests = {"store": store, "acceptance": {"identity": "acceptance"}}
+    manifests = {"store": store, "novelty": {"identity": "novelty"}}
     monkeypatch.setattr(report_module, "read_manifest", lambda folder: manifests[folder.name])
     settings, _ = write_run(tmp_path)
     with pytest.raises(UserError, match="needs finished submissions"):
