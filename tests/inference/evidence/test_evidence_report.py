@@ -18,6 +18,7 @@ from ensemble.blend import Blend
 from ensemble.logistic import logit
 from ensemble.predictions import oof_view
 from ensemble.stack import Stack
+from features.acceptance_rules import Reason, accept
 from features.store import open_exam
 from features.windows import WINDOWS, apply_window
 from inference.evidence import evidence_report as report_module
@@ -218,6 +219,32 @@ def test_the_likeliest_slices_and_the_key_slices_of_findings_show_the_clot_map(
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
     assert list(data["overlays"]) == ["1", "7"] and {1, 7} <= set(data["keys"])
     assert decoded(data["overlays"]["1"])[..., 3].any() and not decoded(data["overlays"]["7"])[..., 3].any()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_banner_says_why_an_exam_is_not_assessable_and_its_labels_are_greyed_unless_forced(
+    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    settings, candidates = write_run(tmp_path)
+    for name in ("study0", "study1"):
+        write_planes(tmp_path / "store", name)
+    refused = accept((Reason("lungs", "no lungs found", True),))
+    cases = [
+        exam_case("study0", "1.2.3", 0.9, acceptance=refused, force_labels=force),
+        exam_case("study1", "1.2.4", 0.2, acceptance=accept((Reason("noise", "strong noise"),))),
+    ]
+    write_report(tmp_path / "e.html", tmp_path / "store", cases, describe_model(settings, candidates), settings)
+    text = (tmp_path / "e.html").read_text()
+    banners = re.findall(r'<p class="banner([^"]*)" role="note"><strong>(.*?)</strong> (.*?)</p>', text)
+    greyed = "" if force else " The labels below are greyed out: do not use them."
+    assert banners == [
+        (" refused", "Not assessable:", f"no lungs found.{greyed}"), ("", "Caution:", "strong noise.")
+    ]  # fmt: skip
+    assert (text.count('class="page exam withheld"'), text.count('class="withheld"')) == (int(not force),) * 2
+    assert (
+        '<span class="chip alert">not assessable</span>' in text and '<span class="chip alert">caution</span>' in text
+    )
 
 
 def test_a_run_reports_exams_of_either_role_and_rejects_unknown_exams(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.acceptance_rules import Acceptance, Reason
 from inference.evidence.stored_cases import read_case, write_case
 from tests.support.evidence_cases import two_cases, with_clot
 
@@ -34,6 +35,8 @@ def assert_equal(first: Any, second: Any) -> None:
 def test_a_case_is_read_as_it_was_written(tmp_path: Path, number: int) -> None:
     case = two_cases()[number]
     case = with_clot(case, plane=7) if number == 0 else case
+    reasons = (Reason("lungs", "no lungs found", True), Reason("noise", "strong noise"))[: 2 * number]
+    case = dataclasses.replace(case, acceptance=Acceptance(reasons), force_labels=number == 1)
     write_case(tmp_path, case, series_uid="1.2")
     restored, facts = read_case(tmp_path, case.name)
     assert_equal(case, restored)
