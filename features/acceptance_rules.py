@@ -21,7 +21,7 @@ HU_SHIFT, INTERCEPT_HU, INTERCEPT_RANGE = 150.0, 1024.0, 160.0
 HU_FIT, SATURATED_SHARE = 0.12, 0.05
 LEAST_LUNG_ML, SMALL_LUNG_ML, SMALLER_LUNG_SHARE = 700.0, 1200.0, 0.25
 LUNG_HU = (-930.0, -680.0)
-LUNG_HEIGHT_MM, TOP_SHARE, BOTTOM_SHARE = 150.0, 0.75, 0.9
+LUNG_HEIGHT_MM, BASE_MM, TOP_SHARE, BOTTOM_SHARE = 150.0, 100.0, 0.75, 0.9
 CUT_SHARE = 0.02
 UNENHANCED_HU, POOR_CONTRAST_HU = 70.0, 200.0
 NOISE_HU, FLICKER, METAL_ML = 30.0, 0.7, 3.0
@@ -170,12 +170,14 @@ def _lungs(measured: AcceptanceMeasurements) -> Iterator[Reason]:
 
 
 def _coverage(measured: AcceptanceMeasurements) -> Iterator[Reason]:
-    is_short = measured.lung_height_mm < LUNG_HEIGHT_MM
+    is_short, is_base = measured.lung_height_mm < LUNG_HEIGHT_MM, measured.lung_height_mm < BASE_MM
     missing = ["the aortic arch and above"] if measured.top_share > TOP_SHARE else []
     missing += ["the heart and below"] if is_short and measured.bottom_share > BOTTOM_SHARE else []
     if is_short or missing:
         what = " and ".join(missing) or "a part of the lungs"
-        yield Reason("coverage", f"{measured.lung_height_mm:.0f} mm of the lungs are covered; missing: {what}")
+        text = f"{measured.lung_height_mm:.0f} mm of the lungs are covered; missing: {what}"
+        # Only the bases of the lungs, as in an exam of the abdomen: the pulmonary trunk is not there.
+        yield Reason("coverage", text, is_base and measured.top_share > TOP_SHARE)
 
 
 def _contrast(measured: AcceptanceMeasurements) -> Iterator[Reason]:

@@ -93,6 +93,14 @@ def test_one_slice_is_not_an_exam(tmp_path: Path) -> None:
     assert acceptance.reason_text.startswith("1 slice over 0 mm: not an exam of the chest")
 
 
+def test_an_exam_without_spacing_is_judged_by_what_is_known(tmp_path: Path) -> None:
+    series = synthetic_series()
+    ranks = np.arange(len(series.hu), dtype=float)  # as in the JPEG-256 derivative
+    table = store_series(dataclasses.replace(series, spacing_mm=(np.nan, np.nan), z_mm=ranks), tmp_path)
+    assert table[["extent_mm", "step_mm", "lung_ml", "lung_height_mm", "metal_ml"]].isna().all(axis=None)
+    assert judged(table, STEP_MM)["a1"].outcome is Outcome.ASSESSABLE
+
+
 def test_two_interleaved_passes_are_noticed(tmp_path: Path) -> None:
     series = synthetic_series()
     count = len(series.hu)
@@ -122,6 +130,8 @@ def test_two_interleaved_passes_are_noticed(tmp_path: Path) -> None:
         ({"lung_ml": 1000.0}, "lung volume", False),
         ({"lung_hu": -600.0}, "lung hu", False),
         ({"top_share": 0.95}, "coverage", False),
+        ({"lung_height_mm": 90.0, "bottom_share": 1.0}, "coverage", False),
+        ({"lung_height_mm": 90.0, "top_share": 1.0}, "coverage", True),
         ({"cut_share": 0.1}, "lungs cut", False),
         ({"artery_hu": 122.0}, "contrast", False),
         ({"artery_hu": float("nan")}, "contrast", False),
