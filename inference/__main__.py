@@ -1,4 +1,4 @@
-"""Commands of the inference stage: report, predict, predict-contest, evidence, export-dicom, compare."""
+"""Commands of the inference stage: report, predict, predict-contest, evidence, export-dicom, compare, repeat."""
 
 import argparse
 from pathlib import Path
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evidence(verbs)
     _add_export_dicom(verbs)
     _add_compare(verbs)
+    _add_repeat(verbs)
     return top
 
 
@@ -121,6 +122,14 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
 
 
+def _add_repeat(verbs: argparse._SubParsersAction) -> None:
+    parser = _add_verb(
+        verbs, "repeat", "train the same recipe with several seeds on the same folds, and report the spread",
+        "./run.sh repeat --seeds 3 --settings settings/phantom.toml",
+    )  # fmt: skip
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="number of seeds (default: %(default)s)")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FILE", type=Path,
@@ -206,6 +215,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _repeat(arguments: argparse.Namespace) -> int:
+    from inference.repeat_seeds import repeat
+
+    repeat(arguments, arguments.seeds)
+    return 0
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     """The settings of the packed model that was given, else of the experiment."""
     if not arguments.model:
@@ -222,6 +238,7 @@ _COMMANDS = {
     "evidence": _evidence,
     "export-dicom": _export_dicom,
     "compare": _compare,
+    "repeat": _repeat,
 }
 
 

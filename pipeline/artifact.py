@@ -119,8 +119,11 @@ class Artifact:
         return True
 
     def connect_if_finished(self) -> bool:
-        """Link the artifact into the experiment if it is finished; return whether it is."""
-        if self.build_reason():
+        """Link the artifact into the experiment if it is finished; return whether it is.
+
+        One whose files are gone is linked too: whatever reads it names the file, and a run builds it again.
+        """
+        if self.stale_reason():
             return False
         self._connect()
         return True

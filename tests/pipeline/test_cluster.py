@@ -126,8 +126,8 @@ def build_and_hash(root: Path, settings: Settings, monkeypatch) -> dict[str, str
 
 
 def kill_when_stored(pid: int, folder: Path) -> None:
-    """Kill a process as soon as the first exam is stored."""
-    while not list(folder.glob("*.b2nd")):
+    """Kill a process as soon as the first exam is stored below an artifact root."""
+    while not list(folder.glob("artifacts/features/store-*/*.b2nd")):
         time.sleep(0.02)
     os.kill(pid, signal.SIGKILL)
 
@@ -145,7 +145,7 @@ def test_a_store_built_on_a_cluster_with_a_killed_worker_has_the_same_bytes_as_a
     with local:
         monkeypatch.setenv("PE_SCHEDULER", local.scheduler_address)
         victim = local.workers[0].pid
-        killer = threading.Thread(target=kill_when_stored, args=(victim, tmp_path / "there" / "features" / "store"))
+        killer = threading.Thread(target=kill_when_stored, args=(victim, tmp_path / "there"))
         killer.start()
         cluster_hashes = build_and_hash(tmp_path / "there", settings, monkeypatch)
         killer.join()
