@@ -131,8 +131,8 @@ def _keep_telemetry_out() -> None:
 
 
 def has_graph(directory: Path) -> bool:
-    """Whether a run has an exported graph, which needs no Keras."""
-    return (directory / GRAPH).is_file()
+    """Whether a finished run was written with an exported graph, which needs no Keras."""
+    return GRAPH in read_manifest(directory)["files"]
 
 
 def slice_engine(

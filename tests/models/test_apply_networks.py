@@ -11,8 +11,11 @@ from features.lung_box import Box
 from features.store import write_exam
 from models import apply_networks
 from models.apply_networks import FinishedNetworks
+from models.prediction_engine import slice_engine
 from models.slice_targets import TARGETS
 from models.slice_views import UNCHANGED, VIEW_SETTINGS, SliceViews
+from pipeline import paths
+from pipeline.errors import UserError
 from pipeline.settings import InputSettings, ModelsSettings, Settings
 from tests.support.finished_networks import SETTINGS, write_runs
 
@@ -44,6 +47,12 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(apply_networks, "require_networks", lambda settings: None)
     monkeypatch.setattr(apply_networks, "mapping_backbone", lambda settings: "tiny")
     return write_runs(monkeypatch, tmp_path / "root")
+
+
+def test_a_lost_graph_is_an_error(models):
+    (paths.model_run("tiny", 0) / "network.xml").unlink()
+    with pytest.raises(UserError, match=r"network\.xml: missing"):
+        slice_engine(SETTINGS.models.of("tiny"), "tiny", paths.model_run("tiny", 0), 1)
 
 
 def test_exported_networks_are_applied_without_keras(store, models, monkeypatch):
