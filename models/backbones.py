@@ -56,7 +56,8 @@ def _application(name: str) -> "Callable[..., keras.KerasTensor]":
         model = application(include_top=False, weights=weights, input_tensor=images, **options)
         if weights is not None:  # only its arrays are read
             return model.output
-        return keras.models.clone_model(model, input_tensors=[images], clone_function=_with_fused_normalisation).output
+        inputs = [images] if isinstance(model.input, list) else images
+        return keras.models.clone_model(model, input_tensors=inputs, clone_function=_with_fused_normalisation).output
 
     return graph
 

@@ -216,11 +216,12 @@ def test_accumulated_batches_equal_one_large_batch(contest, tmp_path, monkeypatc
     """Without batch normalisation and dropout, two batches of 4 give the same step as one batch of 8."""
     from keras import layers
 
+    from models import clot_map
     from models.backbones import BACKBONES, Backbone
 
     graph = Backbone(lambda images: layers.ReLU()(layers.Conv2D(8, 5, 4)(images)), (0.5,) * 3, (0.5,) * 3, "none")
     monkeypatch.setitem(BACKBONES, "tiny", graph)
-    monkeypatch.setattr(layers, "BatchNormalization", lambda **_: layers.Identity())
+    monkeypatch.setattr(clot_map, "BatchNormalization", lambda **_: layers.Identity())
     plain = replace(SMALL, dropout=0.0, epochs=1, frozen_share=0.0)
 
     def kernel(name, settings):
@@ -348,11 +349,12 @@ def test_training_changes_the_weights_and_the_loss_stays_finite(contest, tmp_pat
 @pytest.mark.parametrize("source", [SMALL, replace(SMALL, embedding=5, pooling="gem", trainable_windows=True)])
 def test_a_backbone_can_be_taken_from_a_run_with_another_head(contest, tmp_path, source):
     from models.checkpoint import save_weights
-    from models.slice_network import slice_network
+    from models.slice_network import has_local_map, slice_network
 
     trained, _ = _train(contest, tmp_path / "run.npz", source)
     save_weights(tmp_path / "weights.npz", trained)
-    initialised = slice_network(SMALL, "tiny", str(tmp_path / "weights.npz"))
+    assert has_local_map(trained)  # these exams have no clot masks
+    initialised = slice_network(SMALL, "tiny", str(tmp_path / "weights.npz"), local_map=True)
     fresh = slice_network(SMALL, "tiny", "none")
     backbone_weights = trained.get_layer("tiny").get_weights()
     assert not np.array_equal(backbone_weights[0], fresh.get_layer("tiny").get_weights()[0])

@@ -150,6 +150,7 @@ def test_the_slider_and_the_arrow_keys_change_the_slice(page: Page) -> None:
 
 
 def test_the_report_can_be_used_with_the_keyboard_alone(page: Page) -> None:
+    page.press(keys().TAB)  # browsers show the focus once the keyboard is used
     page.value("document.querySelector('#list tbody a').focus()")
     assert page.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.press(keys().ENTER)
