@@ -46,6 +46,7 @@ def read_headers(path: Path) -> tuple[list[SliceHeader], list[str]]:
     """
 
     def parse(data: bytes, file: IO[bytes], file_bytes: int) -> tuple[list[SliceHeader], list[str]]:
+        """Read the headers of all frames from the start of a file."""
         with readable_header():
             elements = read_elements(data)
             is_multi_frame = frame_count(elements) != 1

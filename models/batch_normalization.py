@@ -15,7 +15,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """(batch, y, x, c) -> (batch, y, x, c)."""
-        if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4 or mask is not None:
+        is_fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
+        if not (is_fused and self.scale and self.center and mask is None):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 

@@ -57,6 +57,7 @@ def exam_forward(kind: str, arrays: Sequence[np.ndarray]) -> ExamForward:
     weights.finish()
 
     def run(sequence: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(batch, positions, inputs) and (batch, positions, 1) -> logits of positions and of exams."""
         projected = np.maximum(sequence @ project + project_bias, 0) * inside
         states = states_of(projected, inside)
         outside = OUTSIDE * (1 - inside)

@@ -115,6 +115,7 @@ def openvino_engine(directory: Path, threads: int, *, streams: int = 1) -> Engin
     of_thread = threading.local()
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predict a batch with the request of the calling thread."""
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
         request = of_thread.request

@@ -204,7 +204,7 @@ def noise_pool() -> np.ndarray:
 
 
 def noise_start(seed: tuple[int, ...]) -> int:
-    """Return where the noise of a view begins in the pool; it goes on at the pool's start."""
+    """Return where the noise of a view begins in the pool; it continues at the pool's start."""
     return int(np.random.default_rng(seed).integers(len(noise_pool())))
 
 
