@@ -16,7 +16,7 @@ from models.exam_inputs import ExamSlices, Scale, network_inputs
 from models.exam_network import exam_loss, exam_network, slice_loss
 from models.exam_sequences import Grid, grid_of, onto_grid
 from models.history import History
-from models.optimizer import compile_network
+from models.optimizer import compile_network, create_training_variables
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
 
@@ -93,7 +93,10 @@ def _train_epoch(
             for exam in batch
         ]  # fmt: skip
         inputs = network_inputs(batch, grids, scale, random, settings.noise)
-        losses.append(model.train_on_batch(inputs, _targets(batch, grids), return_dict=True)["loss"])
+        targets = _targets(batch, grids)
+        if first == 0:
+            create_training_variables(model, targets)
+        losses.append(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
         if not np.isfinite(losses[-1]):
             raise UserError(
                 f"training diverged: loss {losses[-1]} at epoch {epoch + 1}. Lower models.exam.learning_rate."

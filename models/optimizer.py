@@ -74,3 +74,26 @@ def compile_network(
         loss_weights: Output name -> weight of the loss; None for 1.
     """
     model.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, jit_compile="auto")
+
+
+def create_training_variables(model: keras.Model, targets: dict[str, Any]) -> None:
+    """Create the variables of the optimizer and of the losses, which Keras would create while it traces a step.
+
+    TensorFlow traces a function that creates variables twice; for a MobileNetV2 that takes seven seconds.
+
+    Args:
+        model: A compiled network with several outputs.
+        targets: Output name -> targets of one batch.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    batch = len(next(iter(targets.values())))
+    zeros = {
+        name: keras.ops.zeros((batch, *_sizes(output, targets.get(name)))) for name, output in model.output.items()
+    }
+    model.compute_loss(y=targets, y_pred=zeros)
+
+
+def _sizes(output: keras.KerasTensor, targets: Any) -> list[int]:
+    """The sizes of an output after the batch; those that the network leaves open are the targets'."""
+    return [targets.shape[axis] if size is None else size for axis, size in enumerate(output.shape) if axis]

@@ -24,7 +24,7 @@ from models.device import gpu_capability
 from models.device_views import DeviceViews
 from models.history import History
 from models.inner_split import InnerExams, split_inner
-from models.optimizer import batches_per_epoch, build_optimizer, compile_network
+from models.optimizer import batches_per_epoch, build_optimizer, compile_network, create_training_variables
 from models.precision import dtype_policy
 from models.progress import TrainingLog
 from models.sampling import draw_epoch
@@ -260,6 +260,8 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
     """
     losses = np.zeros(batches.count)
     for step, (images, truth) in enumerate(batches.of(epoch)):
+        if step == 0:
+            create_training_variables(run.model, truth)
         # One call per batch, so that the history has the mean loss of the epoch and an error names the step.
         losses[step] = float(run.model.train_on_batch(images, truth)[0])
         if not np.isfinite(losses[step]):

@@ -113,6 +113,13 @@ def test_the_first_set_up_fetches_uv_installs_venv_and_unpacks_the_weights_separ
     ]
 
 
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_packages_are_compiled_where_python_writes_no_bytecode(machine: Path, calls, monkeypatch, forbidden) -> None:
+    monkeypatch.setattr(installer.sys, "dont_write_bytecode", forbidden)
+    environment.set_up(machine)
+    assert ["--compile-bytecode" in command for command in calls] == [False, False, forbidden, False]
+
+
 def test_the_uv_of_the_machine_is_used_when_present(machine: Path, calls, monkeypatch) -> None:
     monkeypatch.setattr(environment.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
     environment.set_up(machine)
