@@ -1,4 +1,4 @@
-"""The clot map of an exam: where the slice networks of the mapping backbone see clot, averaged over folds."""
+"""The clot map of an exam: where the slice networks of the mapping backbones see clot, averaged."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from features.store import StoredExam, is_stored, open_exam
 from models.clot_targets import FULL, MAP_STRIDE
 from models.slice_views import SliceViews
-from models.stored_maps import MeanMaps, learned_from_masks, mapping_backbone, read_maps
+from models.stored_maps import MeanMaps, learned_from_masks, mapping_backbone, mapping_backbones, read_maps
 from pipeline import paths
 from pipeline.settings import Settings
 
@@ -138,13 +138,13 @@ def run_clot_maps(
     means = {study: MeanMaps() for study in exams}
     if not exams:
         return {}
-    backbone = mapping_backbone(settings)
     for fold in sorted({fold for study in exams for fold in folds[study]}):
         chosen = [study for study in exams if fold in folds[study]]
-        stored = read_maps(paths.model_run(backbone, fold), role, chosen)
-        for study in chosen:
-            means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
-    views = SliceViews(paths.store(), settings.models.of(backbone))
+        for backbone in mapping_backbones(settings):
+            stored = read_maps(paths.model_run(backbone, fold), role, chosen)
+            for study in chosen:
+                means[study].add(np.stack([stored[sop] for sop in exams[study].sop_uids]))
+    views = SliceViews(paths.store(), settings.models.of(mapping_backbone(settings)))
     has_volumes = learned_from_masks(settings)
     return {
         study: clot_map(exam, list(means[study].probability()), views, has_volumes=has_volumes)

@@ -20,7 +20,7 @@ from models.network_names import exam_network_kinds, exam_network_name
 from models.prediction_engine import Engine, Predicted, has_graph, predict_batch, slice_engine, slice_images
 from models.slice_runs import planes_of
 from models.slice_views import VIEW_SETTINGS, SliceViews
-from models.stored_maps import MeanMaps, mapping_backbone
+from models.stored_maps import MeanMaps, mapping_backbones
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.machine import cores
@@ -37,8 +37,9 @@ class NetworkPredictions:
     Attributes:
         tables: fold -> network -> table with one row per slice: study, SOP, `pe` and one probability per further
             target; of slice networks also the columns of `models.clot_columns`.
-        maps: SOPInstanceUID -> clot probability (rows, columns), float32, mean over the folds of the mapping backbone.
-        embeddings: fold -> (slices, d) float16 of the mapping backbone, rows as in its table.
+        maps: SOPInstanceUID -> clot probability (rows, columns), float32, mean over the networks of the mapping
+            backbones.
+        embeddings: fold -> (slices, d) float16 of the best mapping backbone, rows as in its table.
     """
 
     tables: dict[int, dict[str, pd.DataFrame]]
@@ -60,7 +61,7 @@ class FinishedNetworks:
         require_networks(settings)
         self._settings = settings
         self._threads = min(cores(), MAX_LOADERS)
-        self._mapping = mapping_backbone(settings)
+        self._mapping = mapping_backbones(settings)
         self._engines = {job: self._open(*job) for job in _jobs(settings)}
         self._exam_networks = {
             (fold, backbone): [
@@ -86,8 +87,9 @@ class FinishedNetworks:
         mean, mapping_embeddings = MeanMaps(), {}
         for (fold, backbone), predicted in self._predict_slices(store, slices):
             tables[fold][backbone] = predicted.frame
-            if backbone == self._mapping:
+            if backbone in self._mapping:
                 mean.add(predicted.maps)
+            if backbone == self._mapping[0]:
                 mapping_embeddings[fold] = predicted.embeddings
             inputs = exam_network_inputs(predicted.frame, predicted.embeddings)
             for name, forward, scale in self._exam_networks[fold, backbone]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from input.contest import SOP, STUDY
+from models.slice_views import VIEW_SETTINGS
 from pipeline import paths
 from pipeline.artifact import read_manifest, verify
 from pipeline.settings import Settings
@@ -17,6 +18,8 @@ from pipeline.settings import Settings
 MAP_LEVELS = 255
 #: File of a run.
 MAPS = "maps.parquet"
+#: Backbones whose slice AUC is further below the best one's have no part in the findings.
+WORSE_AUC = 0.03
 _SHAPE = "map_shape"
 
 
@@ -60,7 +63,7 @@ class MapWriter:
 
 
 class MeanMaps:
-    """Mean of the clot maps of several networks of one backbone for the same slices."""
+    """Mean of the clot maps of several networks for the same slices."""
 
     def __init__(self) -> None:
         self._sum: np.ndarray | None = None
@@ -80,23 +83,34 @@ class MeanMaps:
         return self._sum / (MAP_LEVELS * self._count)
 
 
-def mapping_backbone(settings: Settings) -> str:
-    """Return the backbone whose clot maps show findings: the one with the highest mean out-of-fold slice AUC.
+def mapping_backbones(settings: Settings) -> tuple[str, ...]:
+    """Return the backbones whose averaged clot maps show findings, the best first.
 
-    Averaging in the maps of a weaker backbone makes volumes and findings worse.
+    These are the one with the highest mean out-of-fold slice AUC, and all that see the same views and are at most
+    WORSE_AUC worse: averaged, their maps have fewer false findings. A much weaker backbone would blur them.
 
     Raises:
         UserError: A network is not finished.
     """
     backbones = settings.models.backbones
     if len(backbones) == 1:
-        return backbones[0]
+        return tuple(backbones)
 
     def mean_auc(backbone: str) -> float:
         manifests = [read_manifest(paths.model_run(backbone, fold)) for fold in range(settings.input.folds)]
         return float(np.mean([manifest["metrics"]["oof_slice_auc"] for manifest in manifests]))
 
-    return max(backbones, key=mean_auc)
+    def views(backbone: str) -> tuple:
+        return tuple(getattr(settings.models.of(backbone), name) for name in VIEW_SETTINGS)
+
+    aucs = {backbone: mean_auc(backbone) for backbone in backbones}
+    best, *others = sorted(backbones, key=lambda backbone: -aucs[backbone])
+    return best, *(other for other in others if aucs[other] >= aucs[best] - WORSE_AUC and views(other) == views(best))
+
+
+def mapping_backbone(settings: Settings) -> str:
+    """Return the best of `mapping_backbones`."""
+    return mapping_backbones(settings)[0]
 
 
 def learned_from_masks(settings: Settings) -> bool:

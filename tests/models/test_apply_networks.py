@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Path:
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Finished runs; fold 1 has no exported graph."""
     monkeypatch.setattr(apply_networks, "require_networks", lambda settings: None)
-    monkeypatch.setattr(apply_networks, "mapping_backbone", lambda settings: "tiny")
+    monkeypatch.setattr(apply_networks, "mapping_backbones", lambda settings: ("tiny",))
     return write_runs(monkeypatch, tmp_path / "root")
 
 

@@ -9,7 +9,7 @@ from input.clot_masks import UNKNOWN
 from models.clot_columns import CLOT_COLUMNS
 from models.clot_numbers import clot_numbers
 from models.clot_targets import CENTRAL_CLOT, CHRONIC_CLOT, CLOT, MAP_CHANNELS, MAP_STRIDE, cell_targets, map_shape
-from models.stored_maps import MAP_LEVELS, MAPS, MapWriter, MeanMaps, mapping_backbone, read_maps
+from models.stored_maps import MAP_LEVELS, MAPS, MapWriter, MeanMaps, mapping_backbones, read_maps
 from pipeline import paths
 from pipeline.artifact import Artifact
 from pipeline.files import write_json
@@ -141,11 +141,22 @@ def test_maps_are_averaged_to_probabilities() -> None:
     np.testing.assert_allclose(mean.probability(), np.full((2, 4, 6), 0.5))
 
 
-def test_the_backbone_with_the_best_out_of_fold_auc_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("aucs", "per_backbone", "expected"),
+    [
+        ({"a": (0.95, 0.8), "b": (0.9, 0.9)}, {}, ("b", "a")),
+        ({"a": (0.95, 0.7), "b": (0.9, 0.9)}, {}, ("b",)),  # much weaker
+        ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"height": 224}}, ("a",)),  # cells of another size
+    ],
+)
+def test_the_best_backbone_maps_with_all_that_are_nearly_as_good(
+    aucs: dict, per_backbone: dict, expected: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    settings = Settings(input=InputSettings(folds=2), models=ModelsSettings(backbones=("a", "b")))
-    for backbone, aucs in {"a": (0.95, 0.8), "b": (0.9, 0.9)}.items():
-        for fold, auc in enumerate(aucs):
+    models = ModelsSettings(backbones=("a", "b"), per_backbone=per_backbone)
+    settings = Settings(input=InputSettings(folds=2), models=models)
+    for backbone in aucs:
+        for fold, auc in enumerate(aucs[backbone]):
             manifest = paths.model_run(backbone, fold) / "manifest.json"
             write_json(manifest, {"metrics": {"oof_slice_auc": auc}})
-    assert mapping_backbone(settings) == "b"
+    assert mapping_backbones(settings) == expected
