@@ -99,6 +99,9 @@ def _core() -> "openvino.Core":
     _keep_telemetry_out()
     import openvino
 
+    # OpenVINO sets up its NumPy interface at the first use of an array; two threads that do so at once wait for each
+    # other for ever.
+    _ = openvino.Tensor(np.zeros(1, np.float32)).data
     return openvino.Core()
 
 

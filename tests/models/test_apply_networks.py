@@ -1,6 +1,7 @@
 """The finished networks applied to groups of new exams."""
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def test_a_lost_graph_is_an_error(models):
     (paths.model_run("tiny", 0) / "network.xml").unlink()
     with pytest.raises(UserError, match=r"network\.xml: missing"):
         slice_engine(SETTINGS.models.of("tiny"), "tiny", paths.model_run("tiny", 0), 1)
+
+
+#: Calls a new engine from eight threads at once.
+FIRST_CALLS = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from models.prediction_engine import openvino_engine
+directory, *size = sys.argv[1:]
+engine = openvino_engine(Path(directory), 8, streams=8)
+images, barrier = np.zeros((2, *map(int, size)), np.float32), threading.Barrier(8)
+threads = [threading.Thread(target=lambda: (barrier.wait(), engine(images))) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_predict_for_the_first_time_at_once_do_not_wait_for_each_other(models):
+    size = [str(length) for length in models["tiny"].input_shape[1:]]
+    command = [sys.executable, "-c", FIRST_CALLS, str(paths.model_run("tiny", 0)), *size]
+    processes = [subprocess.Popen(command, cwd=paths.CHECKOUT) for _ in range(4)]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_exported_networks_are_applied_without_keras(store, models, monkeypatch):
