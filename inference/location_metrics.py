@@ -6,6 +6,7 @@ not look like locating it; false findings are counted over all exams.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 from features.clot_masks import mask_on_store
 from features.store import StoredExam, is_stored, open_exam
 from inference.clot_maps import ClotMap
+from inference.finding_text import REPORT_THRESHOLD
 from inference.findings import Finding
 from input.clot_masks import find_masks, read_mask
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, LEFT, RIGHT, STUDY
@@ -29,6 +31,8 @@ from submissions.score import pe_score
 
 #: A key point this near to clot is a hit, mm.
 NEAR_MM = 15.0
+#: Bounds of the classes of lesion volume, ml, in which sensitivity is reported.
+LESION_ML = (0.4, 0.8)
 #: Lesion sensitivities at which false findings per exam are reported.
 SENSITIVITIES = (0.7, 0.85)
 RESAMPLES, SEED = 1000, 0
@@ -53,6 +57,8 @@ class ExamLocation:
         detected: for each finding, the lesions that it detects.
         first_on_clot: the first finding's key slice shows clot.
         volume_ml, true_volume_ml: expected and true clot volume.
+        lesion_ml: (lesions,) true volume of each lesion, NaN where lengths are unknown; lesion i is number i + 1 in
+            `detected`.
     """
 
     study: str
@@ -63,6 +69,12 @@ class ExamLocation:
     first_on_clot: bool
     volume_ml: float
     true_volume_ml: float
+    lesion_ml: np.ndarray
+
+    def found(self, threshold: float) -> np.ndarray:
+        """(lesions,) whether a finding of at least this probability detects the lesion."""
+        likely = [lesions for score, lesions in zip(self.scores, self.detected, strict=True) if score >= threshold]
+        return np.isin(np.arange(1, self.lesions + 1), list(frozenset[int]().union(*likely)))
 
 
 def compare_with_masks(
@@ -113,11 +125,13 @@ def compare_exam(exam: StoredExam, mask: np.ndarray, findings: Sequence[Finding]
         distances.append(float(tree.query(at)[0]))
         detected.append(frozenset(owner[tree.query_ball_point(at, NEAR_MM)].tolist()))
     voxel_ml = float(np.prod(scale)) * clot.thickness_mm / 1000
+    lesion_ml = np.bincount(owner, weights=voxel_ml[voxels[:, 0]], minlength=count + 1)[1:]
     return ExamLocation(
         study=exam.study, lesions=count, scores=np.array([finding.probability for finding in findings]),
         distance_mm=np.array(distances), detected=tuple(detected),
         first_on_clot=bool(findings and mask[row_of[findings[0].sop]].any()),
         volume_ml=float(clot.volumes_ml().sum()), true_volume_ml=float(mask.sum(axis=(1, 2)) @ voxel_ml),
+        lesion_ml=lesion_ml,
     )  # fmt: skip
 
 
@@ -167,6 +181,7 @@ def location_summary(exams: Sequence[ExamLocation]) -> dict[str, Any]:
         reached = curve[curve["sensitivity"] >= sensitivity]
         value = float(reached["false_per_exam"].iat[0]) if len(reached) else None
         summary[f"false_findings_per_exam_at_sensitivity_{sensitivity:g}"] = value
+    summary["lesions_found_by_volume"] = found_by_volume(exams, REPORT_THRESHOLD)
     summary["highest_sensitivity"] = float(curve["sensitivity"].max()) if len(curve) else 0.0
     volumes = np.array([(exam.volume_ml, exam.true_volume_ml) for exam in positive])
     known = volumes[np.isfinite(volumes).all(axis=1)]
@@ -175,6 +190,29 @@ def location_summary(exams: Sequence[ExamLocation]) -> dict[str, Any]:
         summary["volume_ratio_median"] = float(np.median(known[:, 0] / known[:, 1]))
         summary["volume_error_ml_median"] = float(np.median(np.abs(known[:, 0] - known[:, 1])))
     return summary
+
+
+def found_by_volume(exams: Sequence[ExamLocation], threshold: float) -> list[dict[str, Any]]:
+    """Sensitivity for lesions of different size, smallest first; classes without lesions are left out.
+
+    Args:
+        exams: compared exams.
+        threshold: findings with a lower probability do not count.
+
+    Returns:
+        JSON values: `from_ml`, `below_ml` (None: no bound), `lesions`, `found` (share).
+    """
+    volume = np.concatenate([np.zeros(0), *(exam.lesion_ml for exam in exams)])
+    found = np.concatenate([np.zeros(0), *(exam.found(threshold) for exam in exams)])
+    classes = []
+    for low, high in itertools.pairwise((0.0, *LESION_ML, np.inf)):
+        inside = (volume >= low) & (volume < high)
+        if inside.any():
+            below = high if np.isfinite(high) else None
+            classes.append(
+                {"from_ml": low, "below_ml": below, "lesions": int(inside.sum()), "found": float(found[inside].mean())}
+            )
+    return classes
 
 
 def label_aucs(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from ensemble.candidates import Z_ONLY
 from ensemble.decode import decode
 from ensemble.predictions import read_measured
 from inference.clot_maps import run_clot_maps
+from inference.finding_text import REPORT_THRESHOLD
 from inference.findings import locate_findings
 from inference.location_metrics import NEAR_MM, SENSITIVITIES, compare_with_masks, label_aucs, location_summary
 from input.contest import SOP, STUDY
@@ -99,6 +100,14 @@ def _finding_rows(summary: dict[str, Any]) -> list[list[str]]:
         value = summary[f"false_findings_per_exam_at_sensitivity_{sensitivity:g}"]
         shown = "not reached" if value is None else f"{value:.2f}"
         rows.append([f"false findings per exam at a lesion sensitivity of {sensitivity:g}", shown])
+    for group in summary["lesions_found_by_volume"]:
+        size = (
+            f"{group['from_ml']:g} ml or more"
+            if group["below_ml"] is None
+            else f"{group['from_ml']:g} to {group['below_ml']:g} ml"
+        )
+        title = f"lesions of {size}: share with a finding of probability {REPORT_THRESHOLD:g} or more"
+        rows.append([title, f"{group['found']:.2f} of {group['lesions']}"])
     rows.append(["highest lesion sensitivity", f"{summary['highest_sensitivity']:.2f}"])
     if "volume_rank_correlation" in summary:
         rows.append(["clot volume: rank correlation with the truth", f"{summary['volume_rank_correlation']:.2f}"])

@@ -10,6 +10,7 @@ from inference.clot_maps import ClotMap
 from inference.location_metrics import (
     ExamLocation,
     compare_exam,
+    found_by_volume,
     free_response,
     label_aucs,
     location_summary,
@@ -21,7 +22,8 @@ def exam_location(scores: list[float], distances: list[float], detected: list[se
     """One compared exam."""
     sets = tuple(frozenset(lesion) for lesion in detected)
     on_clot = bool(distances and distances[0] == 0)
-    return ExamLocation("a", lesions, np.array(scores), np.array(distances), sets, on_clot, 1.0, 2.0)
+    volumes = np.linspace(0.5, 1, lesions)
+    return ExamLocation("a", lesions, np.array(scores), np.array(distances), sets, on_clot, 1.0, 2.0, volumes)
 
 
 def test_a_point_is_measured_against_the_clots_in_three_dimensions() -> None:
@@ -41,6 +43,8 @@ def test_a_point_is_measured_against_the_clots_in_three_dimensions() -> None:
     assert [len(lesions) for lesions in compared.detected] == [1, 0]
     assert compared.first_on_clot
     assert compared.true_volume_ml == pytest.approx(2 * 4 * 5 / 1000)
+    assert compared.lesion_ml == pytest.approx([4 * 5 / 1000] * 2)
+    assert compared.found(0.9).tolist() == [True, False]
 
 
 def test_sensitivity_counts_lesions_and_false_findings_count_over_all_exams() -> None:
@@ -56,6 +60,11 @@ def test_sensitivity_counts_lesions_and_false_findings_count_over_all_exams() ->
     assert summary["first_finding_key_slice_on_clot"]["value"] == 1
     assert summary["false_findings_per_exam_at_sensitivity_0.85"] == 0.5
     assert summary["exams_with_pe"] == 1
+    assert summary["lesions_found_by_volume"] == [
+        {"from_ml": 0.4, "below_ml": 0.8, "lesions": 1, "found": 1.0},
+        {"from_ml": 0.8, "below_ml": None, "lesions": 1, "found": 1.0},
+    ]
+    assert [group["found"] for group in found_by_volume(exams, 0.5)] == [1.0, 0.0]
 
 
 def test_auc_given_pe_does_not_reward_detecting_pe() -> None:
