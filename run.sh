@@ -26,6 +26,7 @@ main() {
     check-submission | score | leaderboard | card | upload | kaggle-dataset | notebook)
                              in_environment submissions "$@" ;;
     experiments | blend | export | clean) in_environment submissions "$@" ;;
+    search)                  in_environment ensemble "$@" ;;
     predict | predict-contest | evidence | export-dicom | compare | repeat)
                              in_environment inference "$@" ;;
     test)                    shift; run_tests "$@" ;;

@@ -1,9 +1,9 @@
-"""Commands of the ensemble stage: fit."""
+"""Commands of the ensemble stage: fit, search."""
 
 import argparse
 
 from pipeline import paths
-from pipeline.cli import add_settings_arguments, run, settings_from
+from pipeline.cli import add_experiment_arguments, add_settings_arguments, run, settings_from
 from pipeline.experiments import start
 from pipeline.stage_plan import StagePlan, add_dry_run_arguments, artifact_states, print_plan
 
@@ -25,12 +25,32 @@ def parser() -> argparse.ArgumentParser:
     )
     add_settings_arguments(fit)
     add_dry_run_arguments(fit)
+    _add_search(verbs)
     return top
 
 
-def main() -> int:
-    """Parse the command line and fit the ensemble."""
-    arguments = parser().parse_args()
+def _add_search(verbs: argparse._SubParsersAction) -> None:
+    search = verbs.add_parser(
+        "search",
+        help="try ensemble settings, choose some, and measure the gain on exams that chose nothing",
+        description="Try settings of [ensemble] for an experiment whose networks are trained. Two thirds of the "
+        "training exams choose the settings by their out-of-fold metric, the others measure the gain; the test exams "
+        "are not used. Writes the chosen settings as a TOML file for --settings. Rerun the same command to resume a "
+        "search that was stopped; a larger budget continues it.",
+        epilog="examples: ./run.sh search --budget 40; ./run.sh search --budget 10 --networks",
+    )
+    add_experiment_arguments(search)
+    search.add_argument(
+        "--budget", metavar="N", type=int, default=20,
+        help="number of trials, those of an earlier search included (default: %(default)s)",
+    )  # fmt: skip
+    search.add_argument(
+        "--networks", action="store_true",
+        help="first try N settings of [models]; each trial trains all networks, in an experiment of its own",
+    )  # fmt: skip
+
+
+def _fit(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     if arguments.dry_run:
         print_plan(StagePlan("ensemble", artifact_states([paths.ensemble_run()])), as_json=arguments.json)
@@ -46,6 +66,22 @@ def main() -> int:
     fit(settings, force=arguments.force)
     fit_novelty(settings, force=arguments.force)
     return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from ensemble.search import search
+
+    search(settings_from(arguments), budget=arguments.budget, networks=arguments.networks)
+    return 0
+
+
+_COMMANDS = {"fit": _fit, "search": _search}
+
+
+def main() -> int:
+    """Parse the command line and run the chosen verb."""
+    arguments = parser().parse_args()
+    return _COMMANDS[arguments.verb](arguments)
 
 
 if __name__ == "__main__":

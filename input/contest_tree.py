@@ -111,7 +111,7 @@ def inspect_tables(root: Path) -> ContestTree:
         if split == "train" and not uid_faults:
             tree.faults += _label_faults(path.name, table)
         tree.tables[split] = table
-    tree.groups = _read_groups(tree)
+    tree.groups = read_groups(tree)
     if not is_jpeg_tree(root) and any((root / f"{split}-jpegs").is_dir() for split in SPLITS):
         tree.notes.append("the JPEG files are not used because the tree also has DICOM files")
     if len(tree.tables) == 2:
@@ -177,7 +177,7 @@ def _header_problems(columns: list[str], header: tuple[str, ...]) -> list[str]:
     return problems
 
 
-def _read_groups(tree: ContestTree) -> dict[str, str]:
+def read_groups(tree: ContestTree) -> dict[str, str]:
     """Read `FOLD_GROUPS` of a tree where it exists; faults are added to the tree."""
     path = tree.root / FOLD_GROUPS
     table = read_csv(path, (STUDY, GROUP), tree, text=(STUDY, GROUP)) if path.is_file() else None

@@ -5,13 +5,17 @@ tqdm is imported on use, so that commands which print only a few lines run befor
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 #: Where no progress bar is shown, a line of progress is printed after this time.
 SECONDS_PER_LINE = 30.0
+_is_muted: ContextVar[bool] = ContextVar("is_muted", default=False)
 
 
 def say(line: str) -> None:
@@ -20,6 +24,8 @@ def say(line: str) -> None:
     Characters that the terminal's encoding lacks, such as those of a file name that is not valid text, are printed as
     escape sequences.
     """
+    if _is_muted.get():
+        return
     encoding = sys.stdout.encoding or "utf-8"
     printable = line.encode(encoding, "backslashreplace").decode(encoding)
     if "tqdm" in sys.modules:
@@ -27,6 +33,40 @@ def say(line: str) -> None:
     else:
         print(printable)
     sys.stdout.flush()
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let `say` print nothing in this thread, such as the remarks of a fit that is repeated many times."""
+    token = _is_muted.set(True)
+    try:
+        yield
+    finally:
+        _is_muted.reset(token)
+
+
+@contextmanager
+def reminders(line: Callable[[], str]) -> Iterator[None]:
+    """Print a line every SECONDS_PER_LINE while a long step runs, unless a progress bar is shown.
+
+    Args:
+        line: returns the text; called in another thread.
+    """
+    ended = threading.Event()
+
+    def remind() -> None:
+        while not ended.wait(SECONDS_PER_LINE * 0.9):
+            say(line())
+
+    thread = threading.Thread(target=remind, daemon=True)
+    if not progress_visible():
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.ident:
+            thread.join()
 
 
 def progress(items: Iterable[Item], *, desc: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:

@@ -35,6 +35,7 @@ COMMANDS = """commands (COMMAND --help explains the arguments of each)
     compare A B             settings, paired bootstrap of every figure, exams that changed most
     blend A B ...           an ensemble over the networks of several experiments
     repeat                  the same recipe with several seeds (--seeds N): spread, and the gain of averaging
+    search                  try ensemble settings (--budget N; --networks: training settings too), with an honest gain
     export NAME FILE.zip    one file that predicts on another machine (predict --model FILE.zip)
     clean                   artifacts that no experiment uses; --yes deletes them
   check data and results
@@ -77,8 +78,8 @@ environment variables
 #: Top-level commands of run.sh, for suggestions.
 SHORTCUTS = (
     "predict", "predict-contest", "export-dicom", "evidence", "card", "leaderboard", "experiments", "compare", "blend",
-    "repeat", "export", "clean", "check-data", "check-store", "check-submission", "score", "upload", "kaggle-dataset",
-    "notebook", "doctor", "scheduler", "worker", "test", "bench", "lock", "pipeline", *STAGES,
+    "repeat", "search", "export", "clean", "check-data", "check-store", "check-submission", "score", "upload",
+    "kaggle-dataset", "notebook", "doctor", "scheduler", "worker", "test", "bench", "lock", "pipeline", *STAGES,
 )  # fmt: skip
 
 
