@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.experiments import default_name, experiment_of, is_experiment, recorded_settings
+from pipeline.experiments import default_name, experiment_of, is_experiment, is_recipe, recorded_settings
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
 
@@ -58,10 +58,10 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     if arguments.scheduler:
         os.environ["PE_SCHEDULER"] = arguments.scheduler
     name, overrides = arguments.name, arguments.overrides
-    is_only_named = arguments.settings == DEFAULT_SETTINGS and not overrides and not arguments.data
-    if name and is_only_named and is_experiment(name):
+    has_recipe = arguments.settings != DEFAULT_SETTINGS or any(map(is_recipe, overrides)) or arguments.data
+    if name and not has_recipe and is_experiment(name):
         paths.select_experiment(name)
-        return recorded_settings(name)
+        return recorded_settings(name, overrides)
     settings = load_settings(arguments.settings, overrides=overrides, data=arguments.data)
     wanted = name or default_name(arguments.settings, overrides)
     paths.select_experiment(experiment_of(settings, wanted, is_chosen=bool(name)))

@@ -5,8 +5,10 @@ An experiment is a folder with its resolved settings, its results, and links to 
 always lead to the same experiment: if a name is taken by other settings (the file was edited), `.2` is appended to it.
 """
 
+import importlib.util
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,10 +33,15 @@ def default_name(settings_file: str, overrides: Sequence[str]) -> str:
         overrides: texts `section.key=value`.
     """
     words = [Path(settings_file).stem]
-    for override in overrides:
+    for override in filter(is_recipe, overrides):
         key, _, value = override.partition("=")
         words.append("=".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-") for part in (key, value)))
     return ",".join(words)[:LONGEST]
+
+
+def is_recipe(override: str) -> bool:
+    """Whether an override `section.key=value` is a part of the recipe; [tracking] is not."""
+    return not override.strip().startswith("tracking.")
 
 
 def experiment_of(settings: Settings, name: str, *, is_chosen: bool) -> str:
@@ -62,15 +69,19 @@ def experiment_of(settings: Settings, name: str, *, is_chosen: bool) -> str:
         number += 1
 
 
-def recorded_settings(name: str) -> Settings:
+def recorded_settings(name: str, overrides: Sequence[str] = ()) -> Settings:
     """The settings of an experiment.
+
+    Args:
+        name: of the experiment.
+        overrides: texts `section.key=value`.
 
     Raises:
         UserError: there is no such experiment, or its settings are not those of this version of the code.
     """
     if not is_experiment(name):
         require_experiment(name)
-    return load_settings(paths.experiments() / name / SETTINGS)
+    return load_settings(paths.experiments() / name / SETTINGS, overrides=overrides)
 
 
 def is_experiment(name: str) -> bool:
@@ -105,7 +116,16 @@ def require_experiment(name: str = "") -> None:
 
 
 def start(settings: Settings) -> None:
-    """Record the current experiment, unless that is done; take over artifacts of the earlier layout."""
+    """Record the current experiment, unless that is done; take over artifacts of the earlier layout.
+
+    Raises:
+        UserError: `tracking.mlflow` is set and mlflow is not installed.
+    """
+    if settings.tracking.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise UserError(
+            f"tracking.mlflow is {settings.tracking.mlflow}, but mlflow is not installed. Install it: {sys.executable} "
+            "-m pip install mlflow-skinny"
+        )
     take_over()
     file = paths.experiment() / SETTINGS
     if file.is_file():
@@ -119,7 +139,7 @@ def start(settings: Settings) -> None:
 
 def _has_settings(name: str, settings: Settings) -> bool:
     try:
-        return recorded_settings(name) == with_absolute_data(settings)
+        return recorded_settings(name).as_dict() == with_absolute_data(settings).as_dict()
     except UserError:  # of another version of the code
         return False
 

@@ -170,8 +170,15 @@ class InferenceSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackingSettings:
+    """Where results are reported besides the experiment's folder; not a part of the recipe."""
+
+    mlflow: str = ""  # a folder or an MLflow tracking URI; empty: none
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
-    """The resolved settings of one run, one section per stage."""
+    """The resolved settings of one run: one section per stage, and tracking."""
 
     phantom: PhantomSettings = PhantomSettings()
     input: InputSettings = InputSettings()
@@ -180,6 +187,7 @@ class Settings:
     ensemble: EnsembleSettings = EnsembleSettings()
     submissions: SubmissionsSettings = SubmissionsSettings()
     inference: InferenceSettings = InferenceSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @property
     def data_root(self) -> Path:
@@ -192,8 +200,10 @@ class Settings:
         return not self.input.data
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
+        """Plain values of the recipe for JSON, without [tracking], which no result depends on."""
+        values = dataclasses.asdict(self)
+        del values["tracking"]
+        return values
 
     def without_paths(self) -> dict[str, Any]:
         """Plain values for submissions, reports and exports, without the paths of the data and of weights."""

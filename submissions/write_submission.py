@@ -76,6 +76,10 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
         board = paths.shown(leaderboard_path())
         say(f"{board}: no row of this run, so no model card is written. Add both: ./run.sh --from submissions --force")
     _print_results(settings, artifact.identity)
+    if settings.tracking.mlflow:
+        from submissions.mlflow_run import report_run
+
+        report_run(settings, artifact.identity)
 
 
 def _build(settings: Settings, candidates: Candidates, artifact: Artifact) -> dict[str, int]:
