@@ -91,9 +91,9 @@ def run_trials(
                 metric = evaluate(number, values)
             except TrialFailed:
                 trial.set_user_attr(IMPOSSIBLE, True)
-                _tell(study, trial, None)
+                _record(study, trial, None)
                 raise
-            _tell(study, trial, metric)
+            _record(study, trial, metric)
             trials.append(Trial(number, values, metric, time.monotonic() - started))
             best = best_trial(trials)
             say(
@@ -177,7 +177,7 @@ def _suggest(study: "optuna.Study", ranges: Sequence[Range], seed: int) -> tuple
     return trial, rounded(ranges, trial.params)
 
 
-def _tell(study: "optuna.Study", trial: Any, metric: float | None) -> None:
+def _record(study: "optuna.Study", trial: Any, metric: float | None) -> None:
     from optuna.trial import TrialState
 
     study.tell(trial, metric, state=TrialState.FAIL if metric is None else TrialState.COMPLETE)

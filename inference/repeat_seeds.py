@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.cli import experiment_options, settings_from
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.experiments import SETTINGS
+from pipeline.experiments import SETTINGS, is_recipe
 from submissions.blend_experiments import blend
 from submissions.bootstrap_intervals import Interval, paired_difference, resample_counts
 from submissions.text_table import text_table
@@ -38,10 +38,11 @@ def repeat(arguments: argparse.Namespace, seeds: int) -> None:
     first = paths.experiment().name
     _run(first, experiment_options(arguments))
     names = [first]
+    tracking = [word for text in arguments.overrides if not is_recipe(text) for word in ("--set", text)]
     for seed in range(first_seed + 1, first_seed + seeds):
         recipe = str(paths.experiments() / first / SETTINGS)
         names.append(f"{first},models.seed={seed}")
-        _run(names[-1], ["--name", names[-1], "--settings", recipe, "--set", f"models.seed={seed}"])
+        _run(names[-1], ["--name", names[-1], "--settings", recipe, "--set", f"models.seed={seed}", *tracking])
     blended = f"{names[0]},seeds={seeds}"
     if blend(names, blended):
         raise UserError(f"The blend failed: {blended}. Rerun the same command to resume.")

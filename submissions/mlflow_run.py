@@ -1,4 +1,4 @@
-"""A finished run in MLflow, if `tracking.mlflow` names a folder or a tracking URI: parameters, metrics, results.
+"""A finished run in MLflow, if `tracking.mlflow` is set to a folder or a tracking URI: parameters, metrics, results.
 
     parameters    the settings
     metrics       <network>/fold<k>/loss, .../learning_rate, ...: one value per epoch

@@ -5,12 +5,13 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from pipeline import paths
+from pipeline import console, paths
 from pipeline.cli import add_settings_arguments, run, settings_from
-from pipeline.console import progress, progress_visible
+from pipeline.console import muted, progress, progress_visible, reminders, say
 from pipeline.errors import UserError
 
 
@@ -110,3 +111,14 @@ def test_help_has_an_example_and_imports_no_heavy_library(stage: str) -> None:
     assert "example" in shown.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines()}
     assert imported.isdisjoint({"tensorflow", "keras", "lightgbm", "matplotlib", "sklearn"})
+
+
+def test_a_long_silent_step_prints_reminders(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(console, "SECONDS_PER_LINE", 0.02)
+    with reminders(lambda: "search: trial 3"), muted():
+        say("a remark of the step")
+        time.sleep(0.2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1 and set(lines) == {"search: trial 3"}
+    say("after it")
+    assert capsys.readouterr().out == "after it\n"
