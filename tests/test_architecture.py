@@ -191,6 +191,7 @@ def test_every_imported_library_is_declared() -> None:
     wheels = {
         "cv2": "opencv-python-headless",
         "gdcm": "python-gdcm",
+        "mlflow": "mlflow-skinny",
         "PIL": "pillow",
         "skimage": "scikit-image",
         "sklearn": "scikit-learn",
