@@ -22,7 +22,7 @@ import pandas as pd
 from features.ingest import IngestedExam, IngestTask, ingest_exam
 from input.contest import ID_COLUMNS, SERIES, SOP, STUDY
 from input.safe_decoding import EXAM_TIMEOUT_S, ExamJob, Outcome, decode_exams
-from input.tables import count_reasons, load_slices
+from input.tables import count_reasons, load_slices, verify_generated
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest
 from pipeline.cluster import run_on_cluster, scheduler
@@ -53,6 +53,7 @@ def build(settings: Settings, *, force: bool = False) -> None:
     artifact = store_artifact(settings)
     if artifact.is_current(force=force):
         return
+    verify_generated(settings)
     slices = load_slices()
     started = time.monotonic()
     with artifact.building(fresh=force) as directory:

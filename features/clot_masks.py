@@ -22,6 +22,7 @@ from input.clot_masks import (
     CHRONIC_BIT,
     LEFT_LUNG,
     LEFT_MAIN,
+    MASKS,
     RIGHT_LUNG,
     RIGHT_MAIN,
     TRUNK,
@@ -30,7 +31,7 @@ from input.clot_masks import (
     read_mask,
 )
 from input.contest import SOP, STUDY
-from input.tables import load_slices
+from input.tables import load_slices, verify_generated
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
 from pipeline.console import say
@@ -75,6 +76,7 @@ def build_masks(settings: Settings, *, force: bool = False) -> None:
     Raises:
         UserError: masks that cannot be read or have another shape than their series; all at once.
     """
+    verify_generated(settings, MASKS)
     slices = load_slices()
     files = training_masks(settings, slices)
     artifact = masks_artifact(files)

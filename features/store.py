@@ -9,7 +9,9 @@ plane decodes in under 0.1 ms, so a network never waits for pixels (measured aga
 were larger by 2-25 % or slower to decode).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from pipeline.files import read_json, read_table, write_bytes, write_json
 
 _FILTERS = [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA]
 _FILTER_ARGUMENTS = [0, 2]  # BYTEDELTA takes the item size: 2 bytes of an int16
+#: Path, time of change and size of the files that this process has compared with the manifest of their store.
+_VERIFIED: set[tuple[Path, int, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -156,22 +160,67 @@ def write_exam(
         ) from error
 
 
-def open_exam(directory: Path, study: str) -> StoredExam:
-    """Open a stored exam for reading.
+def read_sidecar(directory: Path, study: str) -> dict[str, Any]:
+    """Read the facts of a stored exam, without its pixels.
 
     Raises:
-        UserError: the exam is not in the store, or its two files disagree.
+        UserError: the exam is not in the store, or its sidecar differs from the manifest of a finished store.
     """
     if not is_stored(directory, study):
         raise UserError(
             f"Exam {study} is not in the store: {paths.shown(directory)}. Expected {study}.b2nd and {study}.json (an "
             "exam without a readable slice is never stored). Build the store: ./run.sh --from features"
         )
-    sidecar = read_json(sidecar_path(directory, study))
-    hu = blosc2.open(str(array_path(directory, study)), mode="r", dparams=blosc2.DParams(nthreads=1))
+    _verify_once(directory, [sidecar_path(directory, study)])
+    sidecar: dict[str, Any] = read_json(sidecar_path(directory, study))
+    return sidecar
+
+
+def _verify_once(directory: Path, files: Iterable[Path]) -> None:
+    """Compare files with the manifest of a finished store, once per process unless a file changes.
+
+    Exams are opened again and again during training, and hashing one takes longer than opening it.
+    """
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        return
+    states = {(file, *_state(file)): file.name for file in files}
+    if unseen := {state: name for state, name in states.items() if state not in _VERIFIED}:
+        verify(directory, list(unseen.values()), recorded=_recorded_files(directory, *_state(manifest)))
+        _VERIFIED.update(unseen)
+
+
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=4)
+def _recorded_files(directory: Path, _mtime_ns: int, _size: int) -> dict[str, str]:
+    """Name -> sha256 of a store's files; at contest size, reading the manifest takes longer than opening an exam."""
+    files: dict[str, str] = read_manifest(directory)["files"]
+    return files
+
+
+def open_exam(directory: Path, study: str) -> StoredExam:
+    """Open a stored exam for reading.
+
+    Raises:
+        UserError: the exam is not in the store, its two files disagree, or one differs from the manifest of a finished
+            store.
+    """
+    sidecar = read_sidecar(directory, study)
+    path = array_path(directory, study)
+    _verify_once(directory, [path])
+    try:
+        hu = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+    except (RuntimeError, ValueError, OSError) as fault:  # in a store that is not finished
+        raise UserError(
+            f"Unreadable array: {paths.shown(path)} ({fault}). Remove it: rm {paths.shown(path)}"
+        ) from fault
     if list(hu.shape) != sidecar["shape"]:
         raise UserError(
-            f"Array and sidecar disagree: {paths.shown(array_path(directory, study))}. Expected shape "
+            f"Array and sidecar disagree: {paths.shown(path)}. Expected shape "
             f"{sidecar['shape']} as in the sidecar, got {list(hu.shape)}. Rebuild the store: "
             "./run.sh --from features --force"
         )

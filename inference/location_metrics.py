@@ -21,8 +21,9 @@ from features.store import StoredExam, is_stored, open_exam
 from inference.clot_maps import ClotMap
 from inference.finding_text import REPORT_THRESHOLD
 from inference.findings import Finding
-from input.clot_masks import find_masks, read_mask
+from input.clot_masks import MASKS, find_masks, read_mask
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, LEFT, RIGHT, STUDY
+from input.tables import verify_generated
 from pipeline import paths
 from pipeline.console import progress
 from pipeline.settings import Settings
@@ -87,6 +88,7 @@ def compare_with_masks(
         findings: StudyInstanceUID -> findings, likeliest first.
         maps: StudyInstanceUID -> clot map.
     """
+    verify_generated(settings, MASKS)
     files = find_masks(settings.data_root)
     exams = []
     for study in progress(sorted(set(findings) & set(files)), desc="location", unit="exam"):

@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from inference.comparison import OUT_OF_FOLD, TEST, Finished, read_finished
 from input.metric import contributions
 from pipeline import paths
+from pipeline.artifact import verify
 from pipeline.cli import experiment_options, settings_from
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.experiments import SETTINGS, is_recipe
+from pipeline.files import read_table
 from submissions.blend_experiments import blend
 from submissions.bootstrap_intervals import Interval, paired_difference, resample_counts
 from submissions.text_table import text_table
@@ -59,7 +60,9 @@ def _run(name: str, options: Sequence[str]) -> None:
 
 def _promotions(name: str) -> list[str]:
     """The candidates that were better than the best simpler one in an experiment."""
-    table = pd.read_csv(paths.experiments() / name / paths.LINKS / "ensemble" / "promotion.csv")
+    folder = paths.experiments() / name / paths.LINKS / "ensemble"
+    verify(folder, ["promotion.csv"])
+    table = read_table(folder / "promotion.csv")
     return table.loc[table["promoted"].astype(bool), "candidate"].tolist()
 
 

@@ -17,13 +17,15 @@ from pipeline.errors import UserError
 TRUNK, RIGHT_MAIN, LEFT_MAIN, RIGHT_LUNG, LEFT_LUNG = 1, 2, 3, 4, 5
 UNKNOWN = 7
 CHRONIC_BIT = 8
+#: Folder of a synthetic contest's masks, relative to the tree.
+MASKS = "truth/masks"
 #: Voxels of the largest accepted mask: about 2,000 slices of 1024 x 1024.
 MOST_VOXELS = 2**31
 
 
 def find_masks(tree: Path) -> dict[str, Path]:
     """StudyInstanceUID -> file of every clot mask of a tree, test exams' included; a NIfTI file wins."""
-    files = {path.name.removesuffix(".npz"): path for path in sorted((tree / "truth" / "masks").glob("*.npz"))}
+    files = {path.name.removesuffix(".npz"): path for path in sorted((tree / MASKS).glob("*.npz"))}
     for path in sorted((tree / "masks").glob("*.nii*")):
         files[path.name.removesuffix(".gz").removesuffix(".nii")] = path
     return files

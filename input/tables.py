@@ -51,6 +51,7 @@ def prepare(settings: Settings, *, force: bool = False) -> None:
     artifact = prepared_artifact(settings)
     if artifact.is_current(force=force):
         return
+    verify_generated(settings)
     tree = read_tree(settings.data_root)
     for note in tree.notes:
         say(f"input/prepared: {note}")
@@ -84,6 +85,24 @@ def prepared_artifact(settings: Settings) -> Artifact:
     return Artifact(
         paths.prepared(), "input/prepared", version=VERSION, settings=fold_settings, inputs=inputs, shared=True
     )
+
+
+def verify_generated(settings: Settings, *prefixes: str) -> None:
+    """Compare files of the synthetic contest with its manifest before they are read; other trees have none.
+
+    Without this, a damaged CSV or image would count as another contest, or as an exam of poor quality.
+
+    Args:
+        settings: the experiment.
+        *prefixes: beginnings of the files' names, relative to the tree; none: every file.
+
+    Raises:
+        UserError: lists every file that is missing or changed.
+    """
+    if settings.is_phantom and (settings.data_root / MANIFEST).is_file():
+        recorded = read_manifest(settings.data_root)["files"]
+        names = [name for name in recorded if name.startswith(prefixes or "")]
+        verify(settings.data_root, names, recorded=recorded)
 
 
 def connect_tables(settings: Settings) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from features.clot_masks import MaskStore
-from features.store import open_exam, stored_studies
+from features.store import read_sidecar, stored_studies
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, SOP, STUDY
 from models.batches import loader_threads
 from models.check_recipe import EXAM_KINDS, check_recipe
@@ -80,8 +80,9 @@ def plane_table(split: str | None = None) -> pd.DataFrame:
 
 def planes_of(store: Path, study: str) -> pd.DataFrame:
     """Return one row per slice of a stored exam: study, SOP, plane in the store, z_mm (mm, ascending)."""
-    exam = open_exam(store, study)
-    return pd.DataFrame({STUDY: study, SOP: exam.sop_uids, "plane": np.arange(len(exam)), "z_mm": exam.z_mm})
+    sidecar = read_sidecar(store, study)
+    planes = np.arange(len(sidecar["sop_uids"]))
+    return pd.DataFrame({STUDY: study, SOP: sidecar["sop_uids"], "plane": planes, "z_mm": sidecar["z_mm"]})
 
 
 def train_fold(

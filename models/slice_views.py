@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 
 from features.slices25d import neighbours_by_distance, stack_slice
-from features.store import StoredExam, array_path, open_exam, sidecar_path
+from features.store import StoredExam, open_exam
 from features.windows import WINDOWS, window_channels
 from models.clot_targets import MAP_CHANNELS, cell_targets, map_shape
 from models.trainable_windows import HU_UNIT
-from pipeline.artifact import MANIFEST, read_manifest, verify
 from pipeline.settings import ModelsSettings
 
 AIR_HU = -1000
@@ -93,8 +92,6 @@ class SliceViews:
         self.windows = tuple(WINDOWS[name] for name in settings.windows)
         self._store = store
         self._masks = masks or {}
-        self._recorded = read_manifest(store)["files"] if (store / MANIFEST).is_file() else {}
-        self._verified: set[str] = set()
         self._of_thread = threading.local()  # an open exam may decode in one thread at a time only
 
     def view(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
@@ -169,10 +166,6 @@ class SliceViews:
         return min(self.settings.height / exam.hu.shape[1], self.settings.width / exam.hu.shape[2])
 
     def _prepare(self, study: str) -> tuple[StoredExam, np.ndarray]:
-        if self._recorded and study not in self._verified:
-            names = [array_path(self._store, study).name, sidecar_path(self._store, study).name]
-            verify(self._store, names, recorded=self._recorded)
-            self._verified.add(study)
         exam = open_exam(self._store, study)
         return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from features.store import stored_studies
 from models.backbones import weights_fault
 from models.check_recipe import check_recipes
 from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
@@ -19,6 +18,7 @@ from models.network_artifacts import job_artifacts
 from models.network_names import network_names
 from models.progress_messages import DoneMessage, parse_message
 from pipeline import paths
+from pipeline.artifact import MANIFEST, verify
 from pipeline.cluster import scheduler
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -83,8 +83,8 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
     ]  # fmt: skip
     if not stale_jobs:
         return
-    stored_studies(paths.store())  # exams whose files are gone are one error here, not one per job
     _check_weights(settings, [job for job in stale_jobs if force or job_artifacts(settings, *job)[0].build_reason()])
+    _verify_inputs()
     arguments = [*experiment, *(["--force"] if force else [])]
     if scheduler():
         outcomes = _run_on_cluster(stale_jobs, arguments)
@@ -96,6 +96,19 @@ def train_all(settings: Settings, experiment: list[str], *, force: bool) -> None
         raise UserError.listing(
             "Training failed:", faults, "Finished networks and epochs are kept. Rerun the same command to resume."
         )
+
+
+def _verify_inputs() -> None:
+    """Compare the files that all jobs read with their manifests, so that a damaged one is one error, not one per job.
+
+    This reads the whole store, as every job does: minutes at contest size, where training takes a day.
+
+    Raises:
+        UserError: Lists the files of an artifact that are missing or changed.
+    """
+    for folder in (paths.prepared(), paths.store(), paths.masks()):
+        if (folder / MANIFEST).is_file():
+            verify(folder)
 
 
 def _check_weights(settings: Settings, jobs: list[Job]) -> None:
@@ -150,7 +163,10 @@ def _draw_overview(settings: Settings) -> None:
     """Draw the learning curves of all finished runs."""
     runs = [(name, fold) for name in network_names(settings.models) for fold in range(settings.input.folds)]
     tables = {(name, fold): paths.model_run(name, fold) / "history.csv" for name, fold in runs}
-    histories = {f"{name}/fold{fold}": read_table(file) for (name, fold), file in tables.items() if file.is_file()}
+    tables = {title: file for title, file in tables.items() if (file.parent / MANIFEST).is_file()}
+    for file in tables.values():
+        verify(file.parent, [file.name])
+    histories = {f"{name}/fold{fold}": read_table(file) for (name, fold), file in tables.items()}
     if histories:
         draw_overview(paths.learning_curves(), histories)
         say(f"models: learning curves of {len(histories)} runs: {paths.shown(paths.learning_curves())}")

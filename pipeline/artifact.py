@@ -30,7 +30,7 @@ from typing import Any
 from pipeline import paths
 from pipeline.console import say
 from pipeline.errors import UserError
-from pipeline.files import TEMPORARY, read_json, sha256, write_json
+from pipeline.files import TEMPORARY, changed_files, read_json, sha256, write_json
 from pipeline.identity import first_difference, identity_of
 from pipeline.software import library_versions, source_hash
 from pipeline.stage_plan import BUILDING, MANIFEST
@@ -284,13 +284,6 @@ def integrity_faults(
 ) -> list[str]:
     """The faults that `verify` raises, as a list; the arguments are the same."""
     recorded = read_manifest(directory)["files"] if recorded is None else recorded
-    faults = []
-    for name in recorded if names is None else names:
-        path = directory / name
-        if name not in recorded:
-            faults.append(f"{paths.shown(path)}: not listed in {MANIFEST}")
-        elif not path.is_file():
-            faults.append(f"{paths.shown(path)}: missing")
-        elif sha256(path) != recorded[name]:
-            faults.append(f"{paths.shown(path)}: changed since it was written (sha256 differs)")
-    return faults
+    names = list(recorded) if names is None else names
+    unlisted = [f"{paths.shown(directory / name)}: not listed in {MANIFEST}" for name in names if name not in recorded]
+    return unlisted + changed_files({directory / name: recorded[name] for name in names if name in recorded})

@@ -8,6 +8,7 @@ always lead to the same experiment: if a name is taken by other settings (the fi
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,19 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.earlier_layout import earlier_artifacts, take_over
 from pipeline.errors import UserError
-from pipeline.identity import differences
+from pipeline.identity import differences, identity_of
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
 from pipeline.settings_text import settings_text, with_absolute_data
 
 SETTINGS = "settings.toml"
+_TITLE = "The resolved settings of this experiment"
 #: Longest name that is made of overrides; a longer one is cut, and stays unique.
 LONGEST = 80
+
+
+class DamagedSettingsError(UserError):
+    """The recorded settings of an experiment were changed."""
 
 
 def default_name(settings_file: str, overrides: Sequence[str]) -> str:
@@ -77,11 +83,31 @@ def recorded_settings(name: str, overrides: Sequence[str] = ()) -> Settings:
         overrides: texts `section.key=value`.
 
     Raises:
-        UserError: there is no such experiment, or its settings are not those of this version of the code.
+        UserError: there is no such experiment, or its settings are damaged or not those of this version of the code.
     """
     if not is_experiment(name):
         require_experiment(name)
-    return load_settings(paths.experiments() / name / SETTINGS, overrides=overrides)
+    file = paths.experiments() / name / SETTINGS
+    _require_unchanged(file)
+    return load_settings(file, overrides=overrides)
+
+
+def _require_unchanged(file: Path) -> None:
+    """Compare recorded settings with the checksum in their first line; those of earlier versions have none.
+
+    Missing lines would be read as the default settings, which are another experiment.
+    """
+    first, _, text = file.read_bytes().partition(b"\n")
+    if first not in (_first_line(text), f"# {_TITLE}.".encode()):
+        raise DamagedSettingsError(
+            f"Damaged settings: {paths.shown(file)}: changed since they were recorded. Edit another file, e.g. a copy "
+            f"in settings/. Record them again: rm -f {shlex.quote(paths.shown(file))} && ./run.sh with the options of "
+            "this experiment."
+        )
+
+
+def _first_line(text: bytes) -> bytes:
+    return f"# {_TITLE}; checksum of the following lines: {identity_of(text.hex())}".encode()
 
 
 def is_experiment(name: str) -> bool:
@@ -131,15 +157,17 @@ def start(settings: Settings) -> None:
     if file.is_file():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = settings_text(with_absolute_data(settings).as_dict(), "The resolved settings of this experiment.")
+    text = settings_text(with_absolute_data(settings).as_dict()).encode()
     temporary = file.with_name(f".{SETTINGS}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_bytes(_first_line(text) + b"\n" + text)
     os.replace(temporary, file)
 
 
 def _has_settings(name: str, settings: Settings) -> bool:
     try:
         return recorded_settings(name).as_dict() == with_absolute_data(settings).as_dict()
+    except DamagedSettingsError:
+        raise
     except UserError:  # of another version of the code
         return False
 

@@ -4,18 +4,22 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.machine import nearest_existing
+from pipeline.machine import cores, nearest_existing
 
 #: Glob pattern of temporary files that a killed write leaves: `.<name>.<random><suffix>`; not `.name.suffix`.
 TEMPORARY = ".*.*.*"
+#: Number of files from which on they are hashed in parallel.
+_MANY = 8
 
 
 def _umask() -> int:
@@ -104,13 +108,36 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a parquet or CSV table that this project wrote.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or is no such table.
     """
     if not path.is_file():
         raise UserError(f"Table not found: {path}. Run the stage that writes it: ./run.sh")
-    if path.suffix == ".csv":
-        return pd.read_csv(path, usecols=columns)
-    return pd.read_parquet(path, columns=columns)
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path, usecols=columns)
+        return pd.read_parquet(path, columns=columns)
+    except (ValueError, OSError) as fault:  # also of the parsers of pandas and pyarrow
+        raise UserError(f"Unreadable table: {path} ({fault}). Remove it and rerun the stage that wrote it.") from fault
+
+
+def changed_files(recorded: Mapping[Path, str]) -> list[str]:
+    """Faults of the files that are missing, unreadable or have another sha256 than recorded, one line each."""
+    if len(recorded) < _MANY:
+        faults = list(map(_file_fault, recorded, recorded.values()))
+    else:
+        with ThreadPoolExecutor(cores()) as pool:  # hashing does not hold the interpreter's lock
+            faults = list(pool.map(_file_fault, recorded, recorded.values()))
+    return [fault for fault in faults if fault]
+
+
+def _file_fault(path: Path, recorded: str) -> str:
+    try:
+        is_changed = sha256(path) != recorded
+    except FileNotFoundError:
+        return f"{paths.shown(path)}: missing"
+    except OSError as fault:
+        return f"{paths.shown(path)}: unreadable ({fault.strerror})"
+    return f"{paths.shown(path)}: changed since it was written (sha256 differs)" if is_changed else ""
 
 
 def sha256(path: Path) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 from pipeline.settings import Settings
 
 
-def settings_text(values: dict[str, Any], comment: str) -> str:
+def settings_text(values: dict[str, Any], comment: str = "") -> str:
     """Write resolved settings as TOML.
 
     Args:
         values: from `Settings.as_dict` or `Settings.without_paths`.
-        comment: the first line.
+        comment: the first line; empty: none.
     """
-    return f"# {comment}\n" + "\n".join(_lines(values)) + "\n"
+    return (f"# {comment}\n" if comment else "") + "\n".join(_lines(values)) + "\n"
 
 
 def with_absolute_data(settings: Settings) -> Settings:

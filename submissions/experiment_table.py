@@ -13,7 +13,7 @@ from pipeline.artifact import read_manifest
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.estimates import format_bytes
-from pipeline.experiments import SETTINGS, names, recorded_settings
+from pipeline.experiments import SETTINGS, DamagedSettingsError, names, recorded_settings
 from pipeline.file_lock import locked
 from pipeline.settings import Settings
 from pipeline.shared_artifacts import is_finished, size_on_disk, unused_artifacts, used_by
@@ -75,6 +75,8 @@ def progress_of(name: str) -> str:
     """ "complete", or the first stage of an experiment that is not finished."""
     try:
         settings = recorded_settings(name)
+    except DamagedSettingsError:
+        return "settings damaged"
     except UserError:
         return "of another version"
     folder = paths.experiments() / name

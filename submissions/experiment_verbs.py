@@ -8,11 +8,14 @@ from pipeline.console import say
 
 def add_experiment_verbs(verbs: argparse._SubParsersAction) -> None:
     """Add the verbs to the command line of the submissions stage."""
-    verbs.add_parser(
+    listing = verbs.add_parser(
         "experiments", help="list all experiments: scores, size on disk, complete or how far",
         description="List all experiments: date, data, scores, size on disk, complete or how far.",
-        epilog="example: ./run.sh experiments",
+        epilog="example: ./run.sh experiments --check",
     )  # fmt: skip
+    listing.add_argument(
+        "--check", action="store_true", help="instead, compare every file of all artifacts and results with its sha256"
+    )
     blend = verbs.add_parser(
         "blend", help="an ensemble over the networks of several finished experiments",
         description="Make an experiment with the networks of several finished ones of the same exams and folds, and "
@@ -39,7 +42,12 @@ def add_experiment_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def experiments(arguments: argparse.Namespace) -> int:
-    """Print all experiments."""
+    """Print all experiments, or check their files."""
+    if arguments.check:
+        from submissions.check_artifacts import check_artifacts
+
+        check_artifacts()
+        return 0
     from submissions.experiment_table import experiments_table
 
     say(experiments_table())

@@ -11,7 +11,7 @@ from features.build_acceptance import acceptance_artifact
 from features.build_store import store_artifact
 from features.store import store_table
 from input.contest import SOP, STUDY
-from input.tables import load_exams, load_slices
+from input.tables import load_exams, load_slices, verify_generated
 from models.apply_networks import require_networks
 from pipeline import paths
 from pipeline.artifact import Artifact, read_manifest, verify
@@ -25,6 +25,8 @@ from submissions.score import Truth, read_truth
 ARTIFACT_NAME = "submissions/write"
 #: The file for the contest: the promoted candidate's submission.
 SUBMISSION = "submission.csv"
+#: The truth of a synthetic contest's test exams, relative to its tree.
+TEST_TRUTH = "truth/test_truth.csv"
 FORMAT_VERSION = 5  # 4: without evidence.html; 5: exams that are not assessable get the prior
 
 
@@ -74,7 +76,7 @@ def read_candidates(directory: Path) -> Candidates:
 
 def truth_path(settings: Settings) -> Path:
     """The truth of the test exams of a synthetic contest; the real contest has none."""
-    return settings.data_root / "truth" / "test_truth.csv"
+    return settings.data_root / TEST_TRUTH
 
 
 def known_test_truth(settings: Settings) -> Truth | None:
@@ -83,6 +85,7 @@ def known_test_truth(settings: Settings) -> Truth | None:
     A finished run can be read without --data; the settings then point to the synthetic contest, whose test truth may
     be of other exams than the run's.
     """
+    verify_generated(settings, TEST_TRUTH)
     if not truth_path(settings).is_file():
         return None
     truth, exams = read_truth(truth_path(settings)), load_exams()

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
+from pipeline.artifact import MANIFEST, read_manifest
 from pipeline.errors import UserError
+from pipeline.experiments import names
 from pipeline.files import write_table
 from submissions.bootstrap_intervals import Interval
 from submissions.score import Score
@@ -28,6 +30,8 @@ LATER = (
     "test_exam_low", "test_exam_high", "test_image_low", "test_image_high",
     "test_slice_auc_low", "test_slice_auc_high", "test_exam_auc_low", "test_exam_auc_high",
 )  # fmt: skip
+#: Name of the experiment that wrote the row last; a column that was added later, too.
+EXPERIMENT = "experiment"
 #: Columns of older files under their former names.
 FORMER_NAMES = {"price": "decoding_cost"}
 #: Title of a printed column -> its meaning.
@@ -97,8 +101,13 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
         UserError: not a CSV table, or columns are missing.
     """
     if not path.is_file():
-        return pd.DataFrame(columns=[*COLUMNS, *LATER])
-    text = {name: str for name in COLUMNS[:6]}
+        return pd.DataFrame(columns=[*COLUMNS, *LATER, EXPERIMENT])
+    if not path.read_bytes().endswith(b"\n"):
+        raise UserError(
+            f"Not a complete leaderboard: {paths.shown(path)}: its last line is cut. Move the file away to start a new "
+            "one."
+        )
+    text = {name: str for name in (*COLUMNS[:6], EXPERIMENT)}
     numbers = (*COLUMNS[7:], *LATER, *FORMER_NAMES)
     try:
         rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={name: [""] for name in numbers})
@@ -113,12 +122,13 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
             f"Columns missing in the leaderboard: {paths.shown(path)}: {', '.join(missing)}. Move the file away to "
             "start a new one."
         )
-    return rows.reindex(columns=[*COLUMNS, *LATER])
+    rows = rows if EXPERIMENT in rows else rows.assign(**{EXPERIMENT: ""})
+    return rows.reindex(columns=[*COLUMNS, *LATER, EXPERIMENT])
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add rows; a row of the same run and candidate replaces the older one."""
-    new = pd.DataFrame(rows, columns=[*COLUMNS, *LATER])
+    new = pd.DataFrame(rows, columns=[*COLUMNS, *LATER, EXPERIMENT])
     old = read_leaderboard(path)
     is_replaced = pd.MultiIndex.from_frame(old[list(KEY)]).isin(pd.MultiIndex.from_frame(new[list(KEY)]))
     old = old[~is_replaced]
@@ -167,10 +177,12 @@ def whole_table(rows: pd.DataFrame) -> str:
     """Every run and candidate, best CV first within each data set, with the meaning of the columns."""
     rows = rows.sort_values(["data", "cv"], kind="stable")
     figure_titles = ["CV", "95 %", "slice AUC", "PE AUC", "decoding cost"]
-    header = ["data", "candidate", "when", "run", "commit", *figure_titles, "test"]
+    header = ["data", "candidate", "when", "experiment", "commit", *figure_titles, "test"]
+    names_of_run = experiments_by_run()
     cells = []
     for row in rows.to_dict("records"):
-        facts = [row["data"], _name(row), row["when"], row["run"][:8], row["commit"] or "-"]
+        experiment = names_of_run.get(row["run"]) or row[EXPERIMENT] or f"run {row['run'][:8]}"
+        facts = [row["data"], _name(row), row["when"], experiment, row["commit"] or "-"]
         figures = [
             _number(row["cv"]),
             _range(row, "cv"),
@@ -178,9 +190,21 @@ def whole_table(rows: pd.DataFrame) -> str:
             _number(row["cv_exam_auc"], 3),
         ]
         cells.append([*facts, *figures, _number(row["decoding_cost"], 5), _number(row["test"])])
-    meanings = {"run": "identity of the run's artifact", **{title: LEGEND[title] for title in figure_titles}}
+    meanings = {
+        "experiment": "its name; of a run without a name, the identity of its artifact",
+        **{title: LEGEND[title] for title in figure_titles},
+    }
     meanings |= {"test": "contest metric of the submission on the test truth", "*": "the promoted candidate of the run"}
     return f"{text_table(header, cells, left=5)}\n\n{legend(meanings)}"
+
+
+def experiments_by_run() -> dict[str, str]:
+    """Run -> names of the experiments whose results it is; experiments with equal settings share a run."""
+    experiments: dict[str, list[str]] = {}
+    for name in names():
+        if (paths.experiments() / name / MANIFEST).is_file():
+            experiments.setdefault(read_manifest(paths.experiments() / name)["identity"], []).append(name)
+    return {run: ", ".join(sharing) for run, sharing in experiments.items()}
 
 
 def _name(row: dict[str, Any]) -> str:

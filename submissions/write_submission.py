@@ -10,7 +10,7 @@ import pandas as pd
 
 from ensemble.decode import decode
 from features.build_acceptance import read_acceptance
-from input.tables import load_exams, load_slices
+from input.tables import load_exams, load_slices, verify_generated
 from pipeline import paths
 from pipeline.artifact import Artifact, verify
 from pipeline.console import progress, say
@@ -21,6 +21,7 @@ from submissions.bootstrap_intervals import resample_counts
 from submissions.check_submission import require_valid
 from submissions.finished_run import (
     SUBMISSION,
+    TEST_TRUTH,
     Candidates,
     quarantined_slices,
     read_candidates,
@@ -56,6 +57,7 @@ def write_all(settings: Settings, *, force: bool = False) -> None:
     Raises:
         UserError: no finished ensemble, damaged files, or a submission that is not valid.
     """
+    verify_generated(settings, "test.csv", "sample_submission.csv", TEST_TRUTH)
     candidates = read_candidates(paths.ensemble_run())
     artifact = submission_artifact(settings, candidates)
     if artifact.is_current(force=force):
@@ -181,6 +183,7 @@ def _facts(settings: Settings, run: str) -> dict[str, Any]:
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "run": run,
+        "experiment": paths.experiment().name,
         "settings": identity_of(settings.as_dict()),
         "commit": commit(),
         "data": f"phantom {phantom.name} (seed {phantom.seed})" if settings.is_phantom else settings.data_root.name,

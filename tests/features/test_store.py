@@ -79,6 +79,27 @@ def test_a_file_that_is_gone_from_a_finished_store_is_an_error(tmp_path, hu, suf
             look()
 
 
+@pytest.mark.parametrize("suffix", [".b2nd", ".json"])
+def test_a_changed_file_of_a_finished_store_is_an_error(tmp_path, hu, suffix):
+    write(tmp_path, hu)
+    write_json(tmp_path / "manifest.json", {"files": {file.name: sha256(file) for file in tmp_path.iterdir()}})
+    open_exam(tmp_path, "a1")
+    path = tmp_path / f"a1{suffix}"
+    data = path.read_bytes()
+    path.write_bytes(data[:-3])
+    with pytest.raises(UserError, match=rf"a1\{suffix}: changed since it was written .*\nRebuild it: rm -f .*a1"):
+        open_exam(tmp_path, "a1")
+    path.write_bytes(data)
+    np.testing.assert_array_equal(open_exam(tmp_path, "a1").hu[:], hu)
+
+
+def test_a_truncated_array_of_an_unfinished_store_is_an_error(tmp_path, hu):
+    write(tmp_path, hu)
+    array_path(tmp_path, "a1").write_bytes(array_path(tmp_path, "a1").read_bytes()[:20])
+    with pytest.raises(UserError, match=r"Unreadable array: .*a1\.b2nd \(.*\)\. Remove it: rm "):
+        open_exam(tmp_path, "a1")
+
+
 def test_an_exam_whose_rewriting_failed_is_not_in_the_store(tmp_path, hu, monkeypatch):
     write(tmp_path, hu)
 

@@ -18,7 +18,7 @@ from models import device, training_jobs
 from models.check_recipe import check_recipe, check_recipes
 from models.history import History
 from models.learning_curves import draw_curves, draw_overview
-from models.network_artifacts import network_artifact
+from models.network_artifacts import job_artifacts, network_artifact
 from models.progress import TrainingLog
 from models.progress_messages import (
     DoneMessage,
@@ -118,6 +118,22 @@ def test_artifacts_identify_initial_weights_by_content_and_do_not_record_their_p
     assert network_artifact(settings, "mobilenetv2", 0).identity != first.identity
     file.unlink()
     assert network_artifact(packed, "mobilenetv2", 0).identity == first.identity
+
+
+def test_one_more_backbone_leaves_the_other_networks_as_they_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    for folder in (paths.prepared(), paths.store(), paths.masks()):
+        write_json(folder / "manifest.json", {"identity": "finished"})
+    exam = ExamNetworkSettings(kinds=("gru",))
+
+    def folders(*backbones):
+        settings = Settings(models=ModelsSettings(backbones=backbones, exam=exam))
+        jobs = [(backbone, fold) for backbone in backbones for fold in range(settings.input.folds)]
+        return {artifact.directory for job in jobs for artifact in job_artifacts(settings, *job)}
+
+    one, two = folders("mobilenetv2"), folders("efficientnet_lite0", "mobilenetv2")
+    assert len(one) == 6 and one < two
+    assert {folder.name.split("-")[0] for folder in two - one} == {"efficientnet_lite0", "efficientnet_lite0_gru"}
 
 
 class _NeverCurrent:

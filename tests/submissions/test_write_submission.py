@@ -8,6 +8,7 @@ import pytest
 from pipeline import paths
 from pipeline.artifact import read_manifest
 from pipeline.errors import UserError
+from pipeline.experiments import SETTINGS
 from pipeline.files import write_json
 from pipeline.settings import InputSettings, Settings, SubmissionsSettings
 from submissions.__main__ import main
@@ -143,6 +144,20 @@ def test_the_whole_leaderboard_is_sorted_within_data_sets(tmp_path: Path) -> Non
     assert [line.split()[:2] for line in lines[2:5]] == [["a", "other"], ["b", "better"], ["b", "worse"]]
     assert "other *" in lines[2]
     assert lines[5] == "" and LEGEND["decoding cost"] in "\n".join(lines[6:])
+
+
+def test_the_leaderboard_names_experiments(settings: Settings, tmp_path: Path) -> None:
+    write_all(settings)
+    older = {"when": "2025-01-01 10:00", "run": "0123456789abcdef", "settings": "s", "commit": "", "data": "old"}
+    append(leaderboard_path(), [older | {"candidate": "prior", "promoted": True, "cv": 0.5}])
+    unnamed = read_leaderboard(leaderboard_path())
+    assert unnamed["experiment"].tolist() == [paths.UNNAMED] * len(STRENGTHS) + [""]
+    text = whole_table(unnamed)
+    assert "run 01234567" in text and text.count(paths.UNNAMED) == len(STRENGTHS)  # one folder without settings
+    for name in ("first", "second"):
+        shutil.copytree(paths.submissions(), tmp_path / "products" / "experiments" / name, symlinks=True)
+        (tmp_path / "products" / "experiments" / name / SETTINGS).touch()
+    assert whole_table(unnamed).count("first, second") == len(STRENGTHS)
 
 
 def test_the_files_of_former_candidates_are_removed(settings: Settings, tmp_path: Path) -> None:
