@@ -68,7 +68,7 @@ def main() -> int:
     )
     parser.add_argument("--root", type=Path, required=True, help="a new or empty folder")
     parser.add_argument(
-        "--shares", type=float, nargs="+", default=(0.02, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
+        "--shares", type=float, nargs="+", default=(0.02, 0.25, 0.5, 0.75, 0.9, 0.98),
         help="sizes of the disk as shares of what the undisturbed run needs (%(default)s)",
     )  # fmt: skip
     arguments = parser.parse_args()

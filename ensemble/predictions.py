@@ -18,7 +18,7 @@ from features.store import store_table
 from input.contest import EXAM_LABELS, QA_CONTRAST, QA_LABELS, QA_MOTION, SERIES, SLICE_LABEL, SOP, STUDY
 from models.clot_columns import CLOT_COLUMNS
 from pipeline import paths
-from pipeline.artifact import MANIFEST, integrity_faults
+from pipeline.artifact import MANIFEST, integrity_faults, repair_command
 from pipeline.errors import UserError
 
 #: Exam labels that networks may predict at every slice (auxiliary heads).
@@ -78,12 +78,13 @@ def read_networks(networks: Iterable[str], folds: Iterable[int], role: str) -> d
     folds = list(folds)
     tables: dict[str, dict[int, pd.DataFrame]] = {}
     faults: list[str] = []
+    missing: list[str] = []
     for network in networks:
         for fold in folds:
             directory = paths.model_run(network, fold)
             path = directory / "slices.parquet"
             if not (directory / MANIFEST).is_file():
-                faults.append(f"{paths.shown(directory)}: not trained yet")
+                missing.append(f"{paths.shown(directory)}: not trained yet")
                 continue
             damaged = integrity_faults(directory, [path.name])
             if damaged:
@@ -92,9 +93,9 @@ def read_networks(networks: Iterable[str], folds: Iterable[int], role: str) -> d
             table = pd.read_parquet(path, filters=[("role", "==", role)])
             faults += [f"{paths.shown(path)}: {fault}" for fault in table_faults(table)]
             tables.setdefault(network, {})[fold] = table
-    if faults:
-        next_step = "Remove the folders of damaged networks, then train what is missing: ./run.sh --from models"
-        raise UserError.listing("Unusable network predictions:", faults, next_step)
+    if missing or faults:
+        next_step = repair_command(faults)
+        raise UserError.listing("Unusable network predictions:", missing + faults, next_step)
     return tables
 
 

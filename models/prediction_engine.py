@@ -26,6 +26,7 @@ from models.slice_targets import FLIPPED, TARGETS
 from models.slice_views import SliceViews
 from models.stored_maps import MAP_LEVELS
 from pipeline.artifact import read_manifest, verify
+from pipeline.files import require_space
 from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
     _keep_telemetry_out()
     # Outputs of an exported dict lose their names, so a graph with ordered outputs is exported.
     ordered = keras.Model(model.input, [model.output[name] for name in OUTPUTS])
-    ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
+    try:
+        ordered.export(str(directory / GRAPH), format="openvino", verbose=False)
+    except RuntimeError:  # OpenVINO does not say why it cannot write
+        require_space(directory / GRAPH_WEIGHTS, 4 * model.count_params())
+        raise
 
 
 @cache

@@ -186,7 +186,7 @@ def _write_predictions(
     directory: Path, engine: Engine, scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int
 ) -> float:
     """Write the predictions of a network; return the AUC of `pe` on the slices of the held-out fold."""
-    from numpy.lib.format import open_memmap
+    from numpy.lib.format import dtype_to_descr, write_array_header_1_0
     from sklearn.metrics import roc_auc_score
 
     from models.slice_network import embedding_width
@@ -197,16 +197,18 @@ def _write_predictions(
         atomic_path(directory / "embeddings.npy") as temporary,
         atomic_path(directory / MAPS) as temporary_maps,
         MapWriter(temporary_maps) as map_writer,
+        temporary.open("wb") as embeddings,  # not a memory map: on a full disk it ends the process with a bus error
     ):
-        embeddings = open_memmap(temporary, "w+", np.float16, (len(scored), embedding_width(settings)))
+        shape = (len(scored), embedding_width(settings))
+        header = {"descr": dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+        write_array_header_1_0(embeddings, header)
         first = 0
         for frame, vectors, maps in predict_slices(engine, scored, views, settings, loaders=loaders):
             rows = slice(first, first + len(frame))
-            embeddings[rows] = vectors
+            embeddings.write(vectors.astype(np.float16, order="C").tobytes())
             map_writer.write(frame[STUDY], frame[SOP], roles[rows], maps)
             frames.append(frame)
             first += len(frame)
-        embeddings.flush()
     table = pd.concat(frames, ignore_index=True)
     table.insert(2, "role", scored["role"].to_numpy())
     table.insert(3, "row", np.arange(len(table)))

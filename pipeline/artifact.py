@@ -242,7 +242,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         recorded, manifest = "unreadable", {}
     if recorded is not None and recorded != identity_of(manifest):
         fault = f"{paths.shown(path)}: changed since it was written"
-        raise UserError(f"Damaged manifest: {fault}. {repair_command(directory, [fault])}")
+        raise UserError(f"Damaged manifest: {fault}. {repair_command([fault])}")
     return manifest
 
 
@@ -262,16 +262,13 @@ def verify(
     """
     faults = integrity_faults(directory, names, recorded=recorded)
     if faults:
-        raise UserError.listing(
-            "An artifact does not match its manifest:", faults, next_step or repair_command(directory, faults)
-        )
+        raise UserError.listing("An artifact does not match its manifest:", faults, next_step or repair_command(faults))
 
 
-def repair_command(directory: Path, faults: list[str]) -> str:
+def repair_command(faults: list[str]) -> str:
     """The next step after faults of an artifact's files: a missing file, and what depends on it, is built again.
 
     Args:
-        directory: the artifact.
         faults: as `integrity_faults` returns them.
     """
     damaged = [path for path, _, reason in (fault.partition(": ") for fault in faults) if reason != "missing"]

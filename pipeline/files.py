@@ -69,6 +69,19 @@ def require_writable(path: Path) -> None:
         raise UserError(f"Cannot write {path}: {folder}: {fault.strerror}. Choose a file in another folder.") from fault
 
 
+def require_space(path: Path, size: int) -> None:
+    """Check that a file of `size` bytes fits on the disk, where a library reports a full disk as another error.
+
+    Raises:
+        OSError: it does not; the disk is full.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(size))
+    except OSError as fault:
+        raise OSError(fault.errno, os.strerror(fault.errno or 0), str(path)) from fault
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically."""
     write_bytes(path, text.encode())

@@ -45,7 +45,7 @@ def _faults(folder: Path, name: str) -> list[str]:
         faults = integrity_faults(folder)
     except UserError as fault:  # a damaged manifest
         return [f"  - {fault}"]
-    next_step = repair_command(folder, faults) if name else "No experiment uses it. Delete it: ./run.sh clean --yes"
+    next_step = repair_command(faults) if name else "No experiment uses it. Delete it: ./run.sh clean --yes"
     return [*(f"  - {fault}" for fault in faults), f"    {next_step}"] if faults else []
 
 
