@@ -19,6 +19,8 @@ from pipeline.errors import UserError
 from pipeline.shared_artifacts import size_on_disk
 
 ENLARGED = "size=8g"
+#: Signs of a message about the disk: of the stages, of a training job's log, and of the set-up.
+SIGNS = ("disk is full", "cannot be written", "No space left")
 
 
 def mount(*words: str) -> None:
@@ -48,7 +50,7 @@ def fill(disk: Path, undisturbed: Path, size: int) -> list[str]:
             say(f"{title}: not filled")
             return []
         output = (disk.parent / f"{disk.name}-{LOG}").read_text(errors="replace")
-        message = next((line for line in output.splitlines() if "disk is full" in line or "disk space" in line), "")
+        message = next((line for line in output.splitlines() if any(sign in line for sign in SIGNS)), "")
         faults = ["a traceback"] if "Traceback" in output else []
         faults += [] if message else [f"no message about the disk, the last line is: {last_line(disk)}"]
         say(f"{title}: {message.strip() or last_line(disk)}")
