@@ -12,7 +12,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
-from benchmarks.kills import LOG, compare, finish, last_line, start, undisturbed_run
+from benchmarks.kills import COMMAND, LOG, add_overrides, compare, finish, last_line, start, undisturbed_run
 from pipeline.cli import run
 from pipeline.console import say
 from pipeline.errors import UserError
@@ -73,7 +73,9 @@ def main() -> int:
         "--shares", type=float, nargs="+", default=(0.02, 0.25, 0.5, 0.75, 0.9, 0.98),
         help="sizes of the disk as shares of what the undisturbed run needs (%(default)s)",
     )  # fmt: skip
+    add_overrides(parser)
     arguments = parser.parse_args()
+    COMMAND.extend(word for override in arguments.overrides for word in ("--set", override))
     root = arguments.root.expanduser().resolve()
     undisturbed, _ = undisturbed_run(root)
     needed = size_on_disk(undisturbed)

@@ -26,12 +26,21 @@ from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import sha256
 
+#: The command of the runs; `add_overrides` extends it.
 COMMAND = [str(paths.CHECKOUT / "run.sh"), "--settings", "settings/tests.toml"]
 #: Names of files that contain times, or belong to no result.
 NOT_COMPARED = ("manifest.json", "model_card.json", "model_card.md", "evidence.html", "leaderboard.csv")
 LOG = "output.log"
 #: Seconds between two looks at the files of a run.
 LOOK_S = 0.1
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add --set, as of run.sh, which extends COMMAND."""
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
+        help="override a setting, e.g. --set 'models.backbones=[\"mobilenetv2\"]' for a shorter run (repeatable)",
+    )  # fmt: skip
 
 
 def start(root: Path, variables: Mapping[str, str] = {}) -> subprocess.Popen:  # noqa: B006
@@ -132,7 +141,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=12, help="number of kills (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (%(default)s)")
     parser.add_argument("--set-up", action="store_true", help="install the environment of the killed run from scratch")
+    add_overrides(parser)
     arguments = parser.parse_args()
+    COMMAND.extend(word for override in arguments.overrides for word in ("--set", override))
     root = arguments.root.expanduser().resolve()
     undisturbed, timeline = undisturbed_run(root)
     killed = root / "killed"

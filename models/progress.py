@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from models.history import History
@@ -18,6 +20,38 @@ from pipeline.console import progress_visible
 
 STEP_MESSAGE_SECONDS = 20.0  # between two messages within an epoch
 EVENTS_PER_EPOCH = 50  # points of the loss curve
+
+
+class EventFile:
+    """Write scalars to an event file for TensorBoard, in the calling thread.
+
+    SummaryWriter of tensorboardX writes in a thread of its own. On a full disk that thread ends, and the training would
+    wait forever for it to take the next scalar.
+
+    Args:
+        folder: Folder of the event files.
+        suffix: End of the file's name.
+        restart: Step from which on scalars of earlier files are replaced; None keeps them.
+    """
+
+    def __init__(self, folder: Path, suffix: str, restart: int | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), suffix)
+        if restart is not None:
+            session = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=restart, session_log=session))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Append one scalar."""
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def flush(self) -> None:
+        """Write everything to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write everything and close the file."""
+        self._writer.close()
 
 
 class TrainingLog:
@@ -31,7 +65,7 @@ class TrainingLog:
 
     def __init__(self, epochs: int, events: Path | None = None, report: Report = print_text) -> None:
         self._epochs, self._folder, self._report = epochs, events, report
-        self._writer: SummaryWriter | None = None
+        self._writer: EventFile | None = None
         self._bar = tqdm(disable=True)
         self._slices = 0
 
@@ -51,9 +85,7 @@ class TrainingLog:
         if self._folder:
             if not done and self._folder.is_dir():
                 shutil.rmtree(self._folder)  # curves of an earlier training
-            self._writer = SummaryWriter(
-                str(self._folder), purge_step=done * batches if done else None, filename_suffix=f".after{done}"
-            )
+            self._writer = EventFile(self._folder, f".after{done}", done * batches if done else None)
         self._bar = tqdm(
             total=self._epochs * batches, initial=done * batches, unit="batch", desc="training",
             disable=not progress_visible(), leave=False,
@@ -74,7 +106,7 @@ class TrainingLog:
         self._bar.update()
         batches = epoch * self._batches + step + 1
         if self._writer and (step + 1) % max(1, self._batches // EVENTS_PER_EPOCH) == 0:
-            self._writer.add_scalar("batch/loss", loss, batches)
+            self._writer.add("batch/loss", loss, batches)
         if time.monotonic() - self._last_message > STEP_MESSAGE_SECONDS and not progress_visible():
             self._last_message = time.monotonic()
             self._report(
@@ -95,8 +127,8 @@ class TrainingLog:
         )  # fmt: skip
         if self._writer:
             for name, value in history.table().iloc[-1].drop("epoch").items():
-                self._writer.add_scalar(f"epoch/{name}", value, done * self._batches)
-            self._writer.add_scalar("epoch/slices_per_second", speed, done * self._batches)
+                self._writer.add(f"epoch/{name}", value, done * self._batches)
+            self._writer.add("epoch/slices_per_second", speed, done * self._batches)
             self._writer.flush()
 
     def _seconds_left(self, batches: int) -> float:

@@ -1,8 +1,8 @@
 """Every kind of file of a finished run, damaged in four ways: the next command that reads it names it and its repair.
 
-A small run in this process writes 48 kinds of files (KINDS). One file of each is flipped in one bit, truncated,
-emptied and removed. Each time `./run.sh experiments --check`, and the command that reads the file next, must end with
-an error of one line per file and no traceback; none may go on with another result.
+One file of each of 49 kinds (KINDS) of a small run, and its 10 manifests, are flipped in one bit, truncated, emptied
+and removed: 236 damages. Each time `./run.sh experiments --check`, and the command that reads the file next, must end
+with an error of one line per file; none may end with a traceback or go on with another result.
 """
 
 import re
@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from ensemble.__main__ import main as ensemble_main
+from ensemble.fit_novelty import fit_novelty, read_references
 from features.__main__ import main as features_main
 from inference.__main__ import main as inference_main
+from inference.repeat_seeds import _promotions
 from input.__main__ import main as input_main
 from models.__main__ import main as models_main
 from pipeline import paths
@@ -23,6 +25,8 @@ from pipeline.errors import UserError
 from pipeline.experiments import SETTINGS, recorded_settings
 from pipeline.settings import Settings
 from submissions.__main__ import main as submissions_main
+from submissions.check_artifacts import check_artifacts
+from submissions.packed_model import model_contents
 
 NAME = "damaged"
 SMALLEST = (
@@ -48,12 +52,17 @@ def options() -> list[str]:
     return [*words, *(word for override in SMALLEST for word in ("--set", override))]
 
 
-def _build_store(settings: Settings) -> None:
-    command(features_main, "build", "--force", *options())
+def _stage(main: Callable[[], object], *words: str) -> Callable[[Settings], object]:
+    return lambda settings: command(main, *words, *options())
 
 
-def _train(settings: Settings) -> None:
-    command(models_main, "train", "--force", *options())
+_prepare = _stage(input_main, "prepare")
+_build_store = _stage(features_main, "build", "--force")
+_train = _stage(models_main, "train", "--force")
+_fit = _stage(ensemble_main, "fit", "--force")
+_write = _stage(submissions_main, "write", "--force")
+_write_again = _stage(submissions_main, "write")
+_report = _stage(inference_main, "report", "--force")
 
 
 def _draw(settings: Settings) -> None:
@@ -68,54 +77,26 @@ def _train_exam_network(settings: Settings) -> None:
     train_exam_networks(settings, "tiny", 0, 1, force=True)
 
 
-def _fit(settings: Settings) -> None:
-    command(ensemble_main, "fit", "--force", *options())
-
-
-def _fit_novelty(settings: Settings) -> None:
-    from ensemble.fit_novelty import fit_novelty
-
-    fit_novelty(settings, force=True)
-
-
-def _write(settings: Settings) -> None:
-    command(submissions_main, "write", "--force", *options())
-
-
-def _write_again(settings: Settings) -> None:
-    command(submissions_main, "write", *options())
-
-
-def _report(settings: Settings) -> None:
-    command(inference_main, "report", "--force", *options())
-
-
 def _open_networks(settings: Settings) -> None:
     from models.apply_networks import FinishedNetworks
 
     FinishedNetworks(settings)
 
 
-def _read_references(settings: Settings) -> None:
-    from ensemble.fit_novelty import read_references
+def _fit_novelty(settings: Settings) -> None:
+    fit_novelty(settings, force=True)
 
+
+def _read_references(settings: Settings) -> None:
     read_references()
 
 
-def _export(settings: Settings) -> None:
-    from submissions.packed_model import model_contents
-
-    model_contents(settings)
-
-
 def _read_promotions(settings: Settings) -> None:
-    from inference.repeat_seeds import _promotions
-
     _promotions(NAME)
 
 
 def _check(settings: Settings) -> None:
-    command(submissions_main, "experiments", "--check")
+    check_artifacts()
 
 
 #: Files of a finished experiment -> the command that reads them next; `_check` where no command does. The folders are
@@ -159,8 +140,8 @@ KINDS = {
     "artifacts/models/tiny_gru/fold0/learning.png": _check,
     "artifacts/ensemble/exams.parquet": _write,
     "artifacts/ensemble/slices.parquet": _write,
-    "artifacts/ensemble/models.json": _export,
-    "artifacts/ensemble/trees/final/*.txt": _export,
+    "artifacts/ensemble/models.json": model_contents,
+    "artifacts/ensemble/trees/final/*.txt": model_contents,
     "artifacts/ensemble/promotion.csv": _read_promotions,
     "artifacts/novelty/novelty.npz": _read_references,
     "artifacts/novelty/exams.parquet": _report,
@@ -173,6 +154,7 @@ KINDS = {
 }
 #: Manifests -> a command that needs the finished artifact.
 MANIFESTS = {
+    "artifacts/raw": _prepare,
     "artifacts/prepared": _build_store,
     "artifacts/store": _train,
     "artifacts/masks": _train,
@@ -241,7 +223,7 @@ def damage(file: Path, how: str) -> None:
         file.write_bytes(data[: len(data) // 2] if how == "truncated" else b"")
 
 
-def error_of(reader: Callable[[Settings], None]) -> str:
+def error_of(reader: Callable[[Settings], object]) -> str:
     """The error of a command."""
     paths.select_experiment(NAME)
     with pytest.raises(UserError) as caught:
@@ -274,6 +256,9 @@ def test_a_damaged_manifest_is_named_with_the_command_that_builds_it_again(
     experiment: Path, folder: str, how: str
 ) -> None:
     damage(experiment / folder / MANIFEST, how)
+    if how == "removed" and MANIFESTS[folder] is _prepare:  # the command that reads it is the one that writes it
+        _prepare(recorded_settings(NAME))
+        return
     message = error_of(MANIFESTS[folder])
     if how == "removed":
         assert re.search(r"\./run\.sh", message), message
@@ -287,9 +272,8 @@ def test_a_damaged_manifest_is_named_with_the_command_that_builds_it_again(
 def test_every_kind_of_file_is_damaged(run: Path) -> None:
     paths.select_experiment(NAME)
     experiment = paths.experiment()
-    written = {file.resolve() for pattern in ("artifacts/*", "artifacts/models/*/*", "evidence") 
-               for folder in experiment.glob(pattern) if (folder / MANIFEST).is_file()
-               for file in folder.rglob("*") if file.is_file()}  # fmt: skip
+    folders = [file.parent for pattern in ("*/", "*/*/", "*/*/*/*/") for file in experiment.glob(pattern + MANIFEST)]
+    written = {file for folder in folders for file in folder.resolve().rglob("*") if file.is_file()}
     damaged = {kind(file) for pattern in KINDS for file in experiment.glob(pattern)}
     assert {kind(file) for file in written if file.name != MANIFEST} <= damaged
 
@@ -297,9 +281,8 @@ def test_every_kind_of_file_is_damaged(run: Path) -> None:
 def kind(file: Path) -> tuple[str, str]:
     """The artifact's name without identity and fold, and the file's name without UIDs and numbers; trees are equal."""
     folder = file.resolve().relative_to(paths.root().resolve())
-    return re.sub(r"(-fold\d)?-[0-9a-f]{10}$", "", "/".join(folder.parts[:3])), re.sub(
-        r"[0-9a-f]*\d|.*(?=\.txt)", "", file.name
-    )
+    artifact = re.sub(r"(-fold\d)?-[0-9a-f]{10}$", "", "/".join(folder.parts[:3]))
+    return artifact, re.sub(r"[0-9a-f]*\d|.*(?=\.txt)", "", file.name)
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "emptied"])
