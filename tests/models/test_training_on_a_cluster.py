@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -51,15 +52,21 @@ def network_hashes(root: Path) -> dict[str, str]:
 
 def kill_in_training(local: LocalCluster, root: Path, killed: list[int]) -> None:
     """Kill the worker of the first job that has finished an epoch, between two epochs of its training."""
-    while not (checkpoints := list(root.glob("artifacts/models/*/.checkpoint.npz"))):
+    while not killed:
         time.sleep(0.02)
-    fold = checkpoints[0].parent.name.split("-")[1].removeprefix("fold")
-    for worker in local.workers.values():
-        commands = [child.cmdline() for child in psutil.Process(worker.pid).children(recursive=True)]
-        if any(words[2:4] == ["models", "fold"] and words[words.index("--fold") + 1] == fold for words in commands):
-            killed.append(worker.pid)
-            os.kill(worker.pid, signal.SIGKILL)
-            return
+        for checkpoint in root.glob("artifacts/models/*/.checkpoint.npz"):
+            fold = checkpoint.parent.name.split("-")[1].removeprefix("fold")
+            killed += [worker.pid for worker in local.workers.values() if trains(worker.pid, fold)][:1]
+    del killed[1:]
+    os.kill(killed[0], signal.SIGKILL)
+
+
+def trains(pid: int, fold: str) -> bool:
+    """Whether a process has started the job of a fold."""
+    with suppress(psutil.NoSuchProcess):
+        commands = [child.cmdline() for child in psutil.Process(pid).children()]
+        return any(words[2:4] == ["models", "fold"] and words[words.index("--fold") + 1] == fold for words in commands)
+    return False
 
 
 @pytest.mark.slow
@@ -84,10 +91,10 @@ def test_networks_of_a_cluster_with_a_killed_worker_have_the_bytes_of_local_ones
     killed: list[int] = []
     with local:
         monkeypatch.setenv(cluster.VARIABLE, local.scheduler_address)
-        killer = threading.Thread(target=kill_in_training, args=(local, there, killed))
+        killer = threading.Thread(target=kill_in_training, args=(local, there, killed), daemon=True)
         killer.start()
         train_all(settings, OPTIONS, force=False)
-        killer.join()
+        killer.join(10)
     assert len(killed) == 1
     assert len(network_hashes(here)) >= 2 * 8
     assert network_hashes(there) == network_hashes(here)
