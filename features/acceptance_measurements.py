@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from features.chest_grid import LUNG_HU
 from features.masks import grow, shrink
 from features.orientation_signs import SIGNS, orientation_signs
+from features.slice_measurements import lung_mask
 from features.store import StoredExam
 from input.slice_order import GAP_STEPS, SAME_POSITION_MM
 
@@ -208,7 +208,7 @@ def _ends(slices: pd.DataFrame) -> dict[str, float]:
 
 def _cut_share(exam: StoredExam, hu: np.ndarray) -> float:
     """Share of the lungs' outline at the border of the image, or at the padding around a round field of view."""
-    lung = _lung(hu)
+    lung = lung_mask(hu)
     outline = np.count_nonzero(grow(lung, 1) & ~lung) + 1
     padding = shrink(hu <= PADDING_HU, 2)
     beside = lung & grow(_at_border(padding), 4)
@@ -233,11 +233,6 @@ def _at_border(mask: np.ndarray) -> np.ndarray:
             )
             kept[:] = np.isin(labels, np.setdiff1d(rim, [0]))
     return result
-
-
-def _lung(hu: np.ndarray) -> np.ndarray:
-    """Mask of lung without rims thinner than three pixels."""
-    return grow(shrink((hu > LUNG_HU[0]) & (hu < LUNG_HU[1]), 1), 1)
 
 
 def _metal_ml(exam: StoredExam, hu: np.ndarray) -> float:

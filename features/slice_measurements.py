@@ -78,7 +78,7 @@ class _Geometry:
 
     def __init__(self, exam: StoredExam, hu: np.ndarray) -> None:
         self.blocks = [slice(start, start + BLOCK) for start in range(0, len(hu), BLOCK)]
-        self.lung = np.concatenate([_lung(hu[block]) for block in self.blocks])
+        self.lung = np.concatenate([lung_mask(hu[block]) for block in self.blocks])
         y_mm, self.x_mm = known_spacing(exam.spacing_mm, NOMINAL_PIXEL_MM)
         self.pixel_cm2 = y_mm * self.x_mm / 100
         self.middle = int(np.clip(round(exam.middle_column), 1, hu.shape[2] - 1))
@@ -119,7 +119,7 @@ class _Geometry:
         return right.sum(axis=1), left.sum(axis=1), (columns * self.is_central).sum(axis=1)
 
 
-def _lung(hu: np.ndarray) -> np.ndarray:
+def lung_mask(hu: np.ndarray) -> np.ndarray:
     """Mask of lung-like pixels, without rims thinner than 3 pixels: the skin's blurred edge is as dark as lung."""
     return grow(shrink((hu > LUNG_HU[0]) & (hu < LUNG_HU[1]), 1), 1)
 
