@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from features.store import StoredExam, is_stored, open_exam
+from inference.lung_vessels import CENTRAL_MM, UNKNOWN, measure_lung_vessels, occluded_share
 from models.clot_targets import FULL, MAP_STRIDE
 from models.slice_views import SliceViews
 from models.stored_maps import MeanMaps, learned_from_masks, mapping_backbone, mapping_backbones, read_maps
@@ -31,6 +32,7 @@ class ClotMap:
         thickness_mm: (z,) extent of every plane along z, mm.
         middle: column of the patient's midline, in cells.
         has_volumes: the networks learned from clot masks; without them a cell's probability is no share of its area.
+        vessel_ml: volume of the contrast-filled vessels of the left and the right lung, ml; NaN where unknown.
     """
 
     probability: np.ndarray
@@ -39,6 +41,7 @@ class ClotMap:
     thickness_mm: np.ndarray
     middle: float
     has_volumes: bool = True
+    vessel_ml: tuple[float, float] = UNKNOWN
 
     def volumes_ml(self) -> np.ndarray:
         """Expected clot volume of every cell, ml, (z, rows, columns); cells below VOLUME_THRESHOLD have none.
@@ -55,6 +58,18 @@ class ClotMap:
         volumes = self.volumes_ml()
         left = float(volumes[:, :, np.arange(volumes.shape[2]) > self.middle].sum())
         return left, float(volumes.sum()) - left
+
+    def occluded_shares(self) -> tuple[float, float]:
+        """Share of the arteries of the patient's left and right lung that clot occludes, 0-1.
+
+        Central clot does not count. NaN as in `volumes_ml` and `inference.lung_vessels`.
+        """
+        of_column = self.volumes_ml().sum(axis=(0, 1))
+        if not np.isfinite(of_column).all():
+            return UNKNOWN
+        offset_mm = (np.arange(len(of_column)) - self.middle) * self.cell_mm
+        left, right = (float(of_column[side].sum()) for side in (offset_mm >= CENTRAL_MM, offset_mm <= -CENTRAL_MM))
+        return occluded_share(left, self.vessel_ml[0]), occluded_share(right, self.vessel_ml[1])
 
     def stored_point(self, row: float, column: float) -> tuple[float, float]:
         """(y, x) in stored pixels of a position in cells."""
@@ -83,9 +98,10 @@ def clot_map(exam: StoredExam, planes: Sequence[np.ndarray], views: SliceViews, 
     to_stored = cv2.invertAffineTransform(matrix) @ np.vstack([cells, [0, 0, 1]])
     pixel_mm = exam.spacing_mm[1] if exam.has_spacing else np.nan
     middle = (exam.middle_column - to_stored[0, 2]) / to_stored[0, 0]
+    thickness_mm = _thickness(exam.z_mm)
     return ClotMap(
-        np.stack(planes), to_stored, float(abs(to_stored[0, 0]) * pixel_mm), _thickness(exam.z_mm), middle,
-        has_volumes=has_volumes,
+        np.stack(planes), to_stored, float(abs(to_stored[0, 0]) * pixel_mm), thickness_mm, middle,
+        has_volumes=has_volumes, vessel_ml=measure_lung_vessels(exam, thickness_mm) if has_volumes else UNKNOWN,
     )  # fmt: skip
 
 

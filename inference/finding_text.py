@@ -37,13 +37,23 @@ def describe_finding(finding: Finding) -> str:
 
 
 def describe_burden(clot: ClotMap) -> str:
-    """Describe the clot burden in one line: expected volume in all and on each side."""
+    """Describe the clot burden in one line: expected volume in all and on each side, occluded share of the arteries."""
     if not clot.has_volumes:
         return "clot burden: not measured, the networks were trained without clot masks"
     left, right = clot.side_volumes_ml()
     if not np.isfinite(left + right):
         return "clot burden: not measured, pixel or slice spacing is unknown"
-    return f"clot burden: {left + right:.1f} ml (left {left:.1f}, right {right:.1f})"
+    shares = clot.occluded_shares()
+    if not np.isfinite(shares).any():
+        return f"clot burden: {left + right:.1f} ml (left {left:.1f}, right {right:.1f})"
+    sides = []
+    words = " of the arteries in the lung"
+    for name, volume, share in zip(("left", "right"), (left, right), shares, strict=True):
+        sides.append(f"{name} {volume:.1f} ml")
+        if np.isfinite(share):
+            sides[-1] += f" ({100 * share:.0f} %{words})"
+            words = ""  # once per line
+    return f"clot burden: {left + right:.1f} ml; {', '.join(sides)}"
 
 
 def _slices(finding: Finding) -> str:

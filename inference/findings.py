@@ -18,6 +18,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from inference.clot_maps import ClotMap
+from inference.lung_vessels import CENTRAL_MM
 from input.contest import SOP, STUDY
 from submissions.score import pe_score
 
@@ -35,8 +36,6 @@ MAX_FINDINGS = 12
 ONE_SIDED = 0.8
 #: Cells about the strongest one whose centroid is the key point: half the side of the square.
 POINT_REACH = 1
-#: A key point nearer to the midline than this is central, mm: the trunk and the main arteries.
-CENTRAL_MM = 35.0
 #: (plane, row, column) of a clot map.
 Cell = tuple[int, int, int]
 #: Column of the measured slices: z relative to the top of the lungs, negative below it.

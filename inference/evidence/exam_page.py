@@ -21,7 +21,7 @@ from inference.evidence.exam_tables import (
 from inference.evidence.reliability import Reliability
 from inference.evidence.slice_images import SliceImages, draw_clot_map, draw_slices, key_planes
 from inference.evidence.svg_charts import slice_curve
-from inference.finding_text import REPORT_THRESHOLD
+from inference.finding_text import REPORT_THRESHOLD, describe_burden
 from inference.study_text import flag_words
 from input.contest import EXAM_LABELS, LABEL_TITLES, SOP
 
@@ -47,6 +47,7 @@ class ExamPage:
     warnings: list[dict[str, Any]]
     summary: str
     findings: list[dict[str, Any]]
+    burden: str
     curve: Markup
     measurements: list[dict[str, Any]]
     quality: list[dict[str, Any]]
@@ -108,6 +109,7 @@ def exam_page(number: int, case: ExamCase, context: Context) -> ExamPage:
         warnings=warnings,
         summary=describe_suspicious_slices(probability, slices["z_mm"].to_numpy(float)),
         findings=finding_rows(case, slices),
+        burden=describe_burden(case.clot) if case.clot else "",
         curve=slice_curve(probability, keys, truth),
         measurements=measurement_rows(case.numbers, lines),
         quality=quality,

@@ -70,7 +70,7 @@ def _clot_path(folder: Path, name: str) -> Path:
 
 
 def _read_clot(path: Path) -> ClotMap:
-    fields: dict[str, Any] = {key: value if value.ndim else float(value) for key, value in load_arrays(path).items()}
+    fields: dict[str, Any] = {key: value if value.ndim else value.item() for key, value in load_arrays(path).items()}
     return ClotMap(**fields)
 
 

@@ -1,5 +1,7 @@
 """Findings from clot maps: regions, key slices, points, sides, volumes."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from inference.clot_maps import VOLUME_THRESHOLD, ClotMap
 from inference.finding_text import describe_burden, describe_finding, describe_findings
 from inference.findings import find_regions, locate_findings
+from inference.lung_vessels import LUMEN_PER_VESSEL
 from input.contest import EXAM_LABELS, NEGATIVE, SOP, STUDY
 
 CELL_MM, STEP_MM = 10.0, 5.0
@@ -55,6 +58,19 @@ def test_the_volume_is_the_sum_of_the_cells() -> None:
     first, _ = locate_findings(exams, slices, {"a": clot_map(probability)})["a"]
     assert first.volume_ml == pytest.approx(2.1 * CELL_MM**2 / 2 * STEP_MM / 1000, rel=1e-3)
     assert describe_burden(clot_map(probability)) == "clot burden: 0.7 ml (left 0.5, right 0.1)"
+
+
+def test_the_burden_line_has_the_occluded_share_of_each_lung_where_it_is_known() -> None:
+    probability = np.zeros((4, 2, 12))
+    probability[1, 0, 11], probability[1, 0, 7] = 0.8, 0.4  # 55 mm and 15 mm left of the midline
+    clot = dataclasses.replace(clot_map(probability), vessel_ml=(20.0, np.nan))
+    left, right = clot.occluded_shares()
+    assert left == pytest.approx(0.2 / (0.2 + 20 * LUMEN_PER_VESSEL)) and np.isnan(right)
+    assert describe_burden(clot) == "clot burden: 0.3 ml; left 0.3 ml (1 % of the arteries in the lung), right 0.0 ml"
+    both = describe_burden(dataclasses.replace(clot, vessel_ml=(2.0, 2.0)))
+    assert both == "clot burden: 0.3 ml; left 0.3 ml (6 % of the arteries in the lung), right 0.0 ml (0 %)"
+    assert np.isnan(dataclasses.replace(clot, has_volumes=False).occluded_shares()).all()
+    assert np.isnan(dataclasses.replace(clot, cell_mm=np.nan).occluded_shares()).all()
 
 
 def test_an_exam_without_likely_clot_still_has_one_finding_but_no_text() -> None:

@@ -214,8 +214,10 @@ def test_the_likeliest_slices_and_the_key_slices_of_findings_show_the_clot_map(
     settings = dataclasses.replace(settings, inference=InferenceSettings(evidence=EvidenceSettings(mapped_slices=1)))
     write_planes(tmp_path / "store", "study1")
     case = with_clot(exam_case("study1", "1.2.3", 0.9), plane=1)
+    case = dataclasses.replace(case, clot=dataclasses.replace(case.clot, vessel_ml=(5.0, 5.0)))
     write_report(tmp_path / "e.html", tmp_path / "store", [case], describe_model(settings, candidates), settings)
     text = (tmp_path / "e.html").read_text()
+    assert "<p>Clot burden: 0.3 ml; left 0.3 ml (0 % of the arteries in the lung), right 0.0 ml (0 %)</p>" in text
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text)[1])
     assert list(data["overlays"]) == ["1", "7"] and {1, 7} <= set(data["keys"])
     assert decoded(data["overlays"]["1"])[..., 3].any() and not decoded(data["overlays"]["7"])[..., 3].any()
