@@ -17,6 +17,7 @@ Labels of the contest without a public code have a code of the private scheme 99
     RVLV-GTE-1      pulmonary embolism, diameter of the right ventricle at least that of the left
     RVLV-LT-1       pulmonary embolism, diameter of the right ventricle below that of the left
     RVLV-RATIO      diameter of the right ventricle over that of the left (LOINC 59078-6 is its inverse)
+    PA-OCCLUDED     share of the pulmonary arteries in a lung that clot occludes, by volume, without the main arteries
 
 A file with such a code contains the identification of the scheme (PS3.3 C.12.1.1.7).
 """
@@ -46,7 +47,10 @@ PRESENCE = Code("705057003", "SCT", "Presence")
 PRESENT, ABSENT = codes.SCT.Present, codes.SCT.Absent
 VOLUME = codes.SCT.Volume
 MILLILITRE = Code("ml", "UCUM", "Milliliter")
+OCCLUDED = Code("PA-OCCLUDED", SCHEME, "Share of the pulmonary arteries in the lung occluded by clot")
+PERCENT = codes.UCUM.Percent
 LUNG = codes.SCT.Lung
+PULMONARY_ARTERY = codes.SCT.PulmonaryArtery
 #: Purpose of a finding's point (CID 219).
 REPRESENTATIVE_POINT = codes.cid219.RepresentativePoint
 #: Side of a finding or of a volume -> laterality (CID 244).
@@ -61,7 +65,7 @@ DEPTHS: dict[str, Code] = {"central": codes.cid2.Central, "peripheral": codes.ci
 #: Category (CID 7150) and type (CID 7159) of the segment, its anatomic region, and the algorithm's family (CID 7162).
 SEGMENT_CATEGORY = codes.cid7150.MorphologicallyAbnormalStructure
 SEGMENT_TYPE = codes.cid7159.Embolus
-SEGMENT_REGION = codes.SCT.PulmonaryArtery
+SEGMENT_REGION = PULMONARY_ARTERY
 ALGORITHM_FAMILY = codes.cid7162.ArtificialIntelligence
 
 #: Contest label -> the finding whose probability it is.

@@ -28,7 +28,7 @@ from inference.evidence.slice_images import CONTOUR
 from inference.finding_text import REPORT_THRESHOLD
 from inference.findings import Finding
 from inference.pacs.codes import MEASUREMENTS
-from inference.pacs.finding_groups import ReportedFinding, clot_burden
+from inference.pacs.finding_groups import ReportedFinding, clot_burden, occluded_shares
 from inference.pacs.segmentation import clot_planes, clot_segmentation, geometry_fault, source_mask
 from inference.pacs.source_geometry import stored_to_source
 from inference.pacs.source_header import SourceImage, read_source_image
@@ -193,6 +193,7 @@ def export_study(export: StudyExport) -> tuple[SCImage, Comprehensive3DSR, dict[
         measured=exam_measurements(predicted.measured.exams, study.name),
         key_images=key_images,
         burden=clot_burden(predicted.maps[study.name]) if shown else {},
+        occluded=occluded_shares(predicted.maps[study.name]) if shown else {},
         findings=[_reported(finding, export.exam, sources[finding.sop]) for finding in export.findings],
         comments=[f"acceptance: {export.acceptance.line()}{WITHHELD * (not shown)}", *_comments(replaced, emptied)],
         name=project()["name"],

@@ -4,7 +4,8 @@ One group per finding: TID 1411 (Volumetric ROI), because its measurement is a v
 point on the key slice: a POINT of value type SCOORD with the purpose "representative point". The group therefore states
 where the finding is, not its outline. Image coordinates need no frame of reference, which anonymised files may lack.
 
-The clot burden is one group without a region (TID 1501): volume in both lungs, in the left and in the right one.
+The clot burden is one group without a region (TID 1501): volume in both lungs, in the left and in the right one, and
+the share of the arteries in each lung that clot occludes.
 
 Volumes are expected values: the sum over the clot map of probability times volume. They differ from the volume of the
 segmentation, which is cut off at a threshold.
@@ -58,6 +59,12 @@ def clot_burden(clot: ClotMap) -> dict[str, float]:
     return {"both": left + right, "left": left, "right": right} if np.isfinite(left + right) else {}
 
 
+def occluded_shares(clot: ClotMap) -> dict[str, float]:
+    """Share of the arteries in the `left` and `right` lung that clot occludes, 0-1; only sides where it is known."""
+    shares = dict(zip(("left", "right"), clot.occluded_shares(), strict=True))
+    return {side: share for side, share in shares.items() if np.isfinite(share)}
+
+
 def finding_group(
     rank: int, reported: ReportedFinding, algorithm: AlgorithmIdentification
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
@@ -89,13 +96,24 @@ def finding_group(
     )
 
 
-def burden_group(burden: dict[str, float], algorithm: AlgorithmIdentification) -> MeasurementsAndQualitativeEvaluations:
-    """The group of an exam's clot burden, from `clot_burden`."""
+def burden_group(
+    burden: dict[str, float], occluded: dict[str, float], algorithm: AlgorithmIdentification
+) -> MeasurementsAndQualitativeEvaluations:
+    """The group of an exam's clot burden.
+
+    Args:
+        burden: from `clot_burden`.
+        occluded: from `occluded_shares`.
+        algorithm: which measured it.
+    """
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=UID(), identifier="clot burden"),
         finding_type=dicom_codes.PULMONARY_EMBOLISM,
         algorithm_id=algorithm,
-        measurements=[_volume(volume, [_lung(side)]) for side, volume in burden.items()],
+        measurements=[
+            *(_volume(volume, [_lung(side)]) for side, volume in burden.items()),
+            *(_occluded(share, side) for side, share in occluded.items()),
+        ],
     )
 
 
@@ -107,6 +125,11 @@ def probability_measurement(value: float) -> Measurement:
 def _volume(millilitres: float, sites: list[FindingSite] | None = None) -> Measurement:
     value = round(float(millilitres), DECIMALS)
     return Measurement(dicom_codes.VOLUME, value, dicom_codes.MILLILITRE, finding_sites=sites)
+
+
+def _occluded(share: float, side: str) -> Measurement:
+    site = FindingSite(dicom_codes.PULMONARY_ARTERY, laterality=dicom_codes.LATERALITIES[side])
+    return Measurement(dicom_codes.OCCLUDED, round(100 * share, 1), dicom_codes.PERCENT, finding_sites=[site])
 
 
 def _lung(side: str, depth: str = "") -> FindingSite:

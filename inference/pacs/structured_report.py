@@ -4,7 +4,7 @@ Measurement Report
     observer: this software, its version
     one measurement group per label: probability (DCM 122157, no units), present if above 0.5
     one measurement group with diameters and ratio, if the store has them
-    one measurement group with the clot burden: volume in both lungs, left and right
+    one measurement group with the clot burden: volume in both lungs, left and right; occluded share of the arteries
     one measurement group per finding: site, probability, volume, point on its key slice
     one measurement group per key image: probability of PE on the slice, reference to the source image
     comments: research use only; whether the exam can be assessed, with reasons; identifiers that were replaced (see
@@ -75,6 +75,7 @@ class ReportContent:
         measured: column of the store's exam table -> value; measured columns only.
         key_images: the likeliest slices, likeliest first; at least one.
         burden: the clot burden, see `inference.pacs.finding_groups.clot_burden`; may be empty.
+        occluded: see `inference.pacs.finding_groups.occluded_shares`; may be empty.
         findings: the findings to report, likeliest first; may be empty.
         comments: further text items.
         name, version, manufacturer: of the algorithm.
@@ -84,6 +85,7 @@ class ReportContent:
     measured: dict[str, float]
     key_images: list[KeyImage]
     burden: dict[str, float]
+    occluded: dict[str, float]
     findings: list[ReportedFinding]
     comments: list[str]
     name: str
@@ -98,7 +100,7 @@ def structured_report(content: ReportContent) -> Comprehensive3DSR:
         _label_group(label, content.labels[label], algorithm) for label in EXAM_LABELS if label in content.labels
     ]
     groups += _measured_groups(content.measured, algorithm)
-    groups += [burden_group(content.burden, algorithm)] if content.burden else []
+    groups += [burden_group(content.burden, content.occluded, algorithm)] if content.burden else []
     groups += [finding_group(rank, finding, algorithm) for rank, finding in enumerate(content.findings, start=1)]
     groups += [_image_group(number, image, algorithm) for number, image in enumerate(content.key_images, start=1)]
     report = MeasurementReport(

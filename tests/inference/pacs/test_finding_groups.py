@@ -113,6 +113,23 @@ def test_the_clot_burden_is_reported_for_both_lungs_and_for_each(
     assert volumes["Bilateral"] == pytest.approx(volumes["Left"] + volumes["Right"], abs=2e-3)
 
 
+def test_the_occluded_share_of_each_lung_is_reported_where_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_vessels(predicted: PredictedStudies) -> PredictedStudies:
+        maps = {name: dataclasses.replace(clot, vessel_ml=(20.0, np.nan)) for name, clot in predicted.maps.items()}
+        return dataclasses.replace(predicted, maps=maps)
+
+    write_scan(tmp_path / "scans")
+    report = read_report(export_scan(tmp_path, monkeypatch, change=with_vessels)[1])
+    groups = report.content.get_image_measurement_groups()
+    (group,) = [group for group in groups if group.tracking_identifier == "clot burden"]
+    (share,) = [measurement for measurement in group.get_measurements() if measurement.unit == codes.UCUM.Percent]
+    assert share.finding_sites[0].value == codes.SCT.PulmonaryArtery
+    assert share.finding_sites[0].laterality == codes.SCT.Left
+    assert 0 <= share.value < 100
+
+
 def without_pe(predicted: PredictedStudies) -> PredictedStudies:
     return dataclasses.replace(predicted, slices=predicted.slices.assign(label=0.01))
 
