@@ -5,7 +5,8 @@
 
 Prints what `./run.sh inference report` measures: AUCs of the location labels among exams with PE beside those of the
 candidate that knows only z, hits and distances of the first finding, false findings per exam at stated lesion
-sensitivities (free-response ROC), and the clot volume against the truth. Synthetic data.
+sensitivities (free-response ROC), and the clot volume and the occluded share of each lung's arteries against the truth.
+Synthetic data.
 """
 
 import argparse

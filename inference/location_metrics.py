@@ -21,7 +21,9 @@ from features.store import StoredExam, is_stored, open_exam
 from inference.clot_maps import ClotMap
 from inference.finding_text import REPORT_THRESHOLD
 from inference.findings import Finding
-from input.clot_masks import MASKS, find_masks, read_mask
+from inference.lung_vessels import UNKNOWN
+from inference.occluded_share_metrics import occluded_summary, true_occluded_shares
+from input.clot_masks import MASKS, find_masks, read_arteries, read_mask
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, LEFT, RIGHT, STUDY
 from input.tables import verify_generated
 from pipeline import paths
@@ -60,6 +62,8 @@ class ExamLocation:
         volume_ml, true_volume_ml: expected and true clot volume.
         lesion_ml: (lesions,) true volume of each lesion, NaN where lengths are unknown; lesion i is number i + 1 in
             `detected`.
+        occluded, true_occluded: estimated and true share of the arteries in the left and the right lung that clot
+            occludes; NaN where unknown.
     """
 
     study: str
@@ -71,6 +75,8 @@ class ExamLocation:
     volume_ml: float
     true_volume_ml: float
     lesion_ml: np.ndarray
+    occluded: tuple[float, float] = UNKNOWN
+    true_occluded: tuple[float, float] = UNKNOWN
 
     def found(self, threshold: float) -> np.ndarray:
         """(lesions,) whether a finding of at least this probability detects the lesion."""
@@ -96,11 +102,24 @@ def compare_with_masks(
             exam = open_exam(paths.store(), study)
             codes = read_mask(settings.data_root, study, files[study])
             if len(codes) == len(exam):
-                exams.append(compare_exam(exam, mask_on_store(codes, exam) > 0, findings[study], maps[study]))
+                arteries = read_arteries(settings.data_root, study) if settings.is_phantom else None
+                exams.append(
+                    compare_exam(
+                        exam, mask_on_store(codes, exam) > 0, findings[study], maps[study],
+                        arteries=None if arteries is None else mask_on_store(arteries, exam) > 0,
+                    )
+                )  # fmt: skip
     return exams
 
 
-def compare_exam(exam: StoredExam, mask: np.ndarray, findings: Sequence[Finding], clot: ClotMap) -> ExamLocation:
+def compare_exam(
+    exam: StoredExam,
+    mask: np.ndarray,
+    findings: Sequence[Finding],
+    clot: ClotMap,
+    *,
+    arteries: np.ndarray | None = None,
+) -> ExamLocation:
     """Compare the findings of one exam with its mask.
 
     Args:
@@ -108,6 +127,7 @@ def compare_exam(exam: StoredExam, mask: np.ndarray, findings: Sequence[Finding]
         mask: bool (z, y, x) on the stored planes.
         findings: likeliest first.
         clot: the exam's clot map.
+        arteries: bool (z, y, x), all pulmonary arteries with their clots; None where they are not known.
     """
     scale = np.array(exam.spacing_mm)
     # Voxels of one clot may touch only at corners, or across a slice that is too thin to show it.
@@ -134,6 +154,8 @@ def compare_exam(exam: StoredExam, mask: np.ndarray, findings: Sequence[Finding]
         first_on_clot=bool(findings and mask[row_of[findings[0].sop]].any()),
         volume_ml=float(clot.volumes_ml().sum()), true_volume_ml=float(mask.sum(axis=(1, 2)) @ voxel_ml),
         lesion_ml=lesion_ml,
+        occluded=clot.occluded_shares(),
+        true_occluded=UNKNOWN if arteries is None else true_occluded_shares(exam, mask, arteries, voxel_ml),
     )  # fmt: skip
 
 
@@ -191,7 +213,7 @@ def location_summary(exams: Sequence[ExamLocation]) -> dict[str, Any]:
         summary["volume_rank_correlation"] = float(spearmanr(*known.T).statistic)
         summary["volume_ratio_median"] = float(np.median(known[:, 0] / known[:, 1]))
         summary["volume_error_ml_median"] = float(np.median(np.abs(known[:, 0] - known[:, 1])))
-    return summary
+    return summary | occluded_summary([exam.occluded for exam in exams], [exam.true_occluded for exam in exams])
 
 
 def found_by_volume(exams: Sequence[ExamLocation], threshold: float) -> list[dict[str, Any]]:

@@ -113,6 +113,15 @@ def _finding_rows(summary: dict[str, Any]) -> list[list[str]]:
         rows.append(["clot volume: rank correlation with the truth", f"{summary['volume_rank_correlation']:.2f}"])
         rows.append(["clot volume: median error, ml", f"{summary['volume_error_ml_median']:.2f}"])
         rows.append(["clot volume: median of measured / true", f"{summary['volume_ratio_median']:.2f}"])
+    if "occluded_share_rank_correlation" in summary:
+        title = "occluded share of a lung's arteries"
+        rows.append([f"{title}: lungs with clot", str(summary["occluded_share_lungs"])])
+        rows.append([f"{title}: rank correlation", f"{summary['occluded_share_rank_correlation']:.2f}"])
+        for name in ("median error", "median bias", "mean bias"):
+            value = summary[f"occluded_share_{name.replace(' ', '_')}"]
+            rows.append([f"{title}: {name}, percentage points", f"{100 * value:.1f}"])
+        limit = 100 * summary["occluded_share_without_clot_p90"]
+        rows.append([f"{title}: 90th percentile in lungs without clot, %", f"{limit:.1f}"])
     return rows
 
 

@@ -60,3 +60,20 @@ def read_mask(tree: Path, study: str, path: Path) -> np.ndarray:
         raise UserError(f"clot mask cannot be read: {path}: {fault}. Replace or remove the file.") from fault
     canonical = voxels[::-1, ::-1].transpose(2, 1, 0)
     return np.where(canonical > 0, np.uint8(UNKNOWN), np.uint8(0))
+
+
+def read_arteries(tree: Path, study: str) -> np.ndarray | None:
+    """Read the pulmonary arteries of a synthetic exam, with their clots.
+
+    Args:
+        tree: a synthetic contest tree. In a tree of implanted clots only the detected arteries are known.
+        study: StudyInstanceUID.
+
+    Returns:
+        uint8 (z, y, x), 1 in arteries, on the grid of `read_mask`; None if the tree does not have them.
+    """
+    if not (tree / "truth" / "masks" / f"{study}.npz").is_file():
+        return None
+    from input.phantom.synthetic_contest import read_masks  # the generator takes long to import
+
+    return read_masks(tree, study)[1].view(np.uint8)

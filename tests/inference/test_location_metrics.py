@@ -1,5 +1,6 @@
 """Location metrics: hits, free-response ROC, volumes, AUCs among exams with PE."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -45,6 +46,38 @@ def test_a_point_is_measured_against_the_clots_in_three_dimensions() -> None:
     assert compared.true_volume_ml == pytest.approx(2 * 4 * 5 / 1000)
     assert compared.lesion_ml == pytest.approx([4 * 5 / 1000] * 2)
     assert compared.found(0.9).tolist() == [True, False]
+
+
+def test_occluded_shares_are_compared_with_the_true_arteries_outside_the_centre() -> None:
+    arteries = np.zeros((3, 4, 100), bool)
+    arteries[:, :, [5, 50, 90]] = True  # right, central, left; 2 mm pixels, midline at column 50
+    mask = np.zeros_like(arteries)
+    mask[0, :, 90] = mask[:, :, 50] = True
+    exam = SimpleNamespace(
+        study="a", spacing_mm=(2.0, 2.0), z_mm=5.0 * np.arange(3), sop_uids=("s0", "s1", "s2"), hu=mask,
+        middle_column=50.0,
+    )  # fmt: skip
+    clot = ClotMap(np.zeros((3, 1, 10), np.float32), np.eye(2, 3), 20.0, np.full(3, 5.0), 5.0, vessel_ml=(1.0, 1.0))
+    compared = compare_exam(exam, mask, [], clot, arteries=arteries)
+    assert compared.true_occluded == pytest.approx((1 / 3, 0.0))
+    assert compared.occluded == (0.0, 0.0)
+    assert np.isnan(compare_exam(exam, mask, [], clot).true_occluded).all()
+
+
+def test_errors_of_occluded_shares_count_the_lungs_with_clot_only() -> None:
+    exam = exam_location([0.9], [0.0], [{1}], lesions=1)
+    pairs = [((0.1, 0.3), (0.2, 0.0)), ((0.3, np.nan), (0.35, 0.5)), ((0.5, 0.6), (0.4, 0.7))]
+    exams = [
+        dataclasses.replace(exam, volume_ml=number, true_volume_ml=number + 1.0, occluded=measured, true_occluded=true)
+        for number, (measured, true) in enumerate(pairs)
+    ]
+    summary = location_summary(exams)
+    assert summary["occluded_share_lungs"] == 4
+    assert summary["occluded_share_rank_correlation"] == pytest.approx(1)
+    assert summary["occluded_share_median_error"] == pytest.approx(0.1)
+    assert summary["occluded_share_mean_bias"] == pytest.approx(-0.0375)
+    assert summary["occluded_share_without_clot_p90"] == pytest.approx(0.3)
+    assert "occluded_share_lungs" not in location_summary([exam])
 
 
 def test_sensitivity_counts_lesions_and_false_findings_count_over_all_exams() -> None:
