@@ -37,8 +37,8 @@ def occluded_summary(estimated: Sequence[Shares], true: Sequence[Shares]) -> dic
         estimated, true: shares of the same exams.
 
     Returns:
-        JSON values; `occluded_share_without_clot_p90` is the 90th percentile of the estimate over the other lungs, whose
-        true share is 0. Empty with fewer than three lungs with clot, or none without.
+        JSON values; `occluded_share_without_clot_p90` is the 90th percentile of the estimate where the true share is 0.
+        Empty with fewer than three lungs with clot, or none without.
     """
     shares = np.column_stack([np.ravel(estimated), np.ravel(true)])
     shares = shares[np.isfinite(shares).all(axis=1)]
