@@ -27,8 +27,7 @@ main() {
                              in_environment submissions "$@" ;;
     experiments | blend | export | clean) in_environment submissions "$@" ;;
     search)                  in_environment ensemble "$@" ;;
-    predict | predict-contest | evidence | export-dicom | compare | repeat)
-                             in_environment inference "$@" ;;
+    predict | predict-contest | evidence | export-dicom | compare | repeat) in_environment inference "$@" ;;
     test)                    shift; run_tests "$@" ;;
     bench)                   shift; benchmark "$@" ;;
     scheduler)               shift; in_environment distributed.cli.dask_scheduler "$@" ;;

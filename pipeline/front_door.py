@@ -31,11 +31,11 @@ COMMANDS = """commands (COMMAND --help explains the arguments of each)
     card                    the model card of the run
     leaderboard             out-of-fold scores of all runs and candidates, with intervals
   compare experiments
-    experiments             all experiments: scores, size on disk, complete or how far
+    experiments             all experiments: scores, size on disk, complete or how far (--check: files too)
     compare A B             settings, paired bootstrap of every figure, exams that changed most
     blend A B ...           an ensemble over the networks of several experiments
     repeat                  the same recipe with several seeds (--seeds N): spread, and the gain of averaging
-    search                  try ensemble settings (--budget N; --networks: training settings too), with an honest gain
+    search                  try ensemble settings, and training settings with --networks; states the gain
     export NAME FILE.zip    one file that predicts on another machine (predict --model FILE.zip)
     clean                   artifacts that no experiment uses; --yes deletes them
   check data and results

@@ -28,6 +28,9 @@ from submissions.__main__ import main as submissions_main
 from submissions.check_artifacts import check_artifacts
 from submissions.packed_model import model_contents
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 NAME = "damaged"
 SMALLEST = (
     "phantom.rows=64", "phantom.slices=12", 'models.backbones=["tiny"]', "models.weights=none", "models.height=32",

@@ -28,6 +28,9 @@ from pipeline.files import write_json
 from pipeline.settings import FeaturesSettings, InputSettings, ModelsSettings, Settings
 from tests.support.dicom_files import write_slice
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:

@@ -14,6 +14,9 @@ from pipeline import paths
 from pipeline.errors import UserError
 from tests.support.dicom_files import write_slice
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 
 class Panic(BaseException):
     """Raised like a panic of a Rust decoder: not an Exception."""

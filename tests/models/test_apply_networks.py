@@ -20,6 +20,9 @@ from pipeline.errors import UserError
 from pipeline.settings import InputSettings, ModelsSettings, Settings
 from tests.support.finished_networks import SETTINGS, write_runs
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 NAMES = ("tiny", "tiny_gem")
 
 

@@ -11,6 +11,9 @@ import pytest
 from models.device import onednn_is_limited
 from pipeline import paths
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 
 def _run_python(backend: str, *command: str):
     """Return the last output line (JSON) of a Python process on a backend; skip if the backend is not installed."""

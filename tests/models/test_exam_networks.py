@@ -11,6 +11,9 @@ from models.exam_sequences import from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 SMALL = ExamNetworkSettings(length=12, step_mm=5.0, units=4, epochs=20, batch=4, learning_rate=2e-2)
 
 

@@ -20,6 +20,9 @@ from pipeline.artifact import read_manifest
 from pipeline.files import sha256, write_json
 from pipeline.settings import ExamNetworkSettings, InputSettings, ModelsSettings, Settings
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(
     input=InputSettings(folds=2),
     models=ModelsSettings(

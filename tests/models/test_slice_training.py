@@ -25,6 +25,9 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 SMALL = ModelsSettings(
     height=32, width=32, embedding=8, epochs=2, epoch_slices=16, batch=8, weights="none", learning_rate=1e-3
 )

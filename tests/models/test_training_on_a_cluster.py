@@ -25,6 +25,9 @@ from pipeline.files import sha256
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 SMALLEST = "settings/tests.toml"
 # One job at a time here, with all cores: as many threads per job as a cluster job on a worker with one thread.
 OVERRIDES = (

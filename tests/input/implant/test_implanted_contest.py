@@ -29,6 +29,9 @@ from input.phantom.vessel_trees import Arteries
 from pipeline.errors import UserError
 from pipeline.files import write_json
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 CT = Path(__file__).resolve().parents[4] / "shared" / "ct"
 EASY = DIFFICULTIES["easy"]
 

@@ -22,6 +22,9 @@ from input.phantom.synthetic_contest import generate_contest, plan_contest, read
 from pipeline.errors import UserError
 from pipeline.settings import PhantomSettings
 
+#: These tests train networks or run whole stages.
+pytestmark = pytest.mark.slow
+
 TINY = PhantomSettings(name="t", seed=6, train_exams=4, test_exams=2, difficulty="easy", rows=96, slices=14)
 
 
