@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from tests.support.dicom_files import write_slice
 
-#: These tests train networks or run whole stages.
+#: These tests start processes and wait for time limits.
 pytestmark = pytest.mark.slow
 
 
