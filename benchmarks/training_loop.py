@@ -29,6 +29,7 @@ from pipeline.settings import ModelsSettings
 
 if TYPE_CHECKING:
     from models.slice_training import EpochBatches
+    from models.training_run import TrainingRun
 
 
 def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) -> list[tuple[str, float, float]]:
@@ -45,7 +46,8 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     """
     prepare_backend(settings, threads)
     from models import progress
-    from models.slice_training import TrainingRun, train_epoch
+    from models.slice_training import train_epoch
+    from models.training_run import TrainingRun
 
     progress.STEP_MESSAGE_SECONDS = float("inf")  # no progress messages
     table = plane_table("train")
@@ -53,16 +55,16 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
         "loop without augmentation": dataclasses.replace(settings, augmentation=0.0),
         "loop with augmentation": settings,
     }
-    batches = {name: _batches(table, recipe) for name, recipe in recipes.items()}
     with tempfile.TemporaryDirectory() as folder, progress.TrainingLog(settings.epochs) as log:
         training = TrainingRun.begin(settings, backbone, Path(folder) / "none.npz")
+        batches = {name: _batches(table, recipe, training) for name, recipe in recipes.items()}
         steps = next(iter(batches.values())).count
         log.begin(0, steps)
         images, truth = next(batches["loop with augmentation"].of(0))
 
         def bare() -> None:
             for _ in range(steps):
-                float(training.model.train_on_batch(images, {"logits": truth}))
+                float(training.trained.train_on_batch(images, truth)[0])
 
         loops: dict[str, Callable[[], object]] = {"bare step on one batch": bare}
         for name, source in batches.items():
@@ -86,10 +88,10 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     return rows
 
 
-def _batches(table: pd.DataFrame, settings: ModelsSettings) -> "EpochBatches":
+def _batches(table: pd.DataFrame, settings: ModelsSettings, training: "TrainingRun") -> "EpochBatches":
     from models.slice_training import EpochBatches
 
-    return EpochBatches(table, SliceViews(paths.store(), settings), settings)
+    return EpochBatches(table, SliceViews(paths.store(), settings), settings, stem=training.stem)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from features.resample import output_centres
-from features.store import StoredExam, is_stored, open_exam
+from features.store import StoredExam, is_stored, open_exam, verify_once
 from input.clot_masks import (
     CHRONIC_BIT,
     LEFT_LUNG,
@@ -33,7 +33,7 @@ from input.clot_masks import (
 from input.contest import SOP, STUDY
 from input.tables import load_slices, verify_generated
 from pipeline import paths
-from pipeline.artifact import Artifact, read_manifest, verify
+from pipeline.artifact import Artifact, read_manifest
 from pipeline.console import say
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_bytes, write_table
@@ -43,7 +43,7 @@ from pipeline.settings import Settings
 VERSION = 1
 NATURES = ("left", "right", "central", "chronic", "acute")
 #: Masks kept open per thread.
-OPEN_MASKS = 64
+OPEN_MASKS = 256
 COLUMNS = (STUDY, SOP, "clot_mm2", *NATURES)
 
 
@@ -165,7 +165,7 @@ class MaskStore(Mapping[str, np.ndarray]):
 
     def _open(self, study: str) -> np.ndarray:
         path = mask_path(self._directory, study)
-        verify(self._directory, [path.name])
+        verify_once(self._directory, [path])
         return blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
 
 

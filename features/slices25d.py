@@ -1,5 +1,7 @@
 """2.5-D slices: a slice with its neighbours along z as channels, so that a 2-D network sees depth."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 OFFSETS = (-1, 0, 1)
@@ -33,7 +35,7 @@ def neighbours_by_distance(z_mm: np.ndarray, step_mm: float, offsets: tuple[int,
     return nearest
 
 
-def stack_slice(hu: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+def stack_slice(hu: np.ndarray, neighbours: Sequence[int] | np.ndarray) -> np.ndarray:
     """Stack planes of a volume as the channels of one slice; a repeated plane is read once.
 
     Args:

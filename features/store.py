@@ -171,12 +171,12 @@ def read_sidecar(directory: Path, study: str) -> dict[str, Any]:
             f"Exam {study} is not in the store: {paths.shown(directory)}. Expected {study}.b2nd and {study}.json (an "
             "exam without a readable slice is never stored). Build the store: ./run.sh --from features"
         )
-    _verify_once(directory, [sidecar_path(directory, study)])
+    verify_once(directory, [sidecar_path(directory, study)])
     sidecar: dict[str, Any] = read_json(sidecar_path(directory, study))
     return sidecar
 
 
-def _verify_once(directory: Path, files: Iterable[Path]) -> None:
+def verify_once(directory: Path, files: Iterable[Path]) -> None:
     """Compare files with the manifest of a finished store, once per process unless a file changes.
 
     Exams are opened again and again during training, and hashing one takes longer than opening it.
@@ -211,7 +211,7 @@ def open_exam(directory: Path, study: str) -> StoredExam:
     """
     sidecar = read_sidecar(directory, study)
     path = array_path(directory, study)
-    _verify_once(directory, [path])
+    verify_once(directory, [path])
     try:
         hu = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
     except (RuntimeError, ValueError, OSError) as fault:  # in a store that is not finished

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import sys
 
 from models.estimate import plan_stage
 from models.network_names import exam_network_kinds
 from pipeline.cli import add_settings_arguments, experiment_options, run, settings_from
 from pipeline.experiments import start
+from pipeline.settings import Settings
 from pipeline.stage_plan import add_dry_run_arguments, print_plan
 
 EPILOG = """examples:
@@ -45,12 +47,21 @@ def parser() -> argparse.ArgumentParser:
     add_settings_arguments(fold)
     fold.add_argument("--backbone", required=True, help="a key of models.backbones.BACKBONES")
     fold.add_argument("--fold", type=int, required=True, help="the held-out fold")
-    fold.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s); results depend on it")
-    fold.add_argument("--end-with-parent", action="store_true", help="exit when the parent process is killed")
-    fold.add_argument(
+    jobs = verbs.add_parser("jobs", help="run the jobs named on standard input, a line each; `train` starts this")
+    add_settings_arguments(jobs)
+    for parser in (fold, jobs):
+        _add_process_arguments(parser)
+    return top
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads (default %(default)s); results depend on it"
+    )
+    parser.add_argument("--end-with-parent", action="store_true", help="exit when the parent process is killed")
+    parser.add_argument(
         "--progress", choices=("text", "json"), default="text", help="format of progress messages (default %(default)s)"
     )
-    return top
 
 
 def main() -> None:
@@ -62,7 +73,7 @@ def main() -> None:
     elif arguments.verb == "train":
         _train(arguments)
     else:
-        _fold(arguments)
+        _jobs(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -75,12 +86,9 @@ def _train(arguments: argparse.Namespace) -> None:
     train_all(settings, experiment_options(arguments), force=arguments.force)
 
 
-def _fold(arguments: argparse.Namespace) -> None:
+def _jobs(arguments: argparse.Namespace) -> None:
+    """Run one job, or those that standard input names as they come."""
     from features.connect_features import connect_features
-    from models.device import is_out_of_memory
-    from models.progress_messages import DoneMessage, print_json, print_text
-    from models.slice_runs import train_fold
-    from pipeline.errors import UserError
     from pipeline.jobs import end_with_parent
 
     settings = settings_from(arguments)
@@ -88,20 +96,34 @@ def _fold(arguments: argparse.Namespace) -> None:
         end_with_parent()
     start(settings)
     connect_features(settings)
+    if arguments.verb == "fold":
+        _run_job(settings, arguments.backbone, arguments.fold, arguments)
+        return
+    for line in sys.stdin:
+        backbone, fold = line.split()
+        _run_job(settings, backbone, int(fold), arguments)
+
+
+def _run_job(settings: Settings, backbone: str, fold: int, arguments: argparse.Namespace) -> None:
+    from models.device import is_out_of_memory
+    from models.progress_messages import DoneMessage, print_json, print_text
+    from models.slice_runs import train_fold
+    from pipeline.errors import UserError
+
     report = print_json if arguments.progress == "json" else print_text
-    job = settings, arguments.backbone, arguments.fold, arguments.threads
+    job = settings, backbone, fold, arguments.threads
     try:
         summary = train_fold(*job, force=arguments.force, report=report)
-        if exam_network_kinds(settings.models, arguments.backbone):
+        if exam_network_kinds(settings.models, backbone):
             from models.exam_runs import train_exam_networks
 
             summary += train_exam_networks(*job, force=arguments.force, report=report)
     except Exception as fault:
         if not is_out_of_memory(fault):
             raise
-        recipe = settings.models.of(arguments.backbone)
+        recipe = settings.models.of(backbone)
         raise UserError(
-            f"Memory of the device exhausted: {arguments.backbone} fold {arguments.fold}, models.batch is "
+            f"Memory of the device exhausted: {backbone} fold {fold}, models.batch is "
             f"{recipe.batch}. Train smaller batches to the same effect: --set models.batch={(recipe.batch + 1) // 2} "
             f"--set models.accumulate={2 * recipe.accumulate}"
         ) from fault

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Strides of the feature maps that a backbone gives.
+STRIDES = (8, 16, 32)
 #: Values of models.weights that are not a file.
 NAMED_WEIGHTS = ("imagenet", "none")
 
@@ -104,7 +106,9 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str) -> "keras.Model":
+def backbone_model(
+    name: str, size: tuple[int, int], channels: int, weights: str, stride: int = 32
+) -> "keras.Model":  # fmt: skip
     """Build a backbone with its input normalisation and load its weights.
 
     Args:
@@ -112,10 +116,11 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
         size: (y, x) of the images in pixels.
         channels: Number of input channels; the first convolution is adapted if it is not three.
         weights: "imagenet", "none", or the path of the weights.npz of a run with this backbone.
+        stride: Stride of the coarsest feature map, 16 or 32; the layers behind it are left out.
 
     Returns:
-        A model from images in [0, 1], (batch, y, x, channels), to three feature maps (batch, y', x', filters): the
-        last ones at strides 8 and 16, and the final one at stride 32.
+        A model from images in [0, 1], (batch, y, x, channels), to feature maps (batch, y', x', filters): the last ones
+        at strides 8 and 16, and the final one at stride 32 if that is wanted.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -136,9 +141,10 @@ def backbone_model(name: str, size: tuple[int, int], channels: int, weights: str
         pretrained.load_in_order(graph, state, ignore=("_fc",))
     elif weights == "imagenet":
         _load_application_weights(graph, name, size)
-    elif weights != "none":
+    maps = [*_finer_maps(graph, size), graph.output][: STRIDES.index(stride) + 1]
+    graph = keras.Model(graph.input, maps, name=name)
+    if weights not in NAMED_WEIGHTS:
         _load_run(graph, weights)
-    graph = keras.Model(graph.input, [*_finer_maps(graph, size), graph.output], name=name)
     mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
     scale = keras.layers.Rescaling((1 / std).tolist(), (-mean / std).tolist(), name="normalise")
     return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")

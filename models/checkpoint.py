@@ -27,20 +27,21 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 
 def save_checkpoint(
-    path: Path, model: keras.Model, average: WeightAverage | None, best: list[np.ndarray], history: History,
-    policy: str,
+    path: Path, model: keras.Model, optimizer: keras.Optimizer, average: WeightAverage | None, best: list[np.ndarray],
+    history: History, policy: str,
 ) -> None:  # fmt: skip
     """Write everything that the next epoch depends on, atomically.
 
     Args:
         path: The file.
-        model: Compiled network; its optimizer is saved too.
+        model: The network.
+        optimizer: Its optimizer.
         average: Average of its weights; None if they are not averaged.
         best: Weights of the best epoch so far; empty if no best epoch is selected.
         history: History of the finished epochs.
         policy: The dtype policy of the training; it is recorded together with the Keras backend.
     """
-    arrays = _arrays("v", model.variables) | _arrays("o", model.optimizer.variables) | _arrays("b", best)
+    arrays = _arrays("v", model.variables) | _arrays("o", optimizer.variables) | _arrays("b", best)
     if average:
         arrays |= _arrays("a", average.values()) | {"updates": np.array(average.updates)}
     save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in _conditions(policy).items()})
@@ -72,14 +73,19 @@ def _conditions(policy: str) -> dict[str, str]:
 
 
 def restore_checkpoint(
-    arrays: dict[str, np.ndarray], path: Path, model: keras.Model, average: WeightAverage | None
+    arrays: dict[str, np.ndarray],
+    path: Path,
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    average: WeightAverage | None,
 ) -> list[np.ndarray]:
     """Restore network, optimizer and average from the arrays of `save_checkpoint`.
 
     Args:
         arrays: From `load_arrays`; the history is restored by `History.of`.
         path: The checkpoint, for messages.
-        model: Network, compiled as it was when the checkpoint was written.
+        model: The network.
+        optimizer: Its optimizer, as it was when the checkpoint was written.
         average: Average of its weights; None if they are not averaged.
 
     Returns:
@@ -89,7 +95,7 @@ def restore_checkpoint(
         UserError: The arrays belong to another network.
     """
     _assign(model.variables, _group("v", arrays), path)
-    _assign(model.optimizer.variables, _group("o", arrays), path)
+    _assign(optimizer.variables, _group("o", arrays), path)
     if average:
         average.restore(_group("a", arrays), int(arrays["updates"]))
     return _group("b", arrays)

@@ -1,6 +1,6 @@
 """From a backbone's feature maps to a clot map, and from the map to answers that know where the clot is.
 
-A light feature pyramid (Lin et al. 2017, arXiv 1612.03144) brings strides 32 and 16 to stride 8, where every cell gets
+A light feature pyramid (Lin et al. 2017, arXiv 1612.03144) brings coarser strides to stride 8, where every cell gets
 the logits of `models.clot_targets`. Answers for the slice are read from the cells: left and right by the same weights
 on either side of the patient's midline, so that a mirrored feature map swaps them exactly; central and chronic by
 attention to the cells with clot.
@@ -8,12 +8,14 @@ attention to the cells with clot.
 A cell of an exam without a clot mask learns from the labels of its slice alone, through `ClotEvidence`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from models.backbones import STRIDES
 from models.batch_normalization import BatchNormalization
 from models.clot_targets import CLOT, MAP_CHANNELS
 
@@ -31,18 +33,19 @@ EVIDENCE = 3
 LOCAL_CELLS = "local_cells"
 
 
-def feature_pyramid(size: tuple[int, int], stride8: Any, stride16: Any, stride32: Any) -> Any:
+def feature_pyramid(size: tuple[int, int], maps: Sequence[Any]) -> Any:
     """Bring feature maps (batch, y, x, channels) to stride 8.
 
     Args:
         size: (y, x) of the network's input, pixels.
-        stride8, stride16, stride32: The backbone's feature maps; finer ones are averaged to their stride.
+        maps: The backbone's feature maps at strides 8, 16 and, if it is complete, 32; finer ones are averaged to their
+            stride.
 
     Returns:
         (batch, y / 8, x / 8, WIDTH).
     """
     merged = None
-    for features, stride in ((stride32, 32), (stride16, 16), (stride8, 8)):
+    for features, stride in reversed(list(zip(maps, STRIDES))):  # noqa: B905  (the last stride may be missing)
         lateral = _at_size(layers.Conv2D(WIDTH, 1, name=f"pyramid{stride}")(features), size, stride)
         if merged is None:
             merged = lateral

@@ -33,7 +33,7 @@ def this_device() -> Device:
     capability = gpu_capability()
     if capability is not None:
         return Device("gpu", capability >= AMPERE)
-    return Device("cpu", "avx512_bf16" in _cpu_flags() and not onednn_is_limited())
+    return Device("cpu", "avx512_bf16" in cpu_flags() and not onednn_is_limited())
 
 
 def onednn_is_limited() -> bool:
@@ -78,7 +78,7 @@ def _jax_capability() -> tuple[int, ...] | None:
 _GPU_CAPABILITY = {"tensorflow": _tensorflow_capability, "torch": _torch_capability, "jax": _jax_capability}
 
 
-def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
+def cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Return the CPU's instruction set flags on Linux; empty on other systems."""
     try:
         lines = file.read_text().splitlines()

@@ -63,13 +63,15 @@ class DeviceViews:
         height, width = self._shape
         gain, offset, noise_hu = (ops.reshape(values[:, column], (-1, 1, 1, 1)) for column in range(3))
         start, top, left, bottom, right = (ops.reshape(whole[:, column], (-1, 1, 1, 1)) for column in range(5))
-        place = ops.reshape(ops.arange(height * width * len(OFFSETS), dtype="int32"), (1, height, width, len(OFFSETS)))
+        count = hu.shape[-1]
+        place = ops.reshape(ops.arange(height * width * count, dtype="int32"), (1, height, width, count))
         noise = ops.take(pool, (start + place) % pool.shape[0])
         jittered = ops.cast(hu, "float32") * gain + offset + noise_hu * noise
         row = ops.reshape(ops.arange(height, dtype="int32"), (1, height, 1, 1))
         column = ops.reshape(ops.arange(width, dtype="int32"), (1, 1, width, 1))
         in_hole = (row >= top) & (row < bottom) & (column >= left) & (column < right)
         jittered = ops.where(in_hole, float(AIR_HU), jittered)
+        jittered = ops.repeat(jittered, len(OFFSETS) // count, axis=-1)
         if self._settings.trainable_windows:
             return jittered / HU_UNIT
         windows = [

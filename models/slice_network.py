@@ -46,21 +46,30 @@ def slice_network(
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
     """
+    return slice_network_with_maps(settings, backbone, weights, local_map=local_map)[0]
+
+
+def slice_network_with_maps(
+    settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False
+) -> tuple[keras.Model, list[keras.KerasTensor]]:
+    """Build a `slice_network`; also return the backbone's feature maps in it, the finest first."""
     backbone = architecture(backbone)
     with dtype_policy_scope(dtype_policy(settings, backbone)):
-        body = backbone_model(backbone, (settings.height, settings.width), settings.channels, weights)
+        body = backbone_model(
+            backbone, (settings.height, settings.width), settings.channels, weights, settings.coarsest_stride
+        )
         _freeze(body.get_layer(backbone), settings.frozen_share)
-        images, (stride8, stride16, stride32) = _images_and_features(body, settings, backbone)
+        images, maps = _images_and_features(body, settings, backbone)
         size = (settings.height, settings.width)
-        cells = feature_pyramid(size, stride8, stride16, stride32)
-        local = local_cells(size, stride8) if local_map else None
+        cells = feature_pyramid(size, maps)
+        local = local_cells(size, maps[0]) if local_map else None
         map_logits, clot, placed = clot_map(cells, local)
         sides, side_strengths = side_answers(placed, clot)
         described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
         summary = ClotAttention(name="clot_attention")([described, clot])
         strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
         vector = layers.Concatenate(dtype="float32", name="vector")(
-            [pool_features(stride32, settings.pooling), summary]
+            [pool_features(maps[-1], settings.pooling), summary]
         )
         features = layers.Dense(settings.embedding, activation="relu", dtype="float32", name="features")(vector)
         dropped = layers.Dropout(settings.dropout, seed=settings.seed, dtype="float32", name="dropout")(features)
@@ -73,7 +82,7 @@ def slice_network(
         embedding = layers.Concatenate(dtype="float32", name="embedding")([features, strengths])
         evidence = ClotEvidence(name="evidence")(clot)
     outputs = {"logits": logits, "embedding": embedding, "map": map_logits, "evidence": evidence}
-    return keras.Model(images, outputs, name=f"{backbone}_slice_network")
+    return keras.Model(images, outputs, name=f"{backbone}_slice_network"), maps
 
 
 def embedding_width(settings: ModelsSettings) -> int:

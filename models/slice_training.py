@@ -6,7 +6,6 @@ saved state.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,19 @@ import numpy as np
 import pandas as pd
 
 from input.contest import STUDY
-from models.arrays import load_arrays
 from models.batches import prefetched
-from models.checkpoint import require_same_backend, restore_checkpoint, save_checkpoint
-from models.clot_map import map_loss
 from models.clot_targets import MAP_CHANNELS
 from models.device import gpu_capability
 from models.device_views import DeviceViews
+from models.frozen_stem import StemFeatures
 from models.history import History
 from models.inner_split import InnerExams, split_inner
-from models.optimizer import batches_per_epoch, build_optimizer, compile_network, create_training_variables
-from models.precision import dtype_policy
+from models.optimizer import batches_per_epoch, create_training_variables
 from models.progress import TrainingLog
 from models.sampling import draw_epoch
-from models.slice_network import slice_network, weighted_logistic_loss
 from models.slice_targets import evidence_targets, flip_targets, sampled_targets
 from models.slice_views import Augmentation, SliceViews, draw_augmentation
-from models.weight_averaging import WeightAverage, assign_all, averaged_variables
+from models.training_run import TrainingRun, diverged
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
@@ -60,9 +55,9 @@ def train_network(
     """
     train, inner = split_inner(slices, settings.inner_share, settings.seed)
     inner_exams = InnerExams(inner, views, settings, loaders) if len(inner) else None
-    batches = EpochBatches(train, views, settings, loaders)
     all_masked = all(views.has_mask(study) for study in train[STUDY].unique())
     run = TrainingRun.begin(settings, backbone, checkpoint, local_map=not all_masked)
+    batches = EpochBatches(train, views, settings, loaders, stem=run.stem)
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):
@@ -70,7 +65,7 @@ def train_network(
         if epoch and epoch + 1 == settings.unfreeze_epoch:
             run.unfreeze(done=epoch)
         run.history.losses.append(train_epoch(run, batches, epoch, log))
-        run.history.rates.append(float(run.model.optimizer.learning_rate))
+        run.history.rates.append(float(run.trained.optimizer.learning_rate))
         if inner_exams:
             run.evaluate(inner_exams)
         run.save(checkpoint)
@@ -85,6 +80,7 @@ class EpochBatches:
     Args:
         slices, views, settings, loaders: As in `train_network`.
         on_device: Whether the device finishes the views (see `models.device_views`); None: if it is a GPU.
+        stem: Computes the features that the training reads; None if it reads images.
 
     Attributes:
         count: Batches per epoch.
@@ -92,17 +88,20 @@ class EpochBatches:
 
     def __init__(
         self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1,
-        on_device: bool | None = None,
+        on_device: bool | None = None, stem: StemFeatures | None = None,
     ) -> None:  # fmt: skip
         on_device = gpu_capability() is not None if on_device is None else on_device
         self._device_views = DeviceViews(settings) if on_device else None
+        self._stem = stem
         self.count = batches_per_epoch(settings)
         self._views, self._settings, self._loaders = views, settings, loaders
         self._targets, self._probabilities = sampled_targets(slices, settings)
         self._studies, self._planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
 
     def of(self, epoch: int) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-        """Yield images (batch, y, x, channels) in [0, 1] and the targets of each trained output, batch by batch.
+        """Yield what the training reads and the targets of each trained output, batch by batch.
+
+        It reads images (batch, y, x, channels) in [0, 1], or the stem's features of them.
 
         Images are arrays, or tensors on the device. `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8,
         2 * MAP_CHANNELS); `evidence`: (batch, 6), weighted only where no mask supervises the map.
@@ -133,114 +132,10 @@ class EpochBatches:
 
     def _images(self, views: list[tuple[str, int, Augmentation]]) -> Any:
         if self._device_views is None:
-            return np.stack([self._views.view(*view) for view in views])
+            images = np.stack([self._views.view(*view) for view in views])
+            return self._stem(images) if self._stem else images
         hu = np.stack([self._views.hu(*view) for view in views])
         return self._device_views(hu, [augmentation for *_, augmentation in views])
-
-
-class TrainingRun:
-    """The state of one training run: network with optimizer, weight average, history, weights of the best epoch.
-
-    Args:
-        settings: Training recipe.
-        backbone: A key of `models.backbones.BACKBONES`.
-        weights: Initial weights: "imagenet", "none" or a path.
-        local_map: As in `models.slice_network.slice_network`.
-    """
-
-    def __init__(self, settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False) -> None:
-        self.settings, self.backbone = settings, backbone
-        self.policy = dtype_policy(settings, backbone)
-        self.model = slice_network(settings, backbone, weights, local_map=local_map)
-        self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
-        self.history = History()
-        self.best: list[np.ndarray] = []
-
-    @classmethod
-    def begin(
-        cls, settings: ModelsSettings, backbone: str, checkpoint: Path, *, local_map: bool = False
-    ) -> "TrainingRun":
-        """Start a run, or resume it if the checkpoint exists.
-
-        Args:
-            settings: Training recipe.
-            backbone: A key of `models.backbones.BACKBONES`.
-            checkpoint: File of `save`; it may be missing.
-            local_map: As in `models.slice_network.slice_network`.
-
-        Raises:
-            UserError: The checkpoint is damaged, or was written with another precision or backend.
-        """
-        if not checkpoint.is_file():
-            run = cls(settings, backbone, settings.weights, local_map=local_map)
-            run.unfreeze() if settings.unfreeze_epoch == 1 else run._compile()
-            return run
-        arrays = load_arrays(checkpoint)
-        require_same_backend(arrays, checkpoint, dtype_policy(settings, backbone))
-        run = cls(settings, backbone, "none", local_map=local_map)
-        run.history = History.of(arrays)
-        if 1 <= settings.unfreeze_epoch <= len(run.history):
-            run.unfreeze(done=settings.unfreeze_epoch - 1)
-        else:
-            run._compile()
-        run.best = restore_checkpoint(arrays, checkpoint, run.model, run.average)
-        return run
-
-    def unfreeze(self, done: int = 0) -> None:
-        """Make all layers of the backbone trainable, after `done` epochs.
-
-        The optimizer starts from scratch; its learning rate schedule continues.
-        """
-        for layer in self.model.get_layer(self.backbone).layers:
-            layer.trainable = True
-        self._compile(done)
-
-    def _compile(self, done: int = 0) -> None:
-        optimizer = build_optimizer(self.model, self.settings, done)
-        if self.policy == "mixed_float16":
-            # Keras wraps the optimizer only if the outermost model, not its layers, has that policy.
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-            optimizer.build(self.model.trainable_variables)
-        losses = {"logits": weighted_logistic_loss, "map": map_loss, "evidence": weighted_logistic_loss}
-        compile_network(self.model, optimizer, losses)
-
-    def evaluate(self, inner_exams: InnerExams) -> None:
-        """Measure the inner loss of the weights that would predict; keep them if it is the lowest so far.
-
-        Raises:
-            UserError: The inner loss is NaN or infinite.
-        """
-        with self.average.in_use() if self.average else nullcontext():
-            loss = inner_exams.loss(self.model)
-            if not np.isfinite(loss):
-                raise UserError(_diverged(f"inner loss {loss} after epoch {len(self.history)}"))
-            self.history.inner_losses.append(loss)
-            if self.history.improved():
-                self.best = [
-                    np.copy(keras.ops.convert_to_numpy(variable)) for variable in averaged_variables(self.model)
-                ]  # fmt: skip
-
-    def save(self, checkpoint: Path) -> None:
-        """Write the checkpoint.
-
-        Raises:
-            UserError: A weight is NaN or infinite.
-        """
-        broken = [
-            variable.path
-            for variable in averaged_variables(self.model)
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
-        ]
-        if broken:
-            raise UserError(_diverged(f"{broken[0]} is not finite after epoch {len(self.history)}"))
-        save_checkpoint(checkpoint, self.model, self.average, self.best, self.history, self.policy)
-
-    def assign_final_weights(self) -> None:
-        """Set the network to the weights for prediction: of the best epoch, else averaged, else the last."""
-        if self.best:
-            assign_all(averaged_variables(self.model), self.best)
-        elif self.average:
-            self.average.apply()
 
 
 def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: TrainingLog) -> float:
@@ -261,16 +156,12 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
     losses = np.zeros(batches.count)
     for step, (images, truth) in enumerate(batches.of(epoch)):
         if step == 0:
-            create_training_variables(run.model, truth)
+            create_training_variables(run.trained, truth)
         # One call per batch, so that the history has the mean loss of the epoch and an error names the step.
-        losses[step] = float(run.model.train_on_batch(images, truth)[0])
+        losses[step] = float(run.trained.train_on_batch(images, truth)[0])
         if not np.isfinite(losses[step]):
-            raise UserError(_diverged(f"loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {batches.count}"))
+            raise UserError(diverged(f"loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {batches.count}"))
         if run.average and (step + 1) % run.settings.accumulate == 0:
             run.average.update()
         log.step(epoch, step, losses[step], len(images))
     return float(losses.mean())
-
-
-def _diverged(reason: str) -> str:
-    return f"training diverged: {reason}. Lower models.learning_rate and run again."

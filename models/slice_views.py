@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from features.slices25d import neighbours_by_distance, stack_slice
+from features.slices25d import OFFSETS, neighbours_by_distance, stack_slice
 from features.store import StoredExam, open_exam
 from features.windows import WINDOWS, window_channels
 from models.clot_targets import MAP_CHANNELS, cell_targets, map_shape
@@ -23,7 +23,7 @@ from pipeline.settings import ModelsSettings
 AIR_HU = -1000
 #: Exams kept open per loader thread. At contest size an open exam takes at least half a megabyte (sidecar and decoder
 #: buffers), opening it again takes 2 ms, and one view takes 11 ms.
-OPEN_EXAMS = 64
+OPEN_EXAMS = 256
 #: The settings that unchanged views depend on; networks that share them can share views.
 VIEW_SETTINGS = ("height", "width", "windows", "trainable_windows", "pixel_mm", "neighbour_mm")
 
@@ -112,21 +112,26 @@ class SliceViews:
         if augmentation is not UNCHANGED:
             _augment_values(values, augmentation)
         if self.settings.trainable_windows:
-            return values / np.float32(HU_UNIT)
-        return window_channels(values, self.windows).reshape(*values.shape[:2], -1)
+            return np.repeat(values / np.float32(HU_UNIT), len(OFFSETS) // values.shape[2], axis=2)
+        channels = window_channels(values, self.windows)
+        return np.repeat(channels, len(OFFSETS) // values.shape[2], axis=2).reshape(*values.shape[:2], -1)
 
     def hu(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
         """Return the HU of a view, transformed but without changes of values: int16 (y, x, neighbours).
+
+        One channel stands for all neighbours where `neighbour_mm` is 0: they are the slice itself.
 
         Raises:
             UserError: The stored exam differs from its manifest.
         """
         exam, neighbours = self._open(study)
-        return cv2.warpAffine(
-            stack_slice(exam.hu, neighbours[plane]), self._matrix(exam, augmentation),
+        planes = neighbours[plane] if self.settings.neighbour_mm else [plane]
+        transformed = cv2.warpAffine(
+            stack_slice(exam.hu, planes), self._matrix(exam, augmentation),
             (self.settings.width, self.settings.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(AIR_HU,) * 3,
+            borderValue=(AIR_HU,) * len(planes),
         )  # fmt: skip
+        return transformed.reshape(self.settings.height, self.settings.width, len(planes))
 
     def matrix(self, study: str) -> np.ndarray:
         """Return the affine map (2, 3) from an exam's stored pixels (x, y) to the pixels of its unchanged views."""
@@ -210,8 +215,11 @@ def hole_box(augmentation: Augmentation, shape: tuple[int, int]) -> tuple[int, i
 
 def _noise(shape: tuple[int, ...], seed: tuple[int, ...]) -> np.ndarray:
     """Return standard white noise: a section of the pool that depends on the seed alone."""
-    start = noise_start(seed)
-    return noise_pool().take(np.arange(start, start + int(np.prod(shape))), mode="wrap").reshape(shape)
+    pool, start, count = noise_pool(), noise_start(seed), int(np.prod(shape))
+    section = pool[start : start + count]
+    if len(section) < count:
+        section = np.concatenate([section, np.resize(pool, count - len(section))])
+    return section.reshape(shape)
 
 
 def _augment_values(stack: np.ndarray, augmentation: Augmentation) -> None:

@@ -1,22 +1,21 @@
-"""Training jobs: one process per (backbone, fold), as many at a time as the machine can run."""
+"""Training jobs: one per (backbone, fold), as many at a time as the machine can run."""
 
 import os
-import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
 from models.backbones import weights_fault
 from models.check_recipe import check_recipes
 from models.device import SHARED_GPU_VARIABLES, unused_gpu_reason, visible_gpus
+from models.job_process import JobProcess
 from models.job_progress import JobProgress
 from models.learning_curves import draw_overview
 from models.network_artifacts import job_artifacts
 from models.network_names import network_names
-from models.progress_messages import DoneMessage, parse_message
 from pipeline import paths
 from pipeline.artifact import MANIFEST, verify
 from pipeline.cluster import scheduler
@@ -124,16 +123,48 @@ def _check_weights(settings: Settings, jobs: list[Job]) -> None:
 
 
 def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: Slots) -> list[str | None]:
-    """Run jobs on this machine; return the fault of each job, or None."""
+    """Run jobs on this machine, in one process per slot; return the fault of each job, or None."""
     say(f"models: training {len(jobs)} networks, {len(slots.devices)} at a time, {slots.threads} threads each")
     if any(slots.devices) and (reason := run_isolated(unused_gpu_reason)):
         say(f"models: {reason}")
-    free_devices: SimpleQueue = SimpleQueue()
-    for device in slots.devices:
-        free_devices.put(device)
+    waiting, outcomes = WaitingJobs(jobs), dict[Job, str | None]()
     epochs = sum(settings.models.of(job.backbone).epochs for job in jobs)
+
+    def work(device: str | None) -> None:
+        with JobProcess(_command(arguments, slots.threads, "jobs"), _environment(slots, device)) as process:
+            last = None
+            while job := waiting.take(last):
+                outcomes[job] = _run(job, process, progress)
+                last = job
+
     with JobProgress(len(jobs), epochs) as progress, ThreadPoolExecutor(len(slots.devices)) as pool:
-        return list(pool.map(lambda job: _run(job, arguments, slots, free_devices, progress), jobs))
+        list(pool.map(work, slots.devices))
+    return [outcomes[job] for job in jobs]
+
+
+class WaitingJobs:
+    """Jobs that have not been started; several threads take them.
+
+    Args:
+        jobs: In the order in which they are taken, except that a process prefers the backbone that it has compiled,
+            and otherwise one that no other process trains.
+    """
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = list(jobs)
+        self._taken: list[str] = []
+        self._lock = threading.Lock()
+
+    def take(self, last: Job | None) -> Job | None:
+        """Take the next job of a process, given its last one; None when all have been taken."""
+        compiled = last.backbone if last else None
+        with self._lock:
+            if not self._jobs:
+                return None
+            job = min(self._jobs, key=lambda job: (job.backbone != compiled, self._taken.count(job.backbone)))
+            self._jobs.remove(job)
+            self._taken.append(job.backbone)
+            return job
 
 
 def _run_on_cluster(jobs: list[Job], arguments: list[str]) -> list[str | None]:
@@ -153,10 +184,9 @@ def _run_on_worker(job: Job, arguments: list[str], variables: dict[str, str], fo
     os.chdir(folder)
     jobs = get_worker().state.nthreads
     slots = Slots((None,) * jobs, max(1, cores() // jobs))  # keep the CUDA_VISIBLE_DEVICES of the worker
-    free_devices: SimpleQueue = SimpleQueue()
-    free_devices.put(None)
-    with JobProgress(1, 0) as progress:
-        return _run(job, arguments, slots, free_devices, progress)
+    command = _command(arguments, slots.threads, "fold", "--backbone", job.backbone, "--fold", str(job.fold))
+    with JobProgress(1, 0) as progress, JobProcess(command, _environment(slots, None)) as process:
+        return _run(job, process, progress)
 
 
 def _draw_overview(settings: Settings) -> None:
@@ -189,56 +219,27 @@ def share_machine(workers: int, jobs: int) -> Slots:
     return Slots(tuple(devices[slot % len(devices)] for slot in range(count)), max(1, cores() // count))
 
 
-def _run(
-    job: Job, arguments: list[str], slots: Slots, free_devices: SimpleQueue, progress: JobProgress
-) -> str | None:  # fmt: skip
-    """Run one job in a process of its own, on a free device; return its fault, or None."""
-    device = free_devices.get()
-    command = [
-        sys.executable, "-m", "models", "fold", "--backbone", job.backbone, "--fold", str(job.fold),
-        "--threads", str(slots.threads), "--end-with-parent", "--progress", "json", *arguments,
-    ]  # fmt: skip
+def _command(arguments: list[str], threads: int, *verb: str) -> list[str]:
+    """The command of a process that trains networks."""
+    options = ["--threads", str(threads), "--end-with-parent", "--progress", "json"]
+    return [sys.executable, "-m", "models", *verb, *options, *arguments]
+
+
+def _environment(slots: Slots, device: str | None) -> dict[str, str]:
     environment = slots.variables(device)
     environment.pop("PE_PROGRESS", None)  # a progress bar of the job would only fill the log
+    return environment
+
+
+def _run(job: Job, process: JobProcess, progress: JobProgress) -> str | None:
+    """Run one job in a process; return its fault, or None."""
     started = time.monotonic()
     progress.started(job.title)
     result = None
     try:
-        status, last_line, summary = _run_logged(job, command, environment, progress)
-        if not status:
-            result = f"{summary or 'up to date'}, {time.monotonic() - started:.0f} s"
+        end = process.run(f"{job.backbone} {job.fold}", job.log, lambda message: progress.message(job.title, message))
+        if end.summary is not None:
+            result = f"{end.summary or 'up to date'}, {time.monotonic() - started:.0f} s"
     finally:
         progress.finished(job.title, result)
-        free_devices.put(device)
-    if status:
-        return f"{job.backbone} fold {job.fold} (exit {status}): {last_line}; log: {paths.shown(job.log)}"
-    return None
-
-
-def _run_logged(
-    job: Job, command: list[str], environment: dict[str, str], progress: JobProgress
-) -> tuple[int, str, str]:  # fmt: skip
-    """Run a job's command: write its output to its log, and its progress messages as text, and report them.
-
-    Returns:
-        Exit status, last line of the log or the whole error message, and the summary of the results ("" if there is
-        none).
-    """
-    last_line = summary = ""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("w") as log, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:  # fmt: skip
-        for line in process.stdout or ():
-            message = parse_message(line)
-            log.write(f"{message}\n" if message else line)
-            log.flush()
-            if last_line.startswith("error: "):
-                last_line = f"{last_line} {line.strip()}"  # an error lists faults in several lines
-            else:
-                last_line = (str(message) if message else line.strip()) or last_line
-            if message:
-                progress.message(job.title, message)
-            if isinstance(message, DoneMessage):
-                summary = message.summary
-    return process.returncode, last_line, summary
+    return f"{job.backbone} fold {job.fold} {end.fault}; log: {paths.shown(job.log)}" if end.fault else None

@@ -39,6 +39,10 @@ class WeightAverage:
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         self._blend(keras.ops.convert_to_tensor(rate, "float32"))
 
+    def variables(self) -> list[keras.Variable]:
+        """Return the variables that hold the averages."""
+        return self._averages
+
     def values(self) -> list[np.ndarray]:
         """Return the averages, in the order of `averaged_variables`."""
         return [np.copy(keras.ops.convert_to_numpy(average)) for average in self._averages]

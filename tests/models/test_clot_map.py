@@ -71,7 +71,7 @@ def test_a_local_map_does_not_depend_on_coarser_strides(local_map: bool) -> None
     size, random = (32, 64), np.random.default_rng(4)
     strides = [keras.Input((32 // stride, 64 // stride, 6)) for stride in (8, 16, 32)]
     local = local_cells(size, strides[0]) if local_map else None
-    model = keras.Model(strides, clot_map(feature_pyramid(size, *strides), local)[0])
+    model = keras.Model(strides, clot_map(feature_pyramid(size, strides), local)[0])
     features = [random.normal(size=(1, *stride.shape[1:])).astype(np.float32) for stride in strides]
     others = [features[0], *(random.normal(size=values.shape).astype(np.float32) for values in features[1:])]
     assert np.array_equal(model(features), model(others)) == local_map

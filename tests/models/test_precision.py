@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.device import Device, _cpu_flags, onednn_is_limited
+from models.device import Device, cpu_flags, onednn_is_limited
 from models.precision import PRECISIONS, select_precision
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
@@ -51,8 +51,8 @@ def test_the_default_backbones_stay_float32_on_any_cpu():
 def test_instruction_sets_are_read_from_the_first_core(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n\nprocessor : 1\nflags\t\t: fpu\n")
-    assert _cpu_flags(file) == {"fpu", "avx512f", "avx512_bf16"}
-    assert _cpu_flags(tmp_path / "none") == set()
+    assert cpu_flags(file) == {"fpu", "avx512f", "avx512_bf16"}
+    assert cpu_flags(tmp_path / "none") == set()
 
 
 @pytest.mark.parametrize(("capability", "gpu"), [((7, 5), True), ((0, 0), True), (None, False)])

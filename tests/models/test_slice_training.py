@@ -94,12 +94,16 @@ class KillingLog(TrainingLog):
             raise Killed
 
 
-def _train(contest, checkpoint, settings=SMALL, **kill):
+def _train(contest, checkpoint, settings=SMALL, *, shared=False, **kill):
+    """Train a network; `shared` as a process does that has trained another fold, else as in a process of its own."""
     import keras
 
     from models.slice_training import train_network
     from models.slice_views import SliceViews
+    from models.training_run import STARTED
 
+    if not shared:
+        STARTED.clear()
     keras.utils.set_random_seed(settings.seed)
     log = KillingLog(settings.epochs, **kill)
     try:
@@ -126,6 +130,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
     assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
     _assert_identical(whole, _train(contest, tmp_path / "killed.npz"))
     assert len(whole[1]) == 2
+
+
+@pytest.mark.parametrize("settings", [SMALL, replace(SMALL, epochs=2, ema=0.8, dropout=0.5)])
+def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(contest, tmp_path, settings):
+    table, store = contest[1], contest[0]
+    other = table[table[STUDY] != table[STUDY].iat[0]].reset_index(drop=True)
+    alone = _train(contest, tmp_path / "alone.npz", settings)
+    first, _ = _train((store, other), tmp_path / "other.npz", settings)
+    second = _train(contest, tmp_path / "shared.npz", settings, shared=True)
+    assert second[0] is first and second[0] is not alone[0]
+    _assert_identical(alone, second)
 
 
 @pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import struct
 import subprocess
@@ -14,9 +15,10 @@ from PIL import Image
 
 from input.contest import SLICE_LABEL, STUDY
 from models import __main__ as command_line
-from models import device, training_jobs
+from models import device, job_process, training_jobs
 from models.check_recipe import check_recipe, check_recipes
 from models.history import History
+from models.job_process import JobEnd
 from models.learning_curves import draw_curves, draw_overview
 from models.network_artifacts import job_artifacts, network_artifact
 from models.progress import TrainingLog
@@ -30,7 +32,7 @@ from models.progress_messages import (
     print_json,
 )
 from models.sampling import sampling_weights
-from models.training_jobs import Slots, share_machine, train_all
+from models.training_jobs import Job, Slots, WaitingJobs, share_machine, train_all
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -154,7 +156,7 @@ def run_jobs_as(monkeypatch, root, code):
     monkeypatch.setattr(training_jobs, "job_artifacts", lambda *_: [_NeverCurrent()])
     monkeypatch.setattr(training_jobs, "check_recipes", lambda models: None)
     monkeypatch.setattr(
-        training_jobs.subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", code], **options)
+        job_process.subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", code], **options)
     )
 
 
@@ -189,6 +191,33 @@ def test_the_error_lists_every_failed_job_with_its_log(monkeypatch, tmp_path):
     for fold in range(3):
         assert f"mobilenetv2 fold {fold} (exit 3): no room left; log:" in str(caught.value)
         assert "no room left" in (tmp_path / "logs" / f"models-mobilenetv2-fold{fold}.log").read_text()
+
+
+def test_a_process_runs_the_folds_of_its_backbone_and_another_replaces_it_after_a_failure(monkeypatch, tmp_path):
+    code = """
+import os, sys
+for job in sys.stdin:
+    if job.startswith("b 1"): sys.exit("no room left")
+    print('{"event": "done", "summary": "%s"}' % os.getpid(), flush=True)
+"""
+    run_jobs_as(monkeypatch, tmp_path, code)
+    results = {}
+    with job_process.JobProcess([], dict(os.environ)) as process:
+        for job in ("a 0", "a 1", "b 0", "b 1", "b 2"):
+            results[job] = process.run(job, tmp_path / "log", lambda message: None)
+    assert results["a 0"] == results["a 1"] == results["b 0"] != results["b 2"]
+    assert results["b 1"] == JobEnd(None, "(exit 1): no room left")
+
+
+def test_every_process_keeps_its_backbone_while_jobs_are_left():
+    jobs = [Job(backbone, fold) for backbone in ("a", "b", "c") for fold in range(2)]
+    waiting, last = WaitingJobs(jobs), {}
+    taken = []
+    for process in (0, 1, 0, 1, 0, 1, 0):
+        last[process] = waiting.take(last.get(process))
+        taken.append(last[process])
+    assert taken[:4] == [Job("a", 0), Job("b", 0), Job("a", 1), Job("b", 1)]
+    assert taken[4:] == [Job("c", 0), Job("c", 1), None]
 
 
 def test_all_invalid_settings_of_a_recipe_are_reported():
@@ -261,7 +290,7 @@ def test_exhausted_memory_names_the_settings_that_save_it(monkeypatch):
     monkeypatch.setattr("models.slice_runs.train_fold", exhaust)
     words = ["fold", "--backbone", "mobilenetv2", "--fold", "0", "--set", "models.batch=24"]
     with pytest.raises(UserError, match=r"--set models\.batch=12 --set models\.accumulate=2$"):
-        command_line._fold(command_line.parser().parse_args(words))
+        command_line._jobs(command_line.parser().parse_args(words))
 
 
 def test_a_listed_gpu_that_the_backend_does_not_use_has_a_reason(monkeypatch):
@@ -317,7 +346,9 @@ def test_other_output_of_a_job_is_not_a_progress_message(line):
 def test_a_job_s_log_has_its_messages_as_text_and_its_other_output_unchanged(monkeypatch, tmp_path, capsys):
     output = ["a warning\n", '{"event": "exam_epoch", "kind": "gru", "epoch": 5, "epochs": 30, "loss": 0.31}\n',
               "{not JSON\n", '{"event": "done", "summary": "loss 0.3120"}\n']  # fmt: skip
-    run_jobs_as(monkeypatch, tmp_path, f"print({''.join(output)!r}, end='')")
+    run_jobs_as(
+        monkeypatch, tmp_path, f"import sys\nfor job in sys.stdin: print({''.join(output)!r}, end='', flush=True)"
+    )
     train_all(ONE_BACKBONE, [], force=False)
     log = (tmp_path / "logs" / "models-mobilenetv2-fold0.log").read_text()
     assert log == "a warning\ngru epoch 5/30: loss 0.3100\n{not JSON\ndone: loss 0.3120\n"

@@ -22,7 +22,7 @@ from models.exam_network import exam_network
 from models.exam_training import compile_exam_network
 from models.se_resnext import GroupedConvolution
 from models.slice_targets import TARGETS
-from models.slice_training import TrainingRun
+from models.training_run import TrainingRun
 from models.weight_averaging import WeightAverage
 from pipeline.settings import ExamNetworkSettings, ModelsSettings
 

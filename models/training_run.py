@@ -1,0 +1,182 @@
+"""The state of one training run: network with optimizer, weight average, history, weights of the best epoch.
+
+The folds of a backbone that one process trains share a compiled network, because building and tracing it takes as long
+as a tenth of its training.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from models.arrays import load_arrays
+from models.checkpoint import require_same_backend, restore_checkpoint, save_checkpoint
+from models.clot_map import map_loss
+from models.frozen_stem import StemFeatures, split
+from models.history import History
+from models.inner_split import InnerExams
+from models.network_names import architecture
+from models.optimizer import build_optimizer, compile_network
+from models.precision import dtype_policy
+from models.prediction_engine import select_engine
+from models.slice_network import slice_network_with_maps, weighted_logistic_loss
+from models.weight_averaging import WeightAverage, assign_all, averaged_variables
+from pipeline.errors import UserError
+from pipeline.settings import ModelsSettings
+
+
+class TrainingRun:
+    """The state of one training run: network with optimizer, weight average, history, weights of the best epoch.
+
+    Args:
+        settings: Training recipe.
+        backbone: A key of `models.backbones.BACKBONES`.
+        weights: Initial weights: "imagenet", "none" or a path.
+        local_map: As in `models.slice_network.slice_network`.
+
+    Attributes:
+        model: The network.
+        trained: The part of it that is trained; the network itself without a stem.
+        stem: Computes the images' features that `trained` reads; None if it reads images.
+    """
+
+    def __init__(self, settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False) -> None:
+        self.settings, self.backbone = settings, backbone
+        self.policy = dtype_policy(settings, backbone)
+        self.model, maps = slice_network_with_maps(settings, backbone, weights, local_map=local_map)
+        parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
+        self.trained = parts.rest if parts else self.model
+        self.stem = StemFeatures(parts.stem, settings.precision) if parts else None
+        self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
+        self.history = History()
+        self.best: list[np.ndarray] = []
+
+    @classmethod
+    def begin(
+        cls, settings: ModelsSettings, backbone: str, checkpoint: Path, *, local_map: bool = False
+    ) -> "TrainingRun":
+        """Start a run, or resume it if the checkpoint exists.
+
+        Args:
+            settings: Training recipe.
+            backbone: A key of `models.backbones.BACKBONES`.
+            checkpoint: File of `save`; it may be missing.
+            local_map: As in `models.slice_network.slice_network`.
+
+        Raises:
+            UserError: The checkpoint is damaged, or was written with another precision or backend.
+        """
+        if not checkpoint.is_file():
+            return _fresh_run(settings, backbone, local_map)
+        arrays = load_arrays(checkpoint)
+        require_same_backend(arrays, checkpoint, dtype_policy(settings, backbone))
+        run = cls(settings, backbone, "none", local_map=local_map)
+        run.history = History.of(arrays)
+        if 1 <= settings.unfreeze_epoch <= len(run.history):
+            run.unfreeze(done=settings.unfreeze_epoch - 1)
+        else:
+            run.compile()
+        run.best = restore_checkpoint(arrays, checkpoint, run.model, run.trained.optimizer, run.average)
+        return run
+
+    def _is_split(self) -> bool:
+        """Whether frozen layers are computed by OpenVINO."""
+        settings = self.settings
+        frozen = settings.frozen_share > 0 and not settings.unfreeze_epoch and not settings.trainable_windows
+        return frozen and self.policy == "float32" and select_engine(settings.engine) == "openvino"
+
+    def variables(self) -> list[keras.Variable]:
+        """Return everything that training changes: of the network, the optimizer and the average."""
+        averages = self.average.variables() if self.average else []
+        return [*self.model.variables, *self.trained.optimizer.variables, *averages]
+
+    def unfreeze(self, done: int = 0) -> None:
+        """Make all layers of the backbone trainable, after `done` epochs.
+
+        The optimizer starts from scratch; its learning rate schedule continues.
+        """
+        for layer in self.model.get_layer(self.backbone).layers:
+            layer.trainable = True
+        self.compile(done)
+
+    def compile(self, done: int = 0) -> None:
+        """Compile the network with a new optimizer, after `done` epochs."""
+        optimizer = build_optimizer(self.trained, self.settings, done)
+        if self.policy == "mixed_float16":
+            # Keras wraps the optimizer only if the outermost model, not its layers, has that policy.
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(self.trained.trainable_variables)
+        losses = {"logits": weighted_logistic_loss, "map": map_loss, "evidence": weighted_logistic_loss}
+        compile_network(self.trained, optimizer, losses)
+
+    def evaluate(self, inner_exams: InnerExams) -> None:
+        """Measure the inner loss of the weights that would predict; keep them if it is the lowest so far.
+
+        Raises:
+            UserError: The inner loss is NaN or infinite.
+        """
+        with self.average.in_use() if self.average else nullcontext():
+            loss = inner_exams.loss(self.model)
+            if not np.isfinite(loss):
+                raise UserError(diverged(f"inner loss {loss} after epoch {len(self.history)}"))
+            self.history.inner_losses.append(loss)
+            if self.history.improved():
+                self.best = [
+                    np.copy(keras.ops.convert_to_numpy(variable)) for variable in averaged_variables(self.model)
+                ]  # fmt: skip
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            UserError: A weight is NaN or infinite.
+        """
+        broken = [
+            variable.path
+            for variable in averaged_variables(self.model)
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+        ]
+        if broken:
+            raise UserError(diverged(f"{broken[0]} is not finite after epoch {len(self.history)}"))
+        save_checkpoint(
+            checkpoint, self.model, self.trained.optimizer, self.average, self.best, self.history, self.policy
+        )
+
+    def assign_final_weights(self) -> None:
+        """Set the network to the weights for prediction: of the best epoch, else averaged, else the last."""
+        if self.best:
+            assign_all(averaged_variables(self.model), self.best)
+        elif self.average:
+            self.average.apply()
+
+
+#: The last run that this process started, and the values of its variables at the start.
+STARTED: list[tuple[tuple, TrainingRun, list[np.ndarray]]] = []
+
+
+def _fresh_run(settings: ModelsSettings, backbone: str, local_map: bool) -> TrainingRun:
+    """Start a run. All folds start from the same variables (same seed, same initial weights): those of the process's
+    first fold are assigned again.
+    """
+    key = (repr(settings), backbone, local_map)
+    if STARTED and STARTED[0][0] == key:
+        _, run, values = STARTED[0]
+        assign_all(run.variables(), values)
+        if run.average:
+            run.average.updates = 0
+        run.history, run.best = History(), []
+        return run
+    STARTED.clear()
+    keras.backend.clear_session()  # layer names, and with them the last bits of sums, must not depend on earlier jobs
+    keras.utils.set_random_seed(settings.seed)
+    run = TrainingRun(settings, backbone, settings.weights, local_map=local_map)
+    run.unfreeze() if settings.unfreeze_epoch == 1 else run.compile()
+    if settings.unfreeze_epoch <= 1:  # later unfreezing changes the network and its optimizer
+        STARTED.append((key, run, [np.copy(keras.ops.convert_to_numpy(value)) for value in run.variables()]))
+    return run
+
+
+def diverged(reason: str) -> str:
+    """Return the message of a training whose loss or weights are not finite."""
+    return f"training diverged: {reason}. Lower models.learning_rate and run again."
