@@ -121,7 +121,7 @@ def measure_pytorch(network: str, settings: ModelsSettings, threads: int, second
     truth, weight = torch.from_numpy(target).chunk(2, dim=1)
 
     def build() -> SliceNetwork:
-        model = SliceNetwork(network, settings.embedding, len(TARGETS), settings.dropout)
+        model = SliceNetwork(network, settings.embedding, settings.dropout)
         return model.to(memory_format=torch.channels_last)
 
     def training_step(precision: str) -> Callable[[], float]:
@@ -132,7 +132,7 @@ def measure_pytorch(network: str, settings: ModelsSettings, threads: int, second
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-                logits, _ = model(pictures)
+                logits, *_ = model(pictures)
             loss = weighted_logistic_loss(logits.float(), truth, weight)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
