@@ -131,7 +131,8 @@ def measure_network(work: Work) -> dict[str, Any]:
     from keras import ops
 
     from models.optimizer import create_training_variables
-    from models.slice_training import EpochBatches, TrainingRun, train_epoch
+    from models.slice_training import EpochBatches, train_epoch
+    from models.training_run import TrainingRun
 
     loaders = loader_threads(cores())
     with tempfile.TemporaryDirectory() as folder:

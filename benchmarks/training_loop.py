@@ -91,7 +91,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
 def _batches(table: pd.DataFrame, settings: ModelsSettings, training: "TrainingRun") -> "EpochBatches":
     from models.slice_training import EpochBatches
 
-    return EpochBatches(table, SliceViews(paths.store(), settings), settings, stem=training.stem)
+    return EpochBatches(table, SliceViews(paths.store(), settings), settings, stem=training.stem())
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -43,7 +43,7 @@ from pipeline.settings import Settings
 VERSION = 1
 NATURES = ("left", "right", "central", "chronic", "acute")
 #: Masks kept open per thread.
-OPEN_MASKS = 256
+OPEN_MASKS = 160
 COLUMNS = (STUDY, SOP, "clot_mm2", *NATURES)
 
 

@@ -1,4 +1,4 @@
-"""Commands of the models stage: ./run.sh models train | fold."""
+"""Commands of the models stage: ./run.sh models train | fold | jobs."""
 
 import argparse
 import os
@@ -43,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train all networks and write their out-of-fold and test predictions")
     add_settings_arguments(train)
     add_dry_run_arguments(train)
-    fold = verbs.add_parser("fold", help="run one (backbone, fold) job; `train` starts these")
+    fold = verbs.add_parser("fold", help="run one (backbone, fold) job")
     add_settings_arguments(fold)
     fold.add_argument("--backbone", required=True, help="a key of models.backbones.BACKBONES")
     fold.add_argument("--fold", type=int, required=True, help="the held-out fold")
-    jobs = verbs.add_parser("jobs", help="run the jobs named on standard input, a line each; `train` starts this")
+    jobs = verbs.add_parser("jobs", help="run the jobs named on standard input, one per line; `train` starts this")
     add_settings_arguments(jobs)
     for parser in (fold, jobs):
         _add_process_arguments(parser)

@@ -28,7 +28,7 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
 def save_checkpoint(
     path: Path, model: keras.Model, optimizer: keras.Optimizer, average: WeightAverage | None, best: list[np.ndarray],
-    history: History, policy: str,
+    history: History, conditions: dict[str, str],
 ) -> None:  # fmt: skip
     """Write everything that the next epoch depends on, atomically.
 
@@ -39,37 +39,36 @@ def save_checkpoint(
         average: Average of its weights; None if they are not averaged.
         best: Weights of the best epoch so far; empty if no best epoch is selected.
         history: History of the finished epochs.
-        policy: The dtype policy of the training; it is recorded together with the Keras backend.
+        conditions: What the training must resume with.
     """
     arrays = _arrays("v", model.variables) | _arrays("o", optimizer.variables) | _arrays("b", best)
     if average:
         arrays |= _arrays("a", average.values()) | {"updates": np.array(average.updates)}
-    save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in _conditions(policy).items()})
+    save_arrays(path, arrays | history.arrays() | {key: np.array(value) for key, value in conditions.items()})
 
 
-def require_same_backend(arrays: dict[str, np.ndarray], path: Path, policy: str) -> None:
+def require_same_conditions(arrays: dict[str, np.ndarray], path: Path, current: dict[str, str]) -> None:
     """Check that a training resumes with the precision and backend it started with: others give other results.
 
     Args:
         arrays: From `load_arrays`.
         path: The checkpoint, for the message.
-        policy: The dtype policy of the resumed training.
+        current: Conditions of the resumed training.
 
     Raises:
-        UserError: Precision or backend differ.
+        UserError: A condition differs.
     """
-    current = _conditions(policy)
     started = {key: str(arrays.get(key, value)) for key, value in current.items()}
     if started != current:
         raise UserError(
-            f"training cannot resume with another precision or backend: {path}. Expected {started['policy']} on "
-            f"{started['backend']}, got {current['policy']} on {current['backend']}. Resume it with those, or train "
-            "it from scratch: ./run.sh --from models --force"
+            f"training cannot resume with another precision or backend: {path}. Expected {_described(started)}, got "
+            f"{_described(current)}. Resume it with those, or train it from scratch: ./run.sh --from models --force"
         )
 
 
-def _conditions(policy: str) -> dict[str, str]:
-    return {"policy": policy, "backend": keras.backend.backend()}
+def _described(conditions: dict[str, str]) -> str:
+    stem = "" if conditions["stem"] == "none" else f" (frozen layers in {conditions['stem']})"
+    return f"{conditions['policy']} on {conditions['backend']}{stem}"
 
 
 def restore_checkpoint(

@@ -2,7 +2,7 @@
 
 Frozen layers see large images, and take 30 % of a training step on TensorFlow. OpenVINO needs two thirds of their time,
 because it fuses normalisations and activations into the convolutions, and a third in bfloat16. Rounded features do not
-harm training (docs/results.md); predictions compute the stem in float32.
+harm training; predictions compute the stem in float32.
 """
 
 import tempfile
@@ -55,21 +55,28 @@ def _last_cut(graph: keras.Model) -> keras.Layer | None:
     """The last frozen layer whose output is all that later layers and the feature maps need of the layers before."""
     layers = graph.layers
     position = {id(layer.output): number for number, layer in enumerate(layers)}
-    frozen = next((number for number, layer in enumerate(layers) if layer.trainable and layer.weights), len(layers)) - 1
+    reads = [keras.tree.flatten(layer.input) if number else [] for number, layer in enumerate(layers)]
+    if any(id(tensor) not in position for tensors in (*reads, graph.outputs) for tensor in tensors):
+        return None  # tensors are also combined without a layer
+    learning = (number for number, layer in enumerate(layers) if layer.trainable and layer.weights or _is_random(layer))
+    frozen = next(learning, len(layers)) - 1
     # The number of the last layer that reads each layer's output; a feature map is read beyond the end.
     last_use = dict.fromkeys(range(len(layers)), 0)
-    for number, layer in enumerate(layers[1:], start=1):
-        for tensor in keras.tree.flatten(layer.input):
-            last_use[position[id(tensor)]] = number
-    for tensor in graph.outputs:
-        last_use[position[id(tensor)]] = len(layers)
+    for number, tensors in enumerate(reads):
+        last_use |= {position[id(tensor)]: number for tensor in tensors}
+    last_use |= {position[id(tensor)]: len(layers) for tensor in graph.outputs}
     for number in range(frozen, 0, -1):
         if all(last_use[earlier] <= number for earlier in range(number)) and last_use[number] < len(layers):
             return layers[number]
     return None
 
 
-def _precision(precision: str) -> str:
+def _is_random(layer: keras.Layer) -> bool:
+    """Whether a layer draws random numbers in training, such as dropout: OpenVINO computes predictions only."""
+    return any("seed_generator" in variable.path for variable in layer.variables)
+
+
+def stem_precision(precision: str) -> str:
     """OpenVINO's name of the precision of a stem: bfloat16 only for "auto", and where the processor multiplies it."""
     has_bfloat16 = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}) and not onednn_is_limited()
     return "bf16" if precision == "auto" and has_bfloat16 else "f32"
@@ -81,12 +88,15 @@ class StemFeatures:
     Args:
         stem: From `split`.
         precision: `models.precision` of the network.
+        threads: Threads that call it at the same time, each with one CPU thread.
     """
 
-    def __init__(self, stem: keras.Model, precision: str) -> None:
+    def __init__(self, stem: keras.Model, precision: str, threads: int = 1) -> None:
         with tempfile.TemporaryDirectory() as folder:
             export_model(stem, Path(folder) / "stem.xml")
-            self._run = compiled_graph(Path(folder) / "stem.xml", 1, outputs=1, precision=_precision(precision))
+            self._run = compiled_graph(
+                Path(folder) / "stem.xml", threads, outputs=1, streams=threads, precision=stem_precision(precision)
+            )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images (batch, y, x, channels) -> features (batch, y', x', filters), float32."""

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class JobEnd(NamedTuple):
 
 
 class JobProcess:
-    """Runs the jobs that it is told on its standard input. A context manager.
+    """Runs the jobs named on its standard input. A context manager.
 
     The process starts with its first job. If a job fails, the process ends, and the next job starts another one.
 
@@ -54,15 +55,14 @@ class JobProcess:
             log: File for the output.
             report: Receives the progress messages.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._start()
-        process = self._process
-        _tell(process, job)
+        process = self._send(job)
         last_line = ""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
             for line in process.stdout or ():
                 message = parse_message(line)
+                if line == "\n":
+                    continue  # before every message
                 file.write(f"{message}\n" if message else line)
                 file.flush()
                 if last_line.startswith("error: "):
@@ -73,7 +73,18 @@ class JobProcess:
                     report(message)
                 if isinstance(message, DoneMessage):
                     return JobEnd(message.summary)
+        self._process = None
         return JobEnd(None, f"(exit {self._end(process)}): {last_line}")
+
+    def _send(self, job: str) -> "subprocess.Popen[str]":
+        """Send a job to the process, or to a new one if there is none or it has ended."""
+        process = self._process
+        if process is None or not _write_line(process, job):
+            if process:
+                self._end(process)
+            process = self._process = self._start()
+            _write_line(process, job)  # if it cannot start, its output says why
+        return process
 
     def _start(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -84,16 +95,18 @@ class JobProcess:
     @staticmethod
     def _end(process: "subprocess.Popen[str]") -> int:
         """Close the pipes, wait for the process and return its exit status."""
-        with process:
+        with suppress(BrokenPipeError), process:
             pass
-        return process.returncode
+        return process.wait()
 
 
-def _tell(process: "subprocess.Popen[str]", job: str) -> None:
-    """Send a job to a process; one that has ended is noticed when its output is read."""
-    if process.stdin:
-        try:
-            process.stdin.write(f"{job}\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            pass
+def _write_line(process: "subprocess.Popen[str]", line: str) -> bool:
+    """Write a line to a process; return whether it was running."""
+    if process.poll() is not None or not process.stdin:
+        return False
+    try:
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return False
+    return True

@@ -43,7 +43,6 @@ ENGINES = ("auto", "keras", "openvino")
 BATCH = 32
 #: Images that OpenVINO computes at once: the activations of a whole batch do not fit into a processor's cache.
 AT_ONCE = 4
-PRECISION = __import__("os").environ.get("PE_OV", "f32")
 #: File names of a run's exported graph and of its weights.
 GRAPH, GRAPH_WEIGHTS = "network.xml", "network.bin"
 
@@ -153,7 +152,11 @@ def compiled_graph(
         "NUM_STREAMS": streams,
         "INFERENCE_PRECISION_HINT": precision,
     }
-    compiled = _core().compile_model(str(path), "CPU", options)
+    graph = _core().read_model(str(path))
+    shape = graph.input(0).partial_shape
+    shape[0] = AT_ONCE  # a graph of fixed shape is a tenth faster
+    graph.reshape(shape)
+    compiled = _core().compile_model(graph, "CPU", options)
     of_thread = threading.local()
 
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -162,8 +165,11 @@ def compiled_graph(
             of_thread.request = compiled.create_infer_request()
         request, parts = of_thread.request, []
         for first in range(0, len(images), AT_ONCE):
-            request.infer([images[first : first + AT_ONCE]])
-            parts.append([np.array(request.get_output_tensor(index).data) for index in range(outputs)])
+            chunk = images[first : first + AT_ONCE]
+            padding = np.zeros((AT_ONCE - len(chunk), *chunk.shape[1:]), chunk.dtype)
+            request.infer([np.concatenate([chunk, padding]) if len(padding) else chunk])
+            outputs_of_chunk = (request.get_output_tensor(index).data for index in range(outputs))
+            parts.append([np.array(values[: len(chunk)]) for values in outputs_of_chunk])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     return run

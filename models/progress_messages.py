@@ -2,6 +2,7 @@
 
 `./run.sh models train` starts every job with `--progress json`. The job then writes one JSON object per message, each
 on a line of its own on standard output; its other output may stand between them and goes to the job's log as it is.
+"done" ends a job; the process then waits for the next one.
 
     {"event": "step", "epoch": 1, "step": 40, "steps": 175, "loss": 0.61, "seconds_left": 310.0}
     {"event": "epoch", "epoch": 1, "epochs": 5, "loss": 0.52, "inner_loss": null, "learning_rate": 0.001,
@@ -13,6 +14,7 @@ Epochs and steps count from 1. `inner_loss` is null if no exams are set aside.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -96,8 +98,12 @@ def print_text(message: Message) -> None:
 
 
 def print_json(message: Message) -> None:
-    """Print a message as a JSON line, for `parse_message`."""
-    say(json.dumps({"event": _NAMES[type(message)], **asdict(message)}))
+    """Print a message as a JSON line, for `parse_message`.
+
+    In one call and on a line of its own, because other output of the process may end without a new line.
+    """
+    sys.stdout.write(f"\n{json.dumps({'event': _NAMES[type(message)], **asdict(message)})}\n")
+    sys.stdout.flush()
 
 
 def parse_message(line: str) -> Message | None:

@@ -1,4 +1,4 @@
-"""Jobs of this stage: one (backbone, fold) per process, one artifact per network.
+"""Jobs of this stage: one per (backbone, fold), one artifact per network.
 
 artifacts/models/<backbone>-fold<k>-<identity>/
     slices.parquet   one row per slice of the held-out fold (role "oof") and of the test exams (role "test"): study,

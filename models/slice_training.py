@@ -57,7 +57,7 @@ def train_network(
     inner_exams = InnerExams(inner, views, settings, loaders) if len(inner) else None
     all_masked = all(views.has_mask(study) for study in train[STUDY].unique())
     run = TrainingRun.begin(settings, backbone, checkpoint, local_map=not all_masked)
-    batches = EpochBatches(train, views, settings, loaders, stem=run.stem)
+    batches = EpochBatches(train, views, settings, loaders, stem=run.stem(loaders))
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):

@@ -21,9 +21,9 @@ from models.trainable_windows import HU_UNIT
 from pipeline.settings import ModelsSettings
 
 AIR_HU = -1000
-#: Exams kept open per loader thread. At contest size an open exam takes at least half a megabyte (sidecar and decoder
-#: buffers), opening it again takes 2 ms, and one view takes 11 ms.
-OPEN_EXAMS = 256
+#: Exams kept open per loader thread: all training exams of a small contest. At contest size an open exam takes half a
+#: megabyte or more (sidecar and decoder buffers), opening it again takes 2 ms, and one view takes 11 ms.
+OPEN_EXAMS = 160
 #: The settings that unchanged views depend on; networks that share them can share views.
 VIEW_SETTINGS = ("height", "width", "windows", "trainable_windows", "pixel_mm", "neighbour_mm")
 

@@ -19,7 +19,7 @@ MAP_LEVELS = 255
 #: File of a run.
 MAPS = "maps.parquet"
 #: Backbones whose slice AUC is further below the best one's have no part in the findings.
-WORSE_AUC = 0.03
+WORSE_AUC = 0.01
 _SHAPE = "map_shape"
 
 

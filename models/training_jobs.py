@@ -138,7 +138,10 @@ def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: 
                 last = job
 
     with JobProgress(len(jobs), epochs) as progress, ThreadPoolExecutor(len(slots.devices)) as pool:
-        list(pool.map(work, slots.devices))
+        try:
+            list(pool.map(work, slots.devices))
+        finally:  # after Ctrl-C, no slot may start another job
+            waiting.clear()
     return [outcomes[job] for job in jobs]
 
 
@@ -147,7 +150,7 @@ class WaitingJobs:
 
     Args:
         jobs: In the order in which they are taken, except that a process prefers the backbone that it has compiled,
-            and otherwise one that no other process trains.
+            and otherwise the one of which the fewest jobs were started.
     """
 
     def __init__(self, jobs: list[Job]) -> None:
@@ -165,6 +168,11 @@ class WaitingJobs:
             self._jobs.remove(job)
             self._taken.append(job.backbone)
             return job
+
+    def clear(self) -> None:
+        """Forget the jobs that have not been started."""
+        with self._lock:
+            self._jobs.clear()
 
 
 def _run_on_cluster(jobs: list[Job], arguments: list[str]) -> list[str | None]:

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 
 from models.arrays import load_arrays
-from models.checkpoint import require_same_backend, restore_checkpoint, save_checkpoint
+from models.checkpoint import require_same_conditions, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
-from models.frozen_stem import StemFeatures, split
+from models.device import gpu_capability
+from models.frozen_stem import StemFeatures, split, stem_precision
 from models.history import History
 from models.inner_split import InnerExams
 from models.network_names import architecture
@@ -38,16 +39,15 @@ class TrainingRun:
     Attributes:
         model: The network.
         trained: The part of it that is trained; the network itself without a stem.
-        stem: Computes the images' features that `trained` reads; None if it reads images.
     """
 
     def __init__(self, settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False) -> None:
         self.settings, self.backbone = settings, backbone
         self.policy = dtype_policy(settings, backbone)
         self.model, maps = slice_network_with_maps(settings, backbone, weights, local_map=local_map)
-        parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
-        self.trained = parts.rest if parts else self.model
-        self.stem = StemFeatures(parts.stem, settings.precision) if parts else None
+        self._parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
+        self.trained = self._parts.rest if self._parts else self.model
+        self._stem: StemFeatures | None = None
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.history = History()
         self.best: list[np.ndarray] = []
@@ -70,8 +70,9 @@ class TrainingRun:
         if not checkpoint.is_file():
             return _fresh_run(settings, backbone, local_map)
         arrays = load_arrays(checkpoint)
-        require_same_backend(arrays, checkpoint, dtype_policy(settings, backbone))
+        _forget_network(settings)
         run = cls(settings, backbone, "none", local_map=local_map)
+        require_same_conditions(arrays, checkpoint, run.conditions())
         run.history = History.of(arrays)
         if 1 <= settings.unfreeze_epoch <= len(run.history):
             run.unfreeze(done=settings.unfreeze_epoch - 1)
@@ -80,8 +81,22 @@ class TrainingRun:
         run.best = restore_checkpoint(arrays, checkpoint, run.model, run.trained.optimizer, run.average)
         return run
 
+    def stem(self, loaders: int = 1) -> StemFeatures | None:
+        """Return what computes the features that `trained` reads; None if it reads images.
+
+        It is compiled at the first call, when the weights have been loaded or restored.
+
+        Args:
+            loaders: Threads that call it at the same time.
+        """
+        if self._parts and not self._stem:
+            self._stem = StemFeatures(self._parts.stem, self.settings.precision, loaders)
+        return self._stem
+
     def _is_split(self) -> bool:
         """Whether frozen layers are computed by OpenVINO."""
+        if gpu_capability() is not None:
+            return False
         settings = self.settings
         frozen = settings.frozen_share > 0 and not settings.unfreeze_epoch and not settings.trainable_windows
         return frozen and self.policy == "float32" and select_engine(settings.engine) == "openvino"
@@ -90,6 +105,11 @@ class TrainingRun:
         """Return everything that training changes: of the network, the optimizer and the average."""
         averages = self.average.variables() if self.average else []
         return [*self.model.variables, *self.trained.optimizer.variables, *averages]
+
+    def conditions(self) -> dict[str, str]:
+        """Return what a training must resume with, because other values give other results."""
+        stem = stem_precision(self.settings.precision) if self._parts else "none"
+        return {"policy": self.policy, "backend": keras.backend.backend(), "stem": stem}
 
     def unfreeze(self, done: int = 0) -> None:
         """Make all layers of the backbone trainable, after `done` epochs.
@@ -140,7 +160,7 @@ class TrainingRun:
         if broken:
             raise UserError(diverged(f"{broken[0]} is not finite after epoch {len(self.history)}"))
         save_checkpoint(
-            checkpoint, self.model, self.trained.optimizer, self.average, self.best, self.history, self.policy
+            checkpoint, self.model, self.trained.optimizer, self.average, self.best, self.history, self.conditions()
         )
 
     def assign_final_weights(self) -> None:
@@ -167,14 +187,19 @@ def _fresh_run(settings: ModelsSettings, backbone: str, local_map: bool) -> Trai
             run.average.updates = 0
         run.history, run.best = History(), []
         return run
-    STARTED.clear()
-    keras.backend.clear_session()  # layer names, and with them the last bits of sums, must not depend on earlier jobs
-    keras.utils.set_random_seed(settings.seed)
+    _forget_network(settings)
     run = TrainingRun(settings, backbone, settings.weights, local_map=local_map)
     run.unfreeze() if settings.unfreeze_epoch == 1 else run.compile()
     if settings.unfreeze_epoch <= 1:  # later unfreezing changes the network and its optimizer
         STARTED.append((key, run, [np.copy(keras.ops.convert_to_numpy(value)) for value in run.variables()]))
     return run
+
+
+def _forget_network(settings: ModelsSettings) -> None:
+    """Forget the shared network: layer names, and with them the last bits of sums, must not depend on earlier jobs."""
+    STARTED.clear()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(settings.seed)
 
 
 def diverged(reason: str) -> str:

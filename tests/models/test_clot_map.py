@@ -144,7 +144,7 @@ def test_maps_are_averaged_to_probabilities() -> None:
 @pytest.mark.parametrize(
     ("aucs", "per_backbone", "expected"),
     [
-        ({"a": (0.95, 0.8), "b": (0.9, 0.9)}, {}, ("b", "a")),
+        ({"a": (0.95, 0.84), "b": (0.9, 0.9)}, {}, ("b", "a")),
         ({"a": (0.95, 0.7), "b": (0.9, 0.9)}, {}, ("b",)),  # much weaker
         ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"height": 224}}, ("a",)),  # cells of another size
     ],

@@ -10,7 +10,9 @@ from pipeline.settings import ModelsSettings
 #: These tests build whole backbones.
 pytestmark = pytest.mark.slow
 
-SETTINGS = ModelsSettings(height=64, width=80, weights="none", coarsest_stride=16, precision="float32")
+SETTINGS = ModelsSettings(
+    height=64, width=80, weights="none", coarsest_stride=16, precision="float32", engine="openvino"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -25,10 +27,52 @@ def test_stem_and_rest_are_the_network(backbone, share, last):
     run = TrainingRun(replace(SETTINGS, frozen_share=share), backbone, "none")
     images = np.random.default_rng(0).random((5, 64, 80, 3), dtype=np.float32)
     assert _last_cut(run.model.get_layer(backbone)).name == last
-    whole, rest = run.model.predict_on_batch(images), run.trained.predict_on_batch(run.stem(images))
+    whole, rest = run.model.predict_on_batch(images), run.trained.predict_on_batch(run.stem()(images))
     for name, values in whole.items():
         np.testing.assert_allclose(rest[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
     assert list(map(id, run.trained.trainable_variables)) == list(map(id, run.model.trainable_variables))
+
+
+def test_a_stem_in_bfloat16_is_near_the_one_in_float32():
+    from models.frozen_stem import StemFeatures, stem_precision
+    from models.training_run import TrainingRun
+
+    if stem_precision("auto") != "bf16":
+        pytest.skip("this processor does not multiply bfloat16")
+    assert stem_precision("float32") == "f32"
+    run = TrainingRun(replace(SETTINGS, frozen_share=0.31), "mobilenetv2", "none")
+    images = np.random.default_rng(0).random((3, 64, 80, 3), dtype=np.float32)
+    exact, rounded = (StemFeatures(run._parts.stem, precision)(images) for precision in ("float32", "auto"))
+    difference = np.abs(exact - rounded).mean() / exact.std()
+    assert 0 < difference < 0.05
+
+
+def test_features_do_not_depend_on_the_number_of_loaders():
+    from models.batches import prefetched
+    from models.frozen_stem import StemFeatures
+    from models.training_run import TrainingRun
+
+    run = TrainingRun(replace(SETTINGS, frozen_share=0.31), "mobilenetv2", "none")
+    images = np.random.default_rng(0).random((8, 6, 64, 80, 3), dtype=np.float32)
+    results = []
+    for threads in (1, 4):
+        stem = StemFeatures(run._parts.stem, "auto", threads)
+        results.append(list(prefetched(lambda batch, stem=stem: stem(images[batch]), len(images), threads=threads)))
+    one, four = results
+    assert all(map(np.array_equal, one, four))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "is_split"),
+    [("convnext_tiny", False), ("efficientnetv2_b0", True), ("densenet121", True), ("xception", True),
+     ("resnet50v2", True)],
+)  # fmt: skip
+def test_every_kind_of_backbone_is_split_where_one_tensor_passes_or_not_at_all(backbone, is_split):
+    from models.frozen_stem import split
+    from models.slice_network import slice_network_with_maps
+
+    network, maps = slice_network_with_maps(replace(SETTINGS, frozen_share=0.3), backbone, "none")
+    assert (split(network, maps, backbone) is not None) == is_split
 
 
 @pytest.mark.parametrize(
@@ -40,4 +84,4 @@ def test_without_frozen_layers_or_openvino_the_whole_network_is_trained(change):
     from models.training_run import TrainingRun
 
     run = TrainingRun(replace(SETTINGS, **{"frozen_share": 0.31} | change), "mobilenetv2", "none")
-    assert run.stem is None and run.trained is run.model
+    assert run.stem() is None and run.trained is run.model

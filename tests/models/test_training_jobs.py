@@ -329,7 +329,7 @@ MESSAGES = (
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_progress_message_survives_its_json_line(message, capsys):
     print_json(message)
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().out.strip().splitlines()
     assert json.loads(line).keys() == {"event", *vars(message)}
     assert parse_message(line) == message
 

@@ -27,7 +27,8 @@ def experiment(name: str, *overrides: str, store: str = "store") -> Settings:
     paths.select_experiment(name)
     for folder, identity in ((paths.prepared(), "tables"), (paths.store(), store), (paths.masks(), "masks")):
         write_json(folder / "manifest.json", {"identity": identity})
-    return load_settings("settings/phantom.toml", overrides=overrides)
+    exam_networks = 'models.exam.kinds=["gru"]', 'models.exam.backbones=["mobilenetv2"]'
+    return load_settings("settings/phantom.toml", overrides=(*exam_networks, *overrides))
 
 
 def identities(settings: Settings) -> dict[str, str]:
