@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 
 #: Cells with a lower probability do not count as volume: they are many, and each is nearly empty. Chosen on out-of-fold
 #: maps of synthetic exams, where the median of expected over true volume is then 1.
-VOLUME_THRESHOLD = 0.05
+VOLUME_THRESHOLD = 0.01
 
 
 @dataclasses.dataclass(frozen=True)

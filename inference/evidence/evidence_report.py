@@ -24,7 +24,7 @@ from submissions.finished_run import Candidates, read_candidates, require_finish
 
 #: The report of the stage's main command, in its own folder.
 EVIDENCE = "evidence.html"
-FORMAT_VERSION = 4  # 3: acceptance of every exam; 4: clot maps are averaged over backbones
+FORMAT_VERSION = 5  # 3: acceptance of every exam; 4: clot maps are averaged over backbones; 5: volumes of weak cells
 
 
 @dataclasses.dataclass(frozen=True)
