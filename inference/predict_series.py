@@ -38,7 +38,7 @@ PRINTED_ALIKE = 3
 PRINTED_FILES = 10
 #: Studies are predicted in groups of at least this many slices: small ones share the overhead of a call.
 GROUP_SLICES = 200
-VERSION = 5  # 2: results have the acceptance; 3: clot maps are averaged over backbones; 4: occluded shares; 5: weak cells
+VERSION = 5  # 2: acceptance in the results; 3: clot maps averaged over backbones; 4: occluded shares; 5: weak cells
 
 
 def predict_folder(
