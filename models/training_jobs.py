@@ -131,6 +131,7 @@ def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: 
     epochs = sum(settings.models.of(job.backbone).epochs for job in jobs)
 
     def work(device: str | None) -> None:
+        """Run jobs in one process until none waits."""
         with JobProcess(_command(arguments, slots.threads, "jobs"), _environment(slots, device)) as process:
             last = None
             while job := waiting.take(last):
