@@ -6,6 +6,7 @@ Keras nor TensorFlow. In bfloat16 it would take half of the time, but logits wou
 """
 
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -99,10 +100,25 @@ def export_model(model: "keras.Model", path: Path) -> None:
     """Write a network for `compiled_graph`: `path` and its weights in a .bin file beside it."""
     _keep_telemetry_out()
     try:
-        model.export(str(path), format="openvino", verbose=False)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            exported = Path(folder) / path.name
+            model.export(str(exported), format="openvino", verbose=False)
+            _save_with_plain_names(exported, path)
     except RuntimeError:  # OpenVINO does not say why it cannot write
-        require_space(path.with_suffix(".bin"), 4 * model.count_params())
+        require_space(path.with_suffix(".bin"), 2 * 4 * model.count_params())
         raise
+
+
+def _save_with_plain_names(exported: Path, path: Path) -> None:
+    """Write an exported graph with numbered names: its own contain counters of all graphs that the process exported."""
+    import openvino
+
+    graph = _core().read_model(str(exported))
+    for number, operation in enumerate(graph.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
+        for output in operation.outputs():
+            output.get_tensor().set_names(set())
+    openvino.save_model(graph, str(path), compress_to_fp16=False)
 
 
 @cache
