@@ -135,7 +135,11 @@ def _run_here(settings: Settings, jobs: list[Job], arguments: list[str], slots: 
         with JobProcess(_command(arguments, slots.threads, "jobs"), _environment(slots, device)) as process:
             last = None
             while job := waiting.take(last):
-                outcomes[job] = _run(job, process, progress)
+                try:
+                    outcomes[job] = _run(job, process, progress)
+                except BaseException:  # such as a full disk: no slot may start another job
+                    waiting.clear()
+                    raise
                 last = job
 
     with JobProgress(len(jobs), epochs) as progress, ThreadPoolExecutor(len(slots.devices)) as pool:

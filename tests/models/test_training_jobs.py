@@ -209,6 +209,21 @@ for job in sys.stdin:
     assert results["b 1"] == JobEnd(None, "(exit 1): no room left")
 
 
+def test_a_fault_that_is_not_a_job_s_own_ends_the_training(monkeypatch, tmp_path, machine):
+    run_jobs_as(monkeypatch, tmp_path, "")
+    machine(cores=1)
+    started = []
+
+    def run(job, process, progress):
+        started.append(job)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training_jobs, "_run", run)
+    with pytest.raises(OSError, match="No space left"):
+        train_all(ONE_BACKBONE, [], force=False)
+    assert len(started) == 1
+
+
 def test_every_process_keeps_its_backbone_while_jobs_are_left():
     jobs = [Job(backbone, fold) for backbone in ("a", "b", "c") for fold in range(2)]
     waiting, last = WaitingJobs(jobs), {}
