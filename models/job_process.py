@@ -15,7 +15,8 @@ class JobEnd(NamedTuple):
 
     Attributes:
         summary: Summary of the results; None if the job failed.
-        fault: Exit status of the process and the last line of the log, or the whole error message; empty if it did not.
+        fault: Exit status of the process and the last line of the log, or the whole error message; empty if it
+            did not fail.
     """
 
     summary: str | None

@@ -5,8 +5,8 @@ TensorFlow and equal within 1e-3 (tested). The exported graph is kept, so applyi
 Keras nor TensorFlow. In bfloat16 it would take half of the time, but logits would change by .1 to .3 on average.
 """
 
+import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -99,14 +99,16 @@ def export_graph(model: "keras.Model", directory: Path) -> None:
 def export_model(model: "keras.Model", path: Path) -> None:
     """Write a network for `compiled_graph`: `path` and its weights in a .bin file beside it."""
     _keep_telemetry_out()
+    folder = path.parent / ".export"  # a fixed name, so that the next export removes what a killed one left
+    folder.mkdir(exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            exported = Path(folder) / path.name
-            model.export(str(exported), format="openvino", verbose=False)
-            _save_with_plain_names(exported, path)
+        model.export(str(folder / path.name), format="openvino", verbose=False)
+        _save_with_plain_names(folder / path.name, path)
     except RuntimeError:  # OpenVINO does not say why it cannot write
         require_space(path.with_suffix(".bin"), 2 * 4 * model.count_params())
         raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save_with_plain_names(exported: Path, path: Path) -> None:
