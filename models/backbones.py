@@ -107,7 +107,8 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def backbone_model(
-    name: str, size: tuple[int, int], channels: int, weights: str, stride: int = 32
+    name: str, size: tuple[int, int], channels: int, weights: str, *, used_share: float = 1.0,
+    frozen_share: float = 0.0,
 ) -> "keras.Model":  # fmt: skip
     """Build a backbone with its input normalisation and load its weights.
 
@@ -116,11 +117,13 @@ def backbone_model(
         size: (y, x) of the images in pixels.
         channels: Number of input channels; the first convolution is adapted if it is not three.
         weights: "imagenet", "none", or the path of the weights.npz of a run with this backbone.
-        stride: Stride of the coarsest feature map, 16 or 32; the layers behind it are left out.
+        used_share: Share of the layers that are used, from the input on; the others are left out.
+        frozen_share: Share of the layers that are not trained, from the input on; their batch normalisations then use
+            the pretrained statistics as well. Both are shares of all layers of the backbone.
 
     Returns:
-        A model from images in [0, 1], (batch, y, x, channels), to feature maps (batch, y', x', filters): the last ones
-        at strides 8 and 16, and the final one at stride 32 if that is wanted.
+        A model from images in [0, 1], (batch, y, x, channels), to feature maps (batch, y', x', filters): the last one
+        at each of STRIDES that the used layers reach.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -141,8 +144,9 @@ def backbone_model(
         pretrained.load_in_order(graph, state, ignore=("_fc",))
     elif weights == "imagenet":
         _load_application_weights(graph, name, size)
-    maps = [*_finer_maps(graph, size), graph.output][: STRIDES.index(stride) + 1]
-    graph = keras.Model(graph.input, maps, name=name)
+    for layer in graph.layers[: round(frozen_share * len(graph.layers))]:
+        layer.trainable = False
+    graph = keras.Model(graph.input, _feature_maps(graph, size, used_share), name=name)
     if weights not in NAMED_WEIGHTS:
         _load_run(graph, weights)
     mean, std = (np.take(values, np.arange(channels) % 3) for values in (backbone.mean, backbone.std))
@@ -150,16 +154,20 @@ def backbone_model(
     return keras.Model(images, graph(scale(images)), name=f"{name}_backbone")
 
 
-def _finer_maps(graph: "keras.Model", size: tuple[int, int]) -> "list[keras.KerasTensor]":
-    """The last feature maps at strides 8 and 16; the final one where the backbone has none of that size."""
-    outputs = [layer.output for layer in graph.layers if len(getattr(layer.output, "shape", ())) == 4]
+def _feature_maps(graph: "keras.Model", size: tuple[int, int], used_share: float) -> "list[keras.KerasTensor]":
+    """The last feature map at every stride that the used layers reach; the last of all where there is none."""
+    used = graph.layers[: max(1, round(used_share * len(graph.layers)))]
+    outputs = [layer.output for layer in used if len(getattr(layer.output, "shape", ())) == 4]
+    last = graph.output if used_share == 1 else outputs[-1]
     maps = []
-    for stride in (8, 16):
+    for stride in STRIDES[:-1]:
         # Convolutions without padding round an odd size down, others up.
         sizes = [{pixels // stride, -(-pixels // stride)} for pixels in size]
         of_size = [output for output in outputs if output.shape[1] in sizes[0] and output.shape[2] in sizes[1]]
-        maps.append(of_size[-1] if of_size else graph.output)
-    return maps
+        if of_size and of_size[-1] is last:
+            break
+        maps.append(of_size[-1] if of_size else last)
+    return [*maps, last]
 
 
 def find_backbone(name: str) -> Backbone:

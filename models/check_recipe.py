@@ -3,7 +3,7 @@
 import math
 
 from features.windows import WINDOWS
-from models.backbones import STRIDES, find_backbone
+from models.backbones import find_backbone
 from models.precision import PRECISIONS
 from models.prediction_engine import ENGINES
 from models.sampling import SAMPLING_MODES
@@ -65,7 +65,7 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
             bool(settings.windows) and set(settings.windows) <= set(WINDOWS), f"some of {', '.join(WINDOWS)}"
         ),
         "neighbour_mm": (settings.neighbour_mm >= 0, "0 (the slice itself) or more"),
-        "coarsest_stride": (settings.coarsest_stride in STRIDES[1:], f"one of {', '.join(map(str, STRIDES[1:]))}"),
+        "used_share": (0 < settings.used_share <= 1, "a share above 0, up to 1"),
         "frozen_share": (0 <= settings.frozen_share <= 1, "a share from 0 to 1"),
         "unfreeze_epoch": (
             0 <= settings.unfreeze_epoch <= settings.epochs, f"0 (never) or an epoch up to {settings.epochs}"

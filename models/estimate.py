@@ -21,8 +21,6 @@ GMACS = {
     "densenet121": 2.9, "convnext_tiny": 4.5, "xception": 4.6, "resnet50v2": 3.5,
     "se_resnext50": 4.3,
 }  # fmt: skip
-#: Share of a backbone's operations up to its last map at stride 16.
-SHARE_TO_STRIDE_16 = 0.7
 #: Assumed for a backbone that is not in GMACS.
 DEFAULT_GMACS = 3.0
 #: Backbones whose convolutions are limited by memory bandwidth, so that a GPU reaches a fraction of its speed.
@@ -108,7 +106,7 @@ def _job_seconds(settings: Settings, backbone: str, slices: tuple[int, int], har
     area = recipe.height * recipe.width
     view = RATES["view"].value / 1e3 * area * recipe.channels / (384 * 480 * 9) / loaders
     forward = 2 * GMACS.get(architecture(backbone), DEFAULT_GMACS) * area / 224**2  # GFLOP
-    forward *= SHARE_TO_STRIDE_16 if recipe.coarsest_stride < 32 else 1
+    forward *= recipe.used_share  # layers take about equal time
     gpu = hardware.depthwise_gflops if architecture(backbone) in DEPTHWISE else hardware.dense_gflops
     speed = gpu if hardware.gpus else RATES["core"].value
     trained = recipe.epochs * recipe.epoch_slices

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
-from models.batch_normalization import BatchNormalization
+from models.batch_normalization import NormalisedConvolution
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ def _inverted_residual(
     if stage.expand != 1:
         tensor = _convolution(tensor, stage.expand * inputs.shape[-1], 1, 1, convention, f"{name}_expand")
     tensor, padding = _pad(tensor, stage.kernel, stride, convention, f"{name}_depthwise")
-    tensor = layers.DepthwiseConv2D(
-        stage.kernel, stride, padding, use_bias=False, name=f"{name}_depthwise"
-    )(tensor)  # fmt: skip
-    tensor = _normalise(tensor, convention, f"{name}_depthwise")
+    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, padding, use_bias=False, name="convolution")
+    tensor = _normalised(depthwise, convention, f"{name}_depthwise")(tensor)
     tensor = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(tensor)
     tensor = _convolution(tensor, stage.filters, 1, 1, convention, f"{name}_project", activate=False)
     if stride == 1 and inputs.shape[-1] == stage.filters:
@@ -103,14 +101,14 @@ def _convolution(
     activate: bool = True,
 ) -> keras.KerasTensor:  # fmt: skip
     tensor, padding = _pad(tensor, kernel, stride, convention, name)
-    tensor = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=name)(tensor)
-    tensor = _normalise(tensor, convention, name)
+    convolution = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name="convolution")
+    tensor = _normalised(convolution, convention, name)(tensor)
     return layers.ReLU(6.0, name=f"{name}_relu")(tensor) if activate else tensor
 
 
-def _normalise(tensor: keras.KerasTensor, convention: Convention, name: str) -> keras.KerasTensor:
+def _normalised(convolution: layers.Layer, convention: Convention, name: str) -> NormalisedConvolution:
     # Momentum 0.9: a run has hundreds of steps, so Keras's 0.99 would hardly change the ImageNet statistics.
-    return BatchNormalization(momentum=0.9, epsilon=convention.epsilon, name=f"{name}_bn")(tensor)
+    return NormalisedConvolution(convolution, momentum=0.9, epsilon=convention.epsilon, name=name)
 
 
 def _pad(

@@ -56,9 +56,9 @@ def slice_network_with_maps(
     backbone = architecture(backbone)
     with dtype_policy_scope(dtype_policy(settings, backbone)):
         body = backbone_model(
-            backbone, (settings.height, settings.width), settings.channels, weights, settings.coarsest_stride
-        )
-        _freeze(body.get_layer(backbone), settings.frozen_share)
+            backbone, (settings.height, settings.width), settings.channels, weights,
+            used_share=settings.used_share, frozen_share=settings.frozen_share,
+        )  # fmt: skip
         images, maps = _images_and_features(body, settings, backbone)
         size = (settings.height, settings.width)
         cells = feature_pyramid(size, maps)
@@ -114,12 +114,6 @@ def in_float32(model: keras.Model, settings: ModelsSettings, backbone: str) -> k
     plain = slice_network(float_settings, backbone, "none", local_map=has_local_map(model))
     plain.set_weights(model.get_weights())
     return plain
-
-
-def _freeze(graph: keras.Model, share: float) -> None:
-    """Freeze the first layers; their batch normalisations then use the pretrained statistics as well."""
-    for layer in graph.layers[: round(share * len(graph.layers))]:
-        layer.trainable = False
 
 
 def weighted_logistic_loss(truth_and_weight: Any, logits: Any) -> Any:

@@ -6,6 +6,7 @@ saved state.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from models.slice_views import Augmentation, SliceViews, draw_augmentation
 from models.training_run import TrainingRun, diverged
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
+
+#: Slices of the first epoch on which fixed statistics of batch normalisation are measured.
+STATISTICS_SLICES = 256
 
 
 def train_network(
@@ -58,6 +62,8 @@ def train_network(
     all_masked = all(views.has_mask(study) for study in train[STUDY].unique())
     run = TrainingRun.begin(settings, backbone, checkpoint, local_map=not all_masked)
     batches = EpochBatches(train, views, settings, loaders, stem=run.stem(loaders))
+    if settings.fixed_statistics:
+        run.fix_statistics(images for images, _ in islice(batches.of(0), -(-STATISTICS_SLICES // settings.batch)))
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):

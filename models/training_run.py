@@ -4,13 +4,16 @@ The folds of a backbone that one process trains share a compiled network, becaus
 as a tenth of its training.
 """
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from models.arrays import load_arrays
+from models.batch_normalization import measure_statistics, normalisations
 from models.checkpoint import require_same_conditions, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
 from models.device import gpu_capability
@@ -100,6 +103,23 @@ class TrainingRun:
         settings = self.settings
         frozen = settings.frozen_share > 0 and not settings.unfreeze_epoch and not settings.trainable_windows
         return frozen and self.policy == "float32" and select_engine(settings.engine) == "openvino"
+
+    def fix_statistics(self, inputs: Iterable[Any]) -> None:
+        """Normalise with fixed statistics in the backbone; those of trained layers are measured before a run starts.
+
+        Args:
+            inputs: What `trained` reads; not used where a run is resumed.
+        """
+        layers = normalisations(self.model.get_layer(architecture(self.backbone)))
+        if not len(self.history):
+            measured = [layer for layer in layers if layer.trainable]
+            for layer in measured:
+                layer.fixed = False
+            measure_statistics(self.trained, measured, inputs)
+            if self.average:
+                self.average.restore([*map(keras.ops.convert_to_numpy, averaged_variables(self.model))], updates=0)
+        for layer in layers:
+            layer.fixed = True
 
     def variables(self) -> list[keras.Variable]:
         """Return everything that training changes: of the network, the optimizer and the average."""

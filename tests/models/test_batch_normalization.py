@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from models.batch_normalization import BatchNormalization
+from models.batch_normalization import BatchNormalization, NormalisedConvolution, measure_statistics, normalisations
 
 
 def step(layer_class, images, trainable, dtype="float32"):
@@ -55,3 +56,66 @@ def test_backbones_of_keras_normalise_in_one_operation_and_compute_the_same():
     assert sum(isinstance(layer, BatchNormalization) for layer in ours.layers) == 49
     stack = np.random.default_rng(3).random((2, 32, 32, 3), dtype=np.float32)
     np.testing.assert_allclose(ours(stack), theirs(stack), atol=1e-5)
+
+
+CONVOLUTIONS = {
+    "dense": lambda: layers.Conv2D(5, 3, 2, "same", use_bias=False),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, 1, "valid", use_bias=False),
+}
+
+
+def trained_by_one_step(convolution, images, merged, fixed, trainable=True):
+    """Variables and predictions of a convolution with batch normalisation, after one step of gradient descent."""
+    inputs = keras.Input(images.shape[1:])
+    if merged:
+        layer = NormalisedConvolution(convolution, momentum=0.9, epsilon=1e-3)
+        model = keras.Model(inputs, layer(inputs))
+    else:
+        model = keras.Model(inputs, BatchNormalization(momentum=0.9, epsilon=1e-3)(convolution(inputs)))
+    random = np.random.default_rng(1)
+    model.set_weights([random.uniform(0.5, 2, weight.shape) for weight in model.get_weights()])
+    model.trainable = trainable
+    for layer in normalisations(model):
+        layer.fixed = fixed
+    model.compile(keras.optimizers.SGD(0.01), loss="mse")
+    if trainable:
+        model.train_on_batch(images, np.ones(model(images).shape, np.float32))
+    return [*model.get_weights(), model.predict_on_batch(images), keras.ops.convert_to_numpy(model(images))]
+
+
+@pytest.mark.parametrize(("fixed", "trainable"), [(False, True), (True, True), (False, False)])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_merged_convolution_computes_what_two_layers_compute(kind, fixed, trainable):
+    images = np.random.default_rng(0).normal(1, 2, (4, 9, 8, 3)).astype(np.float32)
+    merged, separate = (
+        trained_by_one_step(CONVOLUTIONS[kind](), images, merged, fixed, trainable) for merged in (True, False)
+    )  # fmt: skip
+    assert len(merged) == 5 + 2
+    for ours, theirs in zip(merged, separate, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_merged_convolution_computes_in_the_precision_of_its_input():
+    images = np.random.default_rng(0).normal(1, 2, (2, 9, 8, 3)).astype(np.float32)
+    layer = NormalisedConvolution(CONVOLUTIONS["dense"](), momentum=0.9, epsilon=1e-3, dtype="mixed_bfloat16")
+    assert layer(images).dtype == "bfloat16"
+
+
+def test_measured_statistics_are_those_of_the_batches_and_stay_in_training():
+    images = np.random.default_rng(0).normal(3, 2, (3, 4, 6, 5, 3)).astype(np.float32)
+    inputs = keras.Input(images.shape[2:])
+    convolution = layers.Conv2D(2, 1, use_bias=False)
+    layer = NormalisedConvolution(convolution, momentum=0.9, epsilon=1e-3)
+    model = keras.Model(inputs, layer(inputs))
+    (normalisation,) = normalisations(model)
+    measure_statistics(model, [normalisation], images)
+    outputs = np.stack([keras.ops.convert_to_numpy(convolution(batch)) for batch in images])
+    np.testing.assert_allclose(normalisation.moving_mean, outputs.mean(axis=(1, 2, 3)).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(normalisation.moving_variance, outputs.var(axis=(1, 2, 3)).mean(axis=0), rtol=1e-4)
+    assert normalisation.momentum == 0.9
+    normalisation.fixed = True
+    kept = normalisation.get_weights()[2:]
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.train_on_batch(images[0], np.ones((4, 6, 5, 2), np.float32))
+    for before, after in zip(kept, normalisation.get_weights()[2:], strict=True):
+        np.testing.assert_array_equal(before, after)

@@ -64,6 +64,7 @@ def tiny_backbone(monkeypatch):
     from keras import layers
 
     from models.backbones import BACKBONES, Backbone
+    from models.batch_normalization import NormalisedConvolution
 
     def graph(images):
         return layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 5, 4)(images)))
@@ -71,7 +72,7 @@ def tiny_backbone(monkeypatch):
     def strided_graph(images):
         for stride in (4, 2, 2, 2):
             convolution = layers.Conv2D(8, 3, stride, "same", use_bias=False)
-            images = layers.ReLU()(layers.BatchNormalization()(convolution(images)))
+            images = layers.ReLU()(NormalisedConvolution(convolution, momentum=0.99, epsilon=1e-3)(images))
         return images
 
     for name, own_graph in (("tiny", graph), ("strided", strided_graph)):
@@ -142,6 +143,25 @@ def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
     assert len(whole[1]) == 2
 
 
+@pytest.mark.parametrize("frozen_share", [0.0, 0.4])
+def test_fixed_statistics_are_measured_once_and_survive_a_kill(contest, tmp_path, frozen_share):
+    from models.slice_network import slice_network
+
+    settings = replace(SMALL, fixed_statistics=True, frozen_share=frozen_share, ema=0.8)
+    whole = _train(contest, tmp_path / "whole.npz", settings, backbone="strided")
+    assert _train(contest, tmp_path / "killed.npz", settings, backbone="strided", after_epoch=1) is None
+    first_epoch = load_arrays(tmp_path / "killed.npz")
+    _assert_identical(whole, _train(contest, tmp_path / "killed.npz", settings, backbone="strided"))
+    initial = slice_network(SMALL, "strided", "none")
+    of_backbone = {id(variable) for variable in whole[0].get_layer("strided").variables}
+    changed = []
+    for number, variable in enumerate(whole[0].variables):
+        if id(variable) in of_backbone and variable.name.startswith("moving_"):
+            assert np.array_equal(_values(variable), first_epoch[f"v{number:04d}"]), variable.path
+            changed.append(not np.array_equal(_values(variable), _values(initial.variables[number])))
+    assert len(changed) == 8 and sum(changed) == (8 if frozen_share == 0 else 4)
+
+
 def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weights(contest, tmp_path):
     import keras
 
@@ -160,8 +180,9 @@ def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weight
 
 @pytest.mark.parametrize(
     ("backbone", "settings"),
-    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)), ("strided", replace(SMALL, frozen_share=0.4))],
-)
+    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)), ("strided", replace(SMALL, frozen_share=0.4)),
+     ("strided", replace(SMALL, fixed_statistics=True, ema=0.8))],
+)  # fmt: skip
 def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(contest, tmp_path, backbone, settings):
     table, store = contest[1], contest[0]
     other = table[table[STUDY] != table[STUDY].iat[0]].reset_index(drop=True)
