@@ -45,7 +45,7 @@ EXAM_NETWORK = f"+ exam network ({EXAM_KIND})"
 #: Variant -> changed settings; settings of one backbone override those of all.
 VARIANTS = {
     BASE: (),
-    "scratch": ('models.weights="none"', "models.frozen_share=0.0"),
+    "scratch": ('models.weights="none"', "models.frozen_share=0.0", "models.fixed_statistics=false"),
     "2.5-D": ("models.per_backbone.{backbone}.neighbour_mm=5.0",),
     "no auxiliary heads": ("models.auxiliary_weight=0.0",),
     "q-weighted slice loss": ("models.q_weighting=true",),

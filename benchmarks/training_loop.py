@@ -46,7 +46,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     """
     prepare_backend(settings, threads)
     from models import progress
-    from models.slice_training import train_epoch
+    from models.slice_training import fix_statistics, train_epoch
     from models.training_run import TrainingRun
 
     progress.STEP_MESSAGE_SECONDS = float("inf")  # no progress messages
@@ -58,6 +58,7 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
     with tempfile.TemporaryDirectory() as folder, progress.TrainingLog(settings.epochs) as log:
         training = TrainingRun.begin(settings, backbone, Path(folder) / "none.npz")
         batches = {name: _batches(table, recipe, training) for name, recipe in recipes.items()}
+        fix_statistics(training, batches["loop with augmentation"])
         steps = next(iter(batches.values())).count
         log.begin(0, steps)
         images, truth = next(batches["loop with augmentation"].of(0))

@@ -19,7 +19,7 @@ EPILOG = """examples:
                                                          early stopping on exams set aside inside the training part
   ./run.sh models train --set models.batch=8 --set models.accumulate=4
                                                          steps of 32 slices with the memory of 8
-  ./run.sh models train --set models.frozen_share=1 --set models.unfreeze_epoch=2
+  ./run.sh models train --set models.frozen_share=1 --set models.unfreeze_epoch=2 --set models.fixed_statistics=false
                                                          train the head first, then all layers
   ./run.sh models fold --backbone mobilenetv2 --fold 0   one network, in this process, on the console
   KERAS_BACKEND=jax ./run.sh models train                the same on another backend

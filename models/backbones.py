@@ -117,7 +117,8 @@ def backbone_model(
         size: (y, x) of the images in pixels.
         channels: Number of input channels; the first convolution is adapted if it is not three.
         weights: "imagenet", "none", or the path of the weights.npz of a run with this backbone.
-        used_share: Share of the layers that are used, from the input on; the others are left out.
+        used_share: Share of the layers that are used, from the input on; the others are left out. Where it ends inside
+            a branch, the layers of the branch are left out, too.
         frozen_share: Share of the layers that are not trained, from the input on; their batch normalisations then use
             the pretrained statistics as well. Both are shares of all layers of the backbone.
 
@@ -156,7 +157,7 @@ def backbone_model(
 
 def _feature_maps(graph: "keras.Model", size: tuple[int, int], used_share: float) -> "list[keras.KerasTensor]":
     """The last feature map at every stride that the used layers reach; the last of all where there is none."""
-    used = graph.layers[: max(1, round(used_share * len(graph.layers)))]
+    used = graph.layers[: _end_of_used(graph, used_share)]
     outputs = [layer.output for layer in used if len(getattr(layer.output, "shape", ())) == 4]
     last = graph.output if used_share == 1 else outputs[-1]
     maps = []
@@ -168,6 +169,33 @@ def _feature_maps(graph: "keras.Model", size: tuple[int, int], used_share: float
             break
         maps.append(of_size[-1] if of_size else last)
     return [*maps, last]
+
+
+def _end_of_used(graph: "keras.Model", used_share: float) -> int:
+    """The number of used layers: not inside a branch, such as a residual block or a gate, but in front of it."""
+    end = max(1, round(used_share * len(graph.layers)))
+    readers = last_readers(graph)
+    while readers and end > 1 and any(last >= end for last in readers[: end - 1]):
+        end -= 1
+    return end
+
+
+def last_readers(graph: "keras.Model") -> list[int] | None:
+    """For every layer the number of the last layer that reads its output; of an output of the graph, beyond the end.
+
+    None where tensors are also combined without a layer.
+    """
+    import keras
+
+    position = {id(layer.output): number for number, layer in enumerate(graph.layers)}
+    reads = [keras.tree.flatten(layer.input) if number else [] for number, layer in enumerate(graph.layers)]
+    if any(id(tensor) not in position for tensors in (*reads, graph.outputs) for tensor in tensors):
+        return None
+    readers = [0] * len(graph.layers)
+    for number, tensors in enumerate([*reads, graph.outputs]):
+        for tensor in tensors:
+            readers[position[id(tensor)]] = number
+    return readers
 
 
 def find_backbone(name: str) -> Backbone:
@@ -230,8 +258,9 @@ def _load_run(graph: "keras.Model", file: str) -> None:
     start = next((start for start in starts if value_shapes[start : start + len(shapes)] == shapes), None)
     if start is None:
         raise UserError(
-            f"models.weights: backbone not found: {file}. Expected the weights.npz of a run with {graph.name} and as "
-            f"many models.windows ({graph.input_shape[-1]} channels), got {len(arrays)} other arrays."
+            f"models.weights: backbone not found: {file}. Expected the weights.npz of a run with {graph.name}, as many "
+            f"models.windows ({graph.input_shape[-1]} channels) and the same models.used_share, got {len(arrays)} "
+            "other arrays."
         )
     for variable, value in zip(variables, values[start:], strict=False):
         variable.assign(value)

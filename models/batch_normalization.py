@@ -32,24 +32,26 @@ class BatchNormalization(layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """(batch, y, x, c) -> (batch, y, x, c)."""
+        if len(inputs.shape) != 4 or not self.scale or not self.center or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
         learning = self.learns_statistics(training)
-        is_fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
-        if not (is_fused and self.scale and self.center and mask is None):
-            return super().call(inputs, training=learning, mask=mask)
+        if not learning:  # TensorFlow's operation has no deterministic gradient on a GPU with given statistics
+            scale, offset = self.scale_and_offset()
+            return ops.cast(ops.cast(inputs, "float32") * scale + offset, inputs.dtype)
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=True)
         import tensorflow as tf
 
-        statistics = (tf.constant([], tf.float32),) * 2 if learning else (self.moving_mean, self.moving_variance)
+        none = tf.constant([], tf.float32)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=tf.convert_to_tensor(self.gamma), offset=tf.convert_to_tensor(self.beta),
-            mean=tf.convert_to_tensor(statistics[0]), variance=tf.convert_to_tensor(statistics[1]),
-            epsilon=self.epsilon, is_training=learning,
+            mean=none, variance=none, epsilon=self.epsilon, is_training=True,
         )  # fmt: skip
-        if learning:
-            # The operation returns the variance over n - 1; Keras averages the one over n.
-            count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], variance.dtype)
-            variance *= (count - 1) / count
-            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        # The operation returns the variance over n - 1; Keras averages the one over n.
+        count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], variance.dtype)
+        variance *= (count - 1) / count
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return outputs
 
     def scale_and_offset(self) -> tuple[Any, Any]:
@@ -62,14 +64,24 @@ class NormalisedConvolution(layers.Layer):
     """A convolution without bias, followed by batch normalisation; one operation where the statistics do not change.
 
     Args:
-        convolution: `Conv2D` or `DepthwiseConv2D` (one filter per channel) without bias.
+        convolution: `Conv2D` or `DepthwiseConv2D` (one filter per channel) without bias, activation and dilation.
         momentum, epsilon: Of the batch normalisation.
+
+    Raises:
+        ValueError: The convolution does more than multiply and add.
     """
 
     def __init__(self, convolution: layers.Layer, momentum: float, epsilon: float, **options: Any) -> None:
         super().__init__(**options)
+        config = convolution.get_config()
+        plain = {"use_bias": False, "activation": "linear", "dilation_rate": (1, 1), "groups": 1, "depth_multiplier": 1}
+        others = {name: config[name] for name, value in plain.items() if name in config and config[name] != value}
+        if others:
+            raise ValueError(f"not a plain convolution: {others}")
         self.convolution = convolution
-        self.normalisation = BatchNormalization(momentum=momentum, epsilon=epsilon, name="normalisation")
+        self.normalisation = BatchNormalization(
+            momentum=momentum, epsilon=epsilon, dtype=self.dtype_policy, name="normalisation"
+        )  # fmt: skip
 
     def build(self, shape: tuple) -> None:
         """Create the variables: kernel, scale, offset, mean, variance."""
@@ -88,7 +100,7 @@ class NormalisedConvolution(layers.Layer):
             inputs, ops.cast(kernel, inputs.dtype), self.convolution.strides, self.convolution.padding,
             data_format="channels_last",
         )  # fmt: skip
-        return outputs + ops.cast(offset, inputs.dtype)
+        return ops.cast(ops.cast(outputs, "float32") + offset, inputs.dtype)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         """(batch, y', x', filters)."""
@@ -96,23 +108,26 @@ class NormalisedConvolution(layers.Layer):
 
 
 def normalisations(network: keras.Model) -> list[BatchNormalization]:
-    """The batch normalisations of a network, also those inside of other layers, in order."""
+    """The batch normalisations of a network, also those inside of other layers."""
     found = network._flatten_layers(include_self=False, recursive=True)
     return [layer for layer in found if isinstance(layer, BatchNormalization)]
 
 
 def measure_statistics(network: keras.Model, chosen: list[BatchNormalization], batches: Iterable[Any]) -> None:
-    """Set moving statistics to the mean over some batches.
+    """Set moving statistics to the mean over some batches, as a training does that normalises each batch by itself.
 
     Args:
-        network: Runs forward, without changing a weight.
-        chosen: Its normalisations that are measured; the others keep their statistics.
+        network: Runs forward as in training: no weight changes, but random states and the moving statistics of other
+            normalisations advance.
+        chosen: Its normalisations that are measured.
         batches: Inputs of the network.
     """
     momenta = [layer.momentum for layer in chosen]
-    for number, inputs in enumerate(batches):
-        for layer in chosen:
-            layer.momentum = number / (number + 1)  # of the first batch nothing is kept; then a mean
-        network(inputs, training=True)
-    for layer, momentum in zip(chosen, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        for number, inputs in enumerate(batches):
+            for layer in chosen:
+                layer.momentum = number / (number + 1)  # of the first batch nothing is kept; then a mean
+            network(inputs, training=True)
+    finally:
+        for layer, momentum in zip(chosen, momenta, strict=True):
+            layer.momentum = momentum

@@ -70,6 +70,10 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
         "unfreeze_epoch": (
             0 <= settings.unfreeze_epoch <= settings.epochs, f"0 (never) or an epoch up to {settings.epochs}"
         ),
+        "fixed_statistics": (
+            not settings.fixed_statistics or settings.unfreeze_epoch <= 1,
+            "false where models.unfreeze_epoch is above 1: statistics are measured before the first epoch",
+        ),
         "pooling": (settings.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}"),
         "embedding": (settings.embedding >= 1, "1 or more"),
         "dropout": (0 <= settings.dropout < 1, "a share from 0 to below 1"),

@@ -38,14 +38,14 @@ def feature_pyramid(size: tuple[int, int], maps: Sequence[Any]) -> Any:
 
     Args:
         size: (y, x) of the network's input, pixels.
-        maps: The backbone's feature maps at strides 8, 16 and, if it is complete, 32; finer ones are averaged to their
-            stride.
+        maps: The backbone's feature maps at strides 8, 16 and 32, as far as it is used; finer ones are averaged to
+            their stride.
 
     Returns:
         (batch, y / 8, x / 8, WIDTH).
     """
     merged = None
-    for features, stride in reversed(list(zip(maps, STRIDES))):  # noqa: B905  (the last stride may be missing)
+    for features, stride in reversed(list(zip(maps, STRIDES))):  # noqa: B905  (the last strides may be missing)
         lateral = _at_size(layers.Conv2D(WIDTH, 1, name=f"pyramid{stride}")(features), size, stride)
         if merged is None:
             merged = lateral

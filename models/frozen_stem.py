@@ -1,8 +1,8 @@
 """The frozen first layers of a network, computed by OpenVINO: the loader's threads run them, and the rest is trained.
 
 Frozen layers see large images, and take 30 % of a training step on TensorFlow. OpenVINO needs two thirds of their time,
-because it fuses normalisations and activations into the convolutions, and a third in bfloat16. Rounded features do not
-harm training; predictions compute the stem in float32.
+because it fuses activations into the convolutions, and a third in bfloat16. Rounded features do not harm training;
+predictions compute the stem in float32.
 """
 
 import tempfile
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from models.backbones import last_readers
 from models.device import cpu_flags, onednn_is_limited
 from models.prediction_engine import compiled_graph, export_model
 
@@ -53,20 +54,13 @@ def split(network: keras.Model, maps: list[keras.KerasTensor], backbone: str) ->
 
 def _last_cut(graph: keras.Model) -> keras.Layer | None:
     """The last frozen layer whose output is all that later layers and the feature maps need of the layers before."""
-    layers = graph.layers
-    position = {id(layer.output): number for number, layer in enumerate(layers)}
-    reads = [keras.tree.flatten(layer.input) if number else [] for number, layer in enumerate(layers)]
-    if any(id(tensor) not in position for tensors in (*reads, graph.outputs) for tensor in tensors):
-        return None  # tensors are also combined without a layer
+    layers, readers = graph.layers, last_readers(graph)
+    if readers is None:
+        return None
     learning = (number for number, layer in enumerate(layers) if layer.trainable and layer.weights or _is_random(layer))
     frozen = next(learning, len(layers)) - 1
-    # The number of the last layer that reads each layer's output; a feature map is read beyond the end.
-    last_use = dict.fromkeys(range(len(layers)), 0)
-    for number, tensors in enumerate(reads):
-        last_use |= {position[id(tensor)]: number for tensor in tensors}
-    last_use |= {position[id(tensor)]: len(layers) for tensor in graph.outputs}
     for number in range(frozen, 0, -1):
-        if all(last_use[earlier] <= number for earlier in range(number)) and last_use[number] < len(layers):
+        if max(readers[:number]) <= number and readers[number] < len(layers):
             return layers[number]
     return None
 

@@ -62,8 +62,7 @@ def train_network(
     all_masked = all(views.has_mask(study) for study in train[STUDY].unique())
     run = TrainingRun.begin(settings, backbone, checkpoint, local_map=not all_masked)
     batches = EpochBatches(train, views, settings, loaders, stem=run.stem(loaders))
-    if settings.fixed_statistics:
-        run.fix_statistics(images for images, _ in islice(batches.of(0), -(-STATISTICS_SLICES // settings.batch)))
+    fix_statistics(run, batches)
     log.begin(len(run.history), batches.count)
     for epoch in range(len(run.history), settings.epochs):
         if run.history.stopped(settings.patience):
@@ -142,6 +141,13 @@ class EpochBatches:
             return self._stem(images) if self._stem else images
         hu = np.stack([self._views.hu(*view) for view in views])
         return self._device_views(hu, [augmentation for *_, augmentation in views])
+
+
+def fix_statistics(run: TrainingRun, batches: EpochBatches) -> None:
+    """Fix the statistics of batch normalisation, measured on slices of the first epoch, if the recipe says so."""
+    if run.settings.fixed_statistics:
+        count = -(-STATISTICS_SLICES // run.settings.batch)
+        run.fix_statistics(images for images, _ in islice(batches.of(0), count))
 
 
 def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: TrainingLog) -> float:

@@ -136,7 +136,7 @@ class TrainingRun:
 
         The optimizer starts from scratch; its learning rate schedule continues.
         """
-        for layer in self.model.get_layer(self.backbone).layers:
+        for layer in self.model.get_layer(architecture(self.backbone)).layers:
             layer.trainable = True
         self.compile(done)
 

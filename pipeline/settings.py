@@ -80,7 +80,7 @@ class ModelsSettings:
     # Shares of the layers of a backbone, from the input on.
     used_share: float = 1.0  # are used; the others are left out
     frozen_share: float = 0.24  # keep their pretrained weights
-    # Batch normalisation with statistics measured once, before the first epoch: faster, and fit for small batches.
+    # The backbone normalises with statistics measured once, before the first epoch: faster, and fit for small batches.
     fixed_statistics: bool = False
     unfreeze_epoch: int = 0  # train all layers from this epoch on (the first is 1); 0: frozen_share applies throughout
     pooling: str = "avgmax"  # avgmax (average and maximum, concatenated) | gem (generalised mean with learned power)

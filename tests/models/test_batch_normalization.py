@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from models.batch_normalization import BatchNormalization, NormalisedConvolution, measure_statistics, normalisations
+from models.precision import dtype_policy_scope
 
 
 def step(layer_class, images, trainable, dtype="float32"):
@@ -95,10 +96,18 @@ def test_a_merged_convolution_computes_what_two_layers_compute(kind, fixed, trai
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_merged_convolution_computes_in_the_precision_of_its_input():
+@pytest.mark.parametrize("training", [True, False])
+def test_a_merged_convolution_computes_in_the_precision_of_its_input(training):
     images = np.random.default_rng(0).normal(1, 2, (2, 9, 8, 3)).astype(np.float32)
-    layer = NormalisedConvolution(CONVOLUTIONS["dense"](), momentum=0.9, epsilon=1e-3, dtype="mixed_bfloat16")
-    assert layer(images).dtype == "bfloat16"
+    with dtype_policy_scope("mixed_bfloat16"):
+        layer = NormalisedConvolution(CONVOLUTIONS["dense"](), momentum=0.9, epsilon=1e-3)
+    assert layer(images, training=training).dtype == "bfloat16"
+    assert {weight.dtype for weight in layer.weights} == {"float32"}
+
+
+def test_only_plain_convolutions_can_be_merged():
+    with pytest.raises(ValueError, match="'use_bias': True"):
+        NormalisedConvolution(layers.Conv2D(5, 3), momentum=0.9, epsilon=1e-3)
 
 
 def test_measured_statistics_are_those_of_the_batches_and_stay_in_training():

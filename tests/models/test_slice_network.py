@@ -133,3 +133,16 @@ def test_a_grouped_convolution_is_correct_in_training_and_prediction():
                 expected[:, y, x, filters] = np.einsum("nyxc,yxcf->nf", patch, kernel[..., filters])
     for training in (True, False):
         np.testing.assert_allclose(np.asarray(layer(images, training=training)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "last", "strides"),
+    [(1.0, 1280, 3), (0.61, 384, 2), (0.69, 96, 2), (0.35, 32, 1)],
+    ids=["all", "an expansion", "in front of a residual block", "stride 8"],
+)
+def test_the_used_layers_end_in_front_of_a_branch(share, last, strides):
+    from models.backbones import backbone_model
+
+    maps = backbone_model("mobilenetv2", (64, 96), 3, "none", used_share=share).outputs
+    assert maps[-1].shape[-1] == last
+    assert [tuple(features.shape[1:3]) for features in maps] == [(8, 12), (4, 6), (2, 3)][:strides]

@@ -252,7 +252,8 @@ def test_all_invalid_settings_of_a_recipe_are_reported():
     [("height", 31), ("width", 0), ("pixel_mm", -1.0), ("neighbour_mm", -5.0), ("frozen_share", 1.1), ("embedding", 0),
      ("dropout", 1.0), ("seed", -1), ("epoch_slices", 0), ("learning_rate", 0.0), ("learning_rate", math.nan),
      ("learning_rate", math.inf), ("weight_decay", -1e-3), ("auxiliary_weight", -0.1), ("positive_share", 1.2),
-     ("negative_exam_share", 0.6), ("negative_exam_share", -0.1), ("augmentation", -1.0), ("engine", "torch")],
+     ("negative_exam_share", 0.6), ("negative_exam_share", -0.1), ("augmentation", -1.0), ("engine", "torch"),
+     ("used_share", 0.0), ("used_share", 1.2)],
 )  # fmt: skip
 def test_a_value_out_of_range_is_an_error(name, value):
     with pytest.raises(UserError, match=rf"models.{name}. Expected .* got {re.escape(repr(value))}"):

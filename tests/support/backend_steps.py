@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from models.backbones import BACKBONES, Backbone
+from models.batch_normalization import BatchNormalization, NormalisedConvolution
 from models.check_recipe import EXAM_KINDS
 from models.clot_map import EVIDENCE
 from models.clot_targets import MAP_CHANNELS
@@ -32,15 +33,19 @@ PLAIN = ModelsSettings(
 RECIPES = {
     "average and maximum": PLAIN,
     "generalised mean, trainable windows": dataclasses.replace(PLAIN, pooling="gem", trainable_windows=True),
+    "fixed statistics": dataclasses.replace(PLAIN, fixed_statistics=True),
     "bfloat16": dataclasses.replace(PLAIN, precision="mixed_bfloat16"),
+    "bfloat16, fixed statistics": dataclasses.replace(PLAIN, precision="mixed_bfloat16", fixed_statistics=True),
 }
 EXAM = ExamNetworkSettings(length=8, units=4, dropout=0.0)
 
 
 def _graph(images: keras.KerasTensor) -> keras.KerasTensor:
-    tensor = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(8, 3, 2, "same", use_bias=False)(images)))
-    tensor = layers.DepthwiseConv2D(3, 2, "same")(tensor)
-    return layers.ReLU()(GroupedConvolution(8, 3, 1, 4)(tensor))
+    convolution = layers.Conv2D(8, 3, 2, "same", use_bias=False)
+    tensor = layers.ReLU(6.0)(NormalisedConvolution(convolution, 0.9, 1e-3)(images))
+    depthwise = layers.DepthwiseConv2D(3, 2, "same", use_bias=False)
+    tensor = layers.ReLU()(NormalisedConvolution(depthwise, 0.9, 1e-3)(tensor))
+    return layers.ReLU()(BatchNormalization()(GroupedConvolution(8, 3, 1, 4)(tensor)))
 
 
 def _train_two_steps(model: keras.Model, inputs: Any, targets: dict[str, np.ndarray]) -> dict:
@@ -54,8 +59,11 @@ def _train_two_steps(model: keras.Model, inputs: Any, targets: dict[str, np.ndar
 def slice_steps(settings: ModelsSettings) -> dict:
     """Train a slice network that has all layer types of the backbones, compiled as for training."""
     keras.utils.set_random_seed(0)
-    model = TrainingRun.begin(settings, "tiny", Path("no checkpoint")).model
+    run = TrainingRun.begin(settings, "tiny", Path("no checkpoint"))
+    model = run.model
     images = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype=np.float32)
+    if settings.fixed_statistics:
+        run.fix_statistics([images])
     targets = {
         "logits": np.ones((4, 2 * len(TARGETS)), np.float32),
         "map": np.ones((4, *model.output["map"].shape[1:3], 2 * MAP_CHANNELS), np.float32),
@@ -90,7 +98,7 @@ def exam_steps(kind: str) -> dict:
 def main() -> None:
     """Train all networks and print the results."""
     BACKBONES["tiny"] = Backbone(_graph, (0.5,) * 3, (0.5,) * 3, "none")
-    recipes = {name: recipe for name, recipe in RECIPES.items() if name != "bfloat16" or not onednn_is_limited()}
+    recipes = {name: recipe for name, recipe in RECIPES.items() if "bfloat16" not in name or not onednn_is_limited()}
     networks = {name: slice_steps(recipe) for name, recipe in recipes.items()}
     networks |= {kind: exam_steps(kind) for kind in EXAM_KINDS}
     print(json.dumps({"backend": keras.backend.backend(), "networks": networks}))
