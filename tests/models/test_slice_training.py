@@ -456,7 +456,7 @@ def test_unusable_weights_are_errors_with_the_expected_file(contest, tmp_path):
     for content in (whole[:-30], whole[:200], b"no archive", b"", (tmp_path / "array.npy").read_bytes()):
         assert re.search(r"unreadable file: .*bad.npz", message("bad.npz", content))
     other_channels = message("weights.npz", whole, replace(SMALL, windows=("pe", "lung")))
-    assert re.search(r"backbone not found: .* a run with tiny and as many models.windows \(6 channels", other_channels)
+    assert re.search(r"backbone not found: .* a run with tiny, as many models.windows \(6 channels", other_channels)
     with pytest.raises(
         UserError, match=r"file not found. Expected imagenet, none or .*models/tiny/fold0/weights.*missing.npz"
     ):
