@@ -77,9 +77,8 @@ class ModelsSettings:
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
     trainable_windows: bool = False  # learn level and width of the windows, on HU; `windows` gives the start values
     neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, repeated
-    # Shares of the layers of a backbone, from the input on.
-    used_share: float = 1.0  # are used; the others are left out
-    frozen_share: float = 0.24  # keep their pretrained weights
+    used_share: float = 1.0  # share of the backbone's layers, from the input on, that is used; the rest is left out
+    frozen_share: float = 0.24  # share of all its layers, from the input on, that keeps its pretrained weights
     # The backbone normalises with statistics measured once, before the first epoch: faster, and fit for small batches.
     fixed_statistics: bool = False
     unfreeze_epoch: int = 0  # train all layers from this epoch on (the first is 1); 0: frozen_share applies throughout
