@@ -1,7 +1,6 @@
 """Write a synthetic exam as DICOM files of the contest's layout, one file per slice."""
 
 import hashlib
-from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +8,9 @@ import numpy as np
 from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, CTImageStorage, JPEGLosslessSV1
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import validate_file_meta, write_data_element
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
 
 from input.phantom.dicom_quirks import Quirks
 from input.phantom.jpeg_lossless import encode
@@ -42,6 +43,46 @@ class WritableExam(Protocol):
         """Field of view."""
 
 
+class FileTemplate:
+    """Encodes files that differ in some elements only: the others are encoded once, which is half of the work.
+
+    Args:
+        header: the elements that all files share, with file meta information; values have unambiguous VRs.
+    """
+
+    def __init__(self, header: Dataset) -> None:
+        header.file_meta.MediaStorageSOPInstanceUID = UID("0")  # every file replaces it
+        validate_file_meta(header.file_meta, enforce_standard=True)
+        self._syntax = header.file_meta.TransferSyntaxUID
+        self._meta = _encoded(header.file_meta, ExplicitVRLittleEndian)
+        self._elements = _encoded(header, self._syntax)
+
+    def file(self, own: Dataset) -> bytes:
+        """Return a file with the shared elements and those of `own`, among them its SOPInstanceUID."""
+        own_meta = FileMetaDataset()
+        own_meta.MediaStorageSOPInstanceUID = own.SOPInstanceUID
+        meta = _in_order(self._meta | _encoded(own_meta, ExplicitVRLittleEndian))
+        length = FileMetaDataset()
+        length.FileMetaInformationGroupLength = len(meta)
+        start = _in_order(_encoded(length, ExplicitVRLittleEndian))
+        return bytes(128) + b"DICM" + start + meta + _in_order(self._elements | _encoded(own, self._syntax))
+
+
+def _encoded(dataset: Dataset, syntax: UID) -> dict[int, bytes]:
+    """Return tag -> encoded element."""
+    encoded = {}
+    for element in dataset:
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, syntax.is_implicit_VR
+        write_data_element(buffer, element)
+        encoded[int(element.tag)] = buffer.getvalue()
+    return encoded
+
+
+def _in_order(encoded: dict[int, bytes]) -> bytes:
+    return b"".join(encoded[tag] for tag in sorted(encoded))
+
+
 def write_exam(
     exam: WritableExam, quirks: Quirks, folder: Path, *, study: str, series: str, sops: list[str],
     description: str = "PE CHEST (PHANTOM)",
@@ -63,17 +104,17 @@ def write_exam(
     origin = _corner(exam, quirks)
     # The contest's identifiers of 12 hex digits are not valid UIDs.
     with config.disable_value_validation():
+        template = FileTemplate(header)
         for i, sop in enumerate(sops):
             rank = len(sops) - 1 - i if quirks.reversed_numbers else i
-            header.InstanceNumber = rank + quirks.first_number
-            header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(sop)
+            own = Dataset()
+            own.InstanceNumber = rank + quirks.first_number
+            own.SOPInstanceUID = UID(sop)
             z = round(float(exam.grid.z[i]), 4)
-            header.ImagePositionPatient = [round(origin[0], 4), round(origin[1], 4), z]
-            header.SliceLocation = z
-            _set_pixels(header, stored[i], quirks)
-            buffer = BytesIO()
-            header.save_as(buffer, enforce_file_format=True)
-            (folder / f"{sop}.dcm").write_bytes(buffer.getvalue())
+            own.ImagePositionPatient = [round(origin[0], 4), round(origin[1], 4), z]
+            own.SliceLocation = z
+            _set_pixels(own, stored[i], quirks)
+            (folder / f"{sop}.dcm").write_bytes(template.file(own))
 
 
 def stored_values(exam: WritableExam, quirks: Quirks) -> np.ndarray:

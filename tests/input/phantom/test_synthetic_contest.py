@@ -2,6 +2,7 @@
 
 from functools import cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,19 @@ def test_every_pixel_encoding_decodes_to_the_same_hu(
     assert stored_values(exam, quirks)[0, 0, 0] == max(-2000 - intercept, -32768 if signed else 0)
     with pydicom.config.disable_value_validation():
         assert pydicom.dcmread(tmp_path / f"{sops[0]}.dcm").file_meta.TransferSyntaxUID == syntax
+
+
+@pytest.mark.parametrize("syntax", [syntax for syntax, _ in SYNTAXES])
+def test_files_are_those_that_pydicom_would_write(syntax: str, tmp_path: Path) -> None:
+    exam = small_exam()
+    quirks = Quirks(syntax, True, 1.0, -1024.0, -2000, "HFS", 1, 1, True, 1)
+    sops = [f"{i:012x}" for i in range(len(exam.hu))]
+    write_exam(exam, quirks, tmp_path, study="0" * 12, series="1" * 12, sops=sops)
+    for file in tmp_path.iterdir():
+        again = BytesIO()
+        with pydicom.config.disable_value_validation():
+            pydicom.dcmread(file).save_as(again, enforce_file_format=True)
+        assert file.read_bytes() == again.getvalue()
 
 
 @cache
