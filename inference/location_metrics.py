@@ -130,11 +130,9 @@ def compare_exam(
         arteries: bool (z, y, x), all pulmonary arteries with their clots; None where they are not known.
     """
     scale = np.array(exam.spacing_mm)
-    # Voxels of one clot may touch only at corners, or across a slice that is too thin to show it.
-    labels, count = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 3, 3), bool)))
     voxels = np.argwhere(mask)
+    owner, count = _lesions(mask, voxels)
     places = np.column_stack([exam.z_mm[voxels[:, 0]], voxels[:, 1:] * scale])
-    owner = labels[tuple(voxels.T)]
     tree = cKDTree(places) if len(places) else None
     row_of = {sop: row for row, sop in enumerate(exam.sop_uids)}
     distances, detected = [], []
@@ -157,6 +155,20 @@ def compare_exam(
         occluded=clot.occluded_shares(),
         true_occluded=UNKNOWN if arteries is None else true_occluded_shares(exam, mask, arteries, voxel_ml),
     )  # fmt: skip
+
+
+def _lesions(mask: np.ndarray, voxels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the lesion of each clot voxel, from 1, and the number of lesions.
+
+    Voxels of one clot may touch only at corners, or across a slice that is too thin to show it.
+    """
+    if not len(voxels):
+        return np.zeros(0, int), 0
+    first = voxels.min(axis=0)
+    box = tuple(slice(low, high + 1) for low, high in zip(first, voxels.max(axis=0), strict=True))
+    grown = ndimage.binary_dilation(np.pad(mask[box], 1), np.ones((3, 3, 3), bool))
+    labels, count = ndimage.label(grown)
+    return labels[tuple((voxels - first + 1).T)], count
 
 
 def free_response(exams: Sequence[ExamLocation]) -> pd.DataFrame:
