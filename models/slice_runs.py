@@ -12,6 +12,7 @@ artifacts/models/<backbone>-fold<k>-<identity>/
     manifest.json    written last; before that, .checkpoint.npz has the state after the last finished epoch
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,11 @@ from pipeline.settings import ModelsSettings, Settings
 
 if TYPE_CHECKING:
     import keras
+
+    from models.training_run import TrainingRun
+
+#: Parts of the predicted slices, in their order: those of the held-out fold and those of the test exams.
+ROLES = ("oof", "test")
 
 
 def plane_table(split: str | None = None) -> pd.DataFrame:
@@ -122,9 +128,10 @@ def train_fold(
     loaders = loader_threads(threads)
     with artifact.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
-        model, history = _train(train, views, recipe, backbone, checkpoint, fold, loaders, report)
-        engine = _engine_of(model, recipe, backbone, directory, threads)
-        auc = _write_predictions(directory, engine, scored, views, recipe, loaders)
+        run = _train(train, views, recipe, backbone, checkpoint, fold, loaders, report)
+        engines = _engines_of(run, scored, recipe, backbone, directory, threads)
+        auc = _write_predictions(directory, engines, scored, views, recipe, loaders)
+        model, history = run.model, run.history
         _write_network(directory, model, history, f"{backbone}/fold{fold}")
         loss = history.losses[history.best_epoch - 1]
         artifact.finish(
@@ -162,7 +169,7 @@ def _split_by_fold(table: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.Dat
 def _train(
     train: pd.DataFrame, views: SliceViews, recipe: ModelsSettings, backbone: str, checkpoint: Path, fold: int,
     loaders: int, report: Report,
-) -> tuple["keras.Model", History]:  # fmt: skip
+) -> "TrainingRun":  # fmt: skip
     from models.progress import TrainingLog
     from models.slice_training import train_network
 
@@ -170,21 +177,24 @@ def _train(
         return train_network(train, views, recipe, backbone, checkpoint, log, loaders=loaders)
 
 
-def _engine_of(
-    model: "keras.Model", recipe: ModelsSettings, backbone: str, directory: Path, threads: int
-) -> Engine:  # fmt: skip
-    """Return the prediction engine of a trained network; exports the graph if that is OpenVINO."""
+def _engines_of(
+    run: "TrainingRun", scored: pd.DataFrame, recipe: ModelsSettings, backbone: str, directory: Path, threads: int
+) -> dict[str, Engine]:  # fmt: skip
+    """Return role -> prediction engine of a trained network; exports the graph if that is OpenVINO."""
     from models.slice_network import in_float32
 
     if select_engine(recipe.engine) != "openvino":
-        return keras_engine(model)
-    export_graph(in_float32(model, recipe, backbone), directory)
-    return openvino_engine(directory, threads)
+        return dict.fromkeys(ROLES, keras_engine(run.model))
+    export_graph(in_float32(run.model, recipe, backbone), directory)
+    every_fold = scored.loc[scored["role"] == "test", SOP].tolist()
+    engines = run.split_engines(every_fold, threads)
+    return dict(zip(ROLES, engines or [openvino_engine(directory, threads)] * 2, strict=True))
 
 
 def _write_predictions(
-    directory: Path, engine: Engine, scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int
-) -> float:
+    directory: Path, engines: Mapping[str, Engine], scored: pd.DataFrame, views: SliceViews, settings: ModelsSettings,
+    loaders: int,
+) -> float:  # fmt: skip
     """Write the predictions of a network; return the AUC of `pe` on the slices of the held-out fold."""
     from numpy.lib.format import dtype_to_descr, write_array_header_1_0
     from sklearn.metrics import roc_auc_score
@@ -203,7 +213,11 @@ def _write_predictions(
         header = {"descr": dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
         write_array_header_1_0(embeddings, header)
         first = 0
-        for frame, vectors, maps in predict_slices(engine, scored, views, settings, loaders=loaders):
+        parts = (
+            predict_slices(engine, scored[roles == role], views, settings, loaders=loaders)
+            for role, engine in engines.items()
+        )
+        for frame, vectors, maps in itertools.chain.from_iterable(parts):
             rows = slice(first, first + len(frame))
             embeddings.write(vectors.astype(np.float16, order="C").tobytes())
             map_writer.write(frame[STUDY], frame[SOP], roles[rows], maps)

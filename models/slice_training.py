@@ -20,7 +20,6 @@ from models.clot_targets import MAP_CHANNELS
 from models.device import gpu_capability
 from models.device_views import DeviceViews
 from models.frozen_stem import StemFeatures
-from models.history import History
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, create_training_variables
 from models.progress import TrainingLog
@@ -39,7 +38,7 @@ STATISTICS_SLICES, STATISTICS_BATCH = 256, 32
 def train_network(
     slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, backbone: str, checkpoint: Path,
     log: TrainingLog, *, loaders: int = 1,
-) -> tuple[keras.Model, History]:  # fmt: skip
+) -> TrainingRun:  # fmt: skip
     """Train from pretrained weights, or resume from a checkpoint.
 
     Args:
@@ -52,8 +51,8 @@ def train_network(
         loaders: Threads that prepare batches; the result does not depend on their number.
 
     Returns:
-        The network for prediction (of the best epoch if inner exams are set aside, with averaged weights if they are
-        averaged) and the history.
+        The run, with the network for prediction: of the best epoch if inner exams are set aside, with averaged weights
+        if they are averaged.
 
     Raises:
         UserError: The loss or the weights became NaN or infinite; the message names the step.
@@ -77,7 +76,7 @@ def train_network(
         run.save(checkpoint)
         log.epoch(run.history)
     run.assign_final_weights()
-    return run.model, run.history
+    return run
 
 
 class EpochBatches:

@@ -17,13 +17,13 @@ from models.batch_normalization import measure_statistics, normalisations
 from models.checkpoint import require_same_conditions, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
 from models.device import gpu_capability
-from models.frozen_stem import StemFeatures, split, stem_precision
+from models.frozen_stem import SplitEngines, StemFeatures, split, stem_precision
 from models.history import History
 from models.inner_split import InnerExams
 from models.network_names import architecture
 from models.optimizer import build_optimizer, compile_network
 from models.precision import dtype_policy
-from models.prediction_engine import select_engine
+from models.prediction_engine import Engine, select_engine
 from models.slice_network import slice_network_with_maps, weighted_logistic_loss
 from models.weight_averaging import WeightAverage, assign_all, averaged_variables
 from pipeline.errors import UserError
@@ -51,6 +51,7 @@ class TrainingRun:
         self._parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
         self.trained = self._parts.rest if self._parts else self.model
         self._stem: StemFeatures | None = None
+        self._engines: SplitEngines | None = None
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.history = History()
         self.best: list[np.ndarray] = []
@@ -95,6 +96,18 @@ class TrainingRun:
         if self._parts and not self._stem:
             self._stem = StemFeatures(self._parts.stem, self.settings.precision, loaders)
         return self._stem
+
+    def split_engines(self, shared: list[str], threads: int) -> tuple[Engine, Engine] | None:
+        """Return the engines of `models.frozen_stem.SplitEngines` with the present weights; None if not split.
+
+        Args:
+            shared: Names of the slices of the second engine.
+            threads: CPU threads.
+        """
+        if not self._parts:
+            return None
+        self._engines = self._engines or SplitEngines(self._parts.stem, threads)
+        return self._engines.of(self._parts.rest, shared)
 
     def _is_split(self) -> bool:
         """Whether frozen layers are computed by OpenVINO."""

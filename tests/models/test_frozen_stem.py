@@ -62,6 +62,37 @@ def test_features_do_not_depend_on_the_number_of_loaders():
     assert all(map(np.array_equal, one, four))
 
 
+def test_folds_predict_what_the_network_predicts_and_share_the_features_of_common_slices(monkeypatch):
+    from models import frozen_stem
+    from models.prediction_engine import OUTPUTS
+    from models.training_run import TrainingRun
+
+    run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
+    random = np.random.default_rng(0)
+    batches = random.random((2, 4, 64, 80, 3), dtype=np.float32)
+    names = [str(number) for number in range(8)]
+    computed = []
+    engines = frozen_stem.SplitEngines(run._parts.stem, 1)
+    stem = engines._stem
+    monkeypatch.setattr(engines, "_stem", lambda images: computed.append(len(images)) or stem(images))
+    for fold in range(2):
+        kernel = run.trained.get_layer("head").get_layer("slice_answer").kernel
+        kernel.assign(random.normal(size=kernel.shape))
+        for engine in engines.of(run.trained, names):
+            for images in batches:
+                expected = run.model.predict_on_batch(images)
+                for name, values in zip(OUTPUTS, engine(images), strict=True):
+                    np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-3, err_msg=f"{fold} {name}")
+    assert computed == [4, 4, 4, 4, 4, 4], "twice in the first fold, once in the second"
+    monkeypatch.setattr(frozen_stem, "REMEMBERED_BYTES", 0)
+    computed.clear()
+    for _ in range(2):
+        _, shared = engines.of(run.trained, names[::-1])
+        for images in batches:
+            shared(images)
+    assert computed == [4, 4, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("backbone", "is_split"),
     [("convnext_tiny", False), ("efficientnetv2_b0", True), ("densenet121", True), ("xception", True),

@@ -118,9 +118,10 @@ def _train(contest, checkpoint, settings=SMALL, *, backbone="tiny", shared=False
     keras.utils.set_random_seed(settings.seed)
     log = KillingLog(settings.epochs, **kill)
     try:
-        return train_network(contest[1], SliceViews(contest[0], settings), settings, backbone, checkpoint, log)
+        run = train_network(contest[1], SliceViews(contest[0], settings), settings, backbone, checkpoint, log)
     except Killed:
         return None
+    return run.model, run.history
 
 
 #: All parts of a recipe with state across epochs; the layers are unfrozen in the third epoch.
