@@ -18,6 +18,8 @@ from models.backbones import last_readers
 from models.device import cpu_flags, onednn_is_limited
 from models.prediction_engine import OUTPUTS, Engine, compiled_graph, export_model
 
+#: Input -> outputs of a compiled part of a network.
+Graph = Callable[[np.ndarray], list[np.ndarray]]
 #: Memory for features that folds share: enough for 5,000 slices at stride 8 of a view of 144 x 216.
 REMEMBERED_BYTES = 400_000_000
 
@@ -119,33 +121,35 @@ class SplitEngines:
                 for every fold.
         """
         if self._shared is None or self._shared[0] != shared:
-            self._shared = shared, RememberedFeatures(self._stem, len(shared))
+            self._shared = shared, RememberedFeatures(self._stem)
         remembered = self._shared[1]
         remembered.restart()
         run = _compiled(keras.Model(rest.input, [rest.output[name] for name in OUTPUTS]), len(OUTPUTS), self._threads)
+        return _engine(self._stem, run), _engine(remembered, run)
 
-        def engine(features: Callable[[np.ndarray], list[np.ndarray]]) -> Engine:
-            def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-                logits, embeddings, maps = run(features(images)[0])
-                return logits, embeddings, maps
 
-            return predict
+def _engine(stem: Graph, rest: Graph) -> Engine:
+    """Make an engine from the two parts of a network."""
 
-        return engine(self._stem), engine(remembered)
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        logits, embeddings, maps = rest(stem(images)[0])
+        return logits, embeddings, maps
+
+    return run
 
 
 class RememberedFeatures:
     """The stem's features of a sequence of images; each pass after the first reads them from memory.
 
     Args:
-        stem: Images (batch, y, x, channels) -> its features in a list.
-        count: Slices of the sequence. If their features take more than REMEMBERED_BYTES, every pass computes them.
+        stem: Images (batch, y, x, channels) -> its features in a list. Every pass computes those of the last batches,
+            if all take more than REMEMBERED_BYTES.
     """
 
-    def __init__(self, stem: Callable[[np.ndarray], list[np.ndarray]], count: int) -> None:
-        self._stem, self._count = stem, count
+    def __init__(self, stem: Graph) -> None:
+        self._stem = stem
         self._batches: list[list[np.ndarray]] = []
-        self._next = 0
+        self._bytes = self._next = 0
 
     def restart(self) -> None:
         """Begin the next pass."""
@@ -157,17 +161,17 @@ class RememberedFeatures:
         if batch < len(self._batches):
             return self._batches[batch]
         features = self._stem(images)
-        if features[0][0].nbytes * self._count <= REMEMBERED_BYTES:
+        if batch == len(self._batches) and self._bytes + features[0].nbytes <= REMEMBERED_BYTES:
             self._batches.append(features)
+            self._bytes += features[0].nbytes
         return features
 
 
 def _compiled(
     model: keras.Model, outputs: int, threads: int, *, streams: int = 1, precision: str = "f32"
-) -> Callable[[np.ndarray], list[np.ndarray]]:  # fmt: skip
+) -> Graph:  # fmt: skip
     """Compile a part of a network; the arguments are those of `models.prediction_engine.compiled_graph`."""
     with tempfile.TemporaryDirectory() as folder:
         export_model(model, Path(folder) / "part.xml")
-        return compiled_graph(
-            Path(folder) / "part.xml", threads, outputs=outputs, streams=streams, precision=precision
-        )  # fmt: skip
+        path = Path(folder) / "part.xml"
+        return compiled_graph(path, threads, outputs=outputs, streams=streams, precision=precision)

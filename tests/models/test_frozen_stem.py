@@ -84,13 +84,13 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
                 for name, values in zip(OUTPUTS, engine(images), strict=True):
                     np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-3, err_msg=f"{fold} {name}")
     assert computed == [4, 4, 4, 4, 4, 4], "twice in the first fold, once in the second"
-    monkeypatch.setattr(frozen_stem, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(frozen_stem, "REMEMBERED_BYTES", stem(batches[0])[0].nbytes)  # room for one batch
     computed.clear()
     for _ in range(2):
         _, shared = engines.of(run.trained, names[::-1])
         for images in batches:
             shared(images)
-    assert computed == [4, 4, 4, 4]
+    assert computed == [4, 4, 4]
 
 
 @pytest.mark.parametrize(

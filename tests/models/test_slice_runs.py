@@ -143,7 +143,7 @@ def test_every_pass_over_slices_uses_the_same_number_of_loaders(contest, monkeyp
     monkeypatch.setattr(prediction_engine, "prefetched", recording)
     monkeypatch.setattr(training, "prefetched", recording)
     train(threads=threads)
-    assert used_threads == [loaders] * 4  # two epochs, the predictions, the embeddings of the training slices
+    assert used_threads == [loaders] * 5  # two epochs, held-out fold, test exams, embeddings of the training slices
 
 
 def test_the_reported_loss_is_that_of_the_best_epoch(contest, monkeypatch):
@@ -152,8 +152,9 @@ def test_the_reported_loss_is_that_of_the_best_epoch(contest, monkeypatch):
     original = training.train_network
 
     def with_best_first(*arguments, **options):
-        model, history = original(*arguments, **options)
-        return model, History(history.losses, history.rates, inner_losses=[0.1, 0.2])
+        run = original(*arguments, **options)
+        run.history = History(run.history.losses, run.history.rates, inner_losses=[0.1, 0.2])
+        return run
 
     monkeypatch.setattr(training, "train_network", with_best_first)
     summary = runs.train_fold(SETTINGS, "tiny", 0, 1)

@@ -56,6 +56,18 @@ def contest(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def eager_steps(monkeypatch, request):
+    """Run the few steps of a test operation by operation, unless it is marked `compiled`: tracing takes longer."""
+    from models import training_run
+
+    def compile_network(model, optimizer, losses):
+        model.compile(optimizer=optimizer, loss=losses, run_eagerly=True)
+
+    if not request.node.get_closest_marker("compiled"):
+        monkeypatch.setattr(training_run, "compile_network", compile_network)
+
+
+@pytest.fixture(autouse=True)
 def tiny_backbone(monkeypatch):
     """Backbones with every kind of layer state (kernels, statistics) that compile quickly.
 
@@ -137,6 +149,7 @@ def _assert_identical(first, second):
         assert np.array_equal(_values(expected), _values(variable)), expected.path
 
 
+@pytest.mark.compiled
 def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
     whole = _train(contest, tmp_path / "whole.npz")
     assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
@@ -181,8 +194,9 @@ def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weight
 
 @pytest.mark.parametrize(
     ("backbone", "settings"),
-    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)), ("strided", replace(SMALL, frozen_share=0.4)),
-     ("strided", replace(SMALL, fixed_statistics=True, ema=0.8))],
+    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)),
+     ("strided", replace(SMALL, fixed_statistics=True, ema=0.8)),
+     pytest.param("strided", replace(SMALL, frozen_share=0.4), marks=pytest.mark.compiled)],
 )  # fmt: skip
 def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(contest, tmp_path, backbone, settings):
     table, store = contest[1], contest[0]
