@@ -32,8 +32,8 @@ DEPTHWISE = (
 TABLE_BYTES_PER_SLICE = 120
 #: Weights, exported graph and checkpoint of a small network.
 NETWORK_BYTES = 40_000_000
-#: Memory of one training process on a CPU.
-TRAINING_BYTES = 2_200_000_000
+#: Memory of one training process on a CPU, with the features that its folds share.
+TRAINING_BYTES = 2_600_000_000
 
 
 def training_hours(settings: Settings, train_slices: int, test_slices: int, hardware: Hardware) -> float:

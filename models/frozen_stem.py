@@ -2,8 +2,8 @@
 
 Frozen layers see large images, and take 30 % of a training step on TensorFlow. OpenVINO needs two thirds of their time,
 because it fuses activations into the convolutions, and a third in bfloat16. Rounded features do not harm training;
-predictions compute the stem in float32. There it takes two thirds of the time, and all folds have the same stem, so
-those that one process trains share its features of the test slices.
+predictions compute the stem in float32. The stem takes two thirds of the time of a prediction, and all folds have the
+same one, so those that one process trains share its features of the test slices.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from models.prediction_engine import OUTPUTS, Engine, compiled_graph, export_mod
 
 #: Input -> outputs of a compiled part of a network.
 Graph = Callable[[np.ndarray], list[np.ndarray]]
-#: Memory for features that folds share: enough for 5,000 slices at stride 8 of a view of 144 x 216.
+#: Memory for features that folds share: enough for 6,500 slices of 128 x 192 pixels with 40 filters at stride 8.
 REMEMBERED_BYTES = 400_000_000
 
 

@@ -148,7 +148,8 @@ def fix_statistics(run: TrainingRun, batches: EpochBatches) -> None:
     if run.settings.fixed_statistics:
         count = -(-STATISTICS_SLICES // run.settings.batch)
         images = (images for images, _ in islice(batches.of(0), count))
-        run.fix_statistics(_joined(images, max(1, STATISTICS_BATCH // run.settings.batch)))
+        on_gpu = gpu_capability() is not None  # whose memory may have room for no more than models.batch
+        run.fix_statistics(_joined(images, 1 if on_gpu else max(1, STATISTICS_BATCH // run.settings.batch)))
 
 
 def _joined(arrays: Iterable[Any], count: int) -> Iterator[Any]:

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from inference.clot_maps import ClotMap
 from inference.location_metrics import (
     ExamLocation,
+    _lesions,
     compare_exam,
     found_by_volume,
     free_response,
@@ -111,3 +113,15 @@ def test_auc_given_pe_does_not_reward_detecting_pe() -> None:
     assert row["positive"] == 2
     assert row["auc"].value == 1
     assert row["auc_unconditional"].value == 0
+
+
+@pytest.mark.parametrize("share", [0.002, 0.02, 0.1])
+def test_lesions_are_the_parts_of_the_whole_mask(share: float) -> None:
+    mask = np.zeros((9, 40, 50), bool)
+    mask[2:8, 5:30, 10:45] = np.random.default_rng(0).random((6, 25, 35)) < share
+    voxels = np.argwhere(mask)
+    owner, count = _lesions(mask, voxels)
+    whole, expected = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 3, 3), bool)))
+    assert count == expected > 0
+    np.testing.assert_array_equal(owner, whole[tuple(voxels.T)])
+    assert _lesions(np.zeros_like(mask), np.zeros((0, 3), int))[1] == 0

@@ -19,6 +19,7 @@ from pipeline import paths
 from pipeline.artifact import read_manifest
 from pipeline.files import sha256, write_json
 from pipeline.settings import ExamNetworkSettings, InputSettings, ModelsSettings, Settings
+from tests.support.eager_steps import run_eagerly
 
 #: These tests train networks or run whole stages.
 pytestmark = pytest.mark.slow
@@ -48,6 +49,7 @@ def contest(tmp_path, monkeypatch):
     from models.exam_forward import STATES
     from models.exam_network import BUILDERS
 
+    run_eagerly(monkeypatch)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     # The real function may run only once per process, before the first operation.
     monkeypatch.setattr(runs, "prepare_backend", lambda recipe, threads: keras.utils.set_random_seed(recipe.seed))
@@ -96,6 +98,39 @@ def test_a_finished_job_is_not_repeated(contest):
     first = train()
     assert len(first) == 2 and "loss" in first[0] and first[1].startswith("gru loss")
     assert train() == []
+
+
+def test_folds_with_a_frozen_stem_predict_the_same_alone_and_after_another_fold(contest, monkeypatch):
+    """The second fold of a process reads the stem's features of the test slices from the first."""
+    from keras import layers
+
+    from models import frozen_stem
+    from models.backbones import BACKBONES, Backbone
+    from models.batch_normalization import NormalisedConvolution
+    from models.training_run import STARTED
+
+    def graph(images):
+        for stride in (4, 2, 2, 2):
+            convolution = layers.Conv2D(8, 3, stride, "same", use_bias=False)
+            images = layers.ReLU()(NormalisedConvolution(convolution, momentum=0.9, epsilon=1e-3)(images))
+        return images
+
+    passes, call = [], frozen_stem.RememberedFeatures.__call__
+    monkeypatch.setattr(
+        frozen_stem.RememberedFeatures, "__call__",
+        lambda features, images: passes.append(features._next < len(features._batches)) or call(features, images),
+    )  # fmt: skip
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
+    settings = with_models(engine="openvino", frozen_share=0.4, flip_tta=True)
+    table = paths.model_run("tiny", 1) / "slices.parquet"
+    STARTED.clear()
+    runs.train_fold(settings, "tiny", 0, 1)
+    runs.train_fold(settings, "tiny", 1, 1)
+    second = table.read_bytes()
+    assert passes == [False, False, True, True], "two passes, one of them mirrored, in each fold"
+    STARTED.clear()
+    runs.train_fold(settings, "tiny", 1, 1, force=True)
+    assert table.read_bytes() == second
 
 
 @pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")

@@ -24,6 +24,7 @@ from models.slice_targets import TARGETS
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
+from tests.support.eager_steps import run_eagerly
 
 #: These tests train networks or run whole stages.
 pytestmark = pytest.mark.slow
@@ -57,14 +58,9 @@ def contest(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def eager_steps(monkeypatch, request):
-    """Run the few steps of a test operation by operation, unless it is marked `compiled`: tracing takes longer."""
-    from models import training_run
-
-    def compile_network(model, optimizer, losses):
-        model.compile(optimizer=optimizer, loss=losses, run_eagerly=True)
-
+    """Train without tracing, unless a test is marked `compiled`."""
     if not request.node.get_closest_marker("compiled"):
-        monkeypatch.setattr(training_run, "compile_network", compile_network)
+        run_eagerly(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +172,16 @@ def test_fixed_statistics_are_measured_once_and_survive_a_kill(contest, tmp_path
     assert len(changed) == 8 and sum(changed) == (8 if frozen_share == 0 else 4)
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(1, [3, 3, 3, 3, 3]), (2, [6, 6, 3]), (4, [12, 3]), (9, [15])])
+def test_batches_are_joined_for_the_statistics(count, sizes):
+    from models.slice_training import _joined
+
+    batches = [np.full((3, 2), number) for number in range(5)]
+    joined = [np.asarray(batch) for batch in _joined(batches, count)]
+    assert [len(batch) for batch in joined] == sizes
+    np.testing.assert_array_equal(np.concatenate(joined), np.concatenate(batches))
+
+
 def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weights(contest, tmp_path):
     import keras
 
@@ -194,9 +200,10 @@ def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weight
 
 @pytest.mark.parametrize(
     ("backbone", "settings"),
-    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)),
-     ("strided", replace(SMALL, fixed_statistics=True, ema=0.8)),
-     pytest.param("strided", replace(SMALL, frozen_share=0.4), marks=pytest.mark.compiled)],
+    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)), ("strided", replace(SMALL, frozen_share=0.4)),
+     pytest.param(
+         "strided", replace(SMALL, fixed_statistics=True, frozen_share=0.4, ema=0.8), marks=pytest.mark.compiled
+     )],
 )  # fmt: skip
 def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(contest, tmp_path, backbone, settings):
     table, store = contest[1], contest[0]
@@ -325,6 +332,7 @@ def test_accumulated_batches_equal_one_large_batch(contest, tmp_path, monkeypatc
     assert np.abs(large - small).mean() > 1e-4
 
 
+@pytest.mark.compiled
 def test_frozen_layers_do_not_change_until_they_are_unfrozen(contest, tmp_path):
     frozen = replace(SMALL, frozen_share=1.0)
     assert _train(contest, tmp_path / "first.npz", frozen, after_epoch=1) is None
