@@ -58,7 +58,7 @@ run_tests() {  # one process per core; the numbers inside a test do not profit f
   set_up
   cd "$HERE"
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-  exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile "$@"
+  exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
 }
 
 benchmark() {  # benchmark NAME ARGUMENTS

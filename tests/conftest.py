@@ -7,13 +7,22 @@ import pytest
 from pipeline import paths
 
 
+#: Files that take a minute or more. They are started first, so that the other processes have work until the end.
+LONGEST = (
+    "test_training_on_a_cluster.py", "test_kaggle_notebook.py", "test_slice_training.py", "test_backends.py",
+    "test_gpu.py", "test_damaged_artifacts.py", "test_slice_runs.py",
+)  # fmt: skip
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --fast."""
     parser.addoption("--fast", action="store_true", help="leave out the tests that are marked as slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --fast, deselect the slow tests."""
+    """Move the tests of LONGEST to the front; with --fast, deselect the slow tests."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
