@@ -17,11 +17,22 @@ from models.exam_inputs import exam_network_inputs
 from models.exam_prediction import load_exam_network, predict_exams
 from models.network_artifacts import job_artifacts
 from models.network_names import exam_network_kinds, exam_network_name
-from models.prediction_engine import Engine, Predicted, has_graph, predict_batch, slice_engine, slice_images
+from models.prediction_engine import (
+    GRAPH,
+    GRAPH_WEIGHTS,
+    Engine,
+    Predicted,
+    has_graph,
+    predict_batch,
+    slice_engine,
+    slice_images,
+)
+from models.shared_stem import shared_engines
 from models.slice_runs import planes_of
 from models.slice_views import VIEW_SETTINGS, SliceViews
 from models.stored_maps import MeanMaps, mapping_backbones
 from pipeline import paths
+from pipeline.artifact import verify
 from pipeline.errors import UserError
 from pipeline.machine import cores
 from pipeline.settings import ModelsSettings, Settings
@@ -62,7 +73,8 @@ class FinishedNetworks:
         self._settings = settings
         self._threads = min(cores(), MAX_LOADERS)
         self._mapping = mapping_backbones(settings)
-        self._engines = {job: self._open(*job) for job in _jobs(settings)}
+        opened = {backbone: self._open(backbone) for backbone in settings.models.backbones}
+        self._engines = {(fold, backbone): opened[backbone][fold] for fold, backbone in _jobs(settings)}
         self._exam_networks = {
             (fold, backbone): [
                 (exam_network_name(backbone, kind), *load_exam_network(backbone, fold, kind))
@@ -71,9 +83,17 @@ class FinishedNetworks:
             for fold, backbone in self._engines
         }
 
-    def _open(self, fold: int, backbone: str) -> Engine:
-        directory, recipe = paths.model_run(backbone, fold), self._settings.models.of(backbone)
-        return slice_engine(recipe, backbone, directory, cores(), streams=self._threads)
+    def _open(self, backbone: str) -> list[Engine]:
+        """Open the networks of all folds of a backbone."""
+        directories = [paths.model_run(backbone, fold) for fold in range(self._settings.input.folds)]
+        if len(directories) > 1 and all(map(has_graph, directories)):
+            for directory in directories:
+                verify(directory, [GRAPH, GRAPH_WEIGHTS])
+            engines = shared_engines(directories, cores(), streams=self._threads)
+            if engines:
+                return engines
+        recipe = self._settings.models.of(backbone)
+        return [slice_engine(recipe, backbone, folder, cores(), streams=self._threads) for folder in directories]
 
     def predict(self, store: Path, studies: Sequence[str]) -> NetworkPredictions:
         """Predict some exams of a store.

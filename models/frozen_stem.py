@@ -7,7 +7,6 @@ same one, so those that one process trains share its features of the test slices
 """
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +16,8 @@ import numpy as np
 from models.backbones import last_readers
 from models.device import cpu_flags, onednn_is_limited
 from models.prediction_engine import OUTPUTS, Engine, compiled_graph, export_model
+from models.shared_stem import Graph, joined_engine
 
-#: Input -> outputs of a compiled part of a network.
-Graph = Callable[[np.ndarray], list[np.ndarray]]
 #: Memory for features that folds share: enough for 6,500 slices of 128 x 192 pixels with 40 filters at stride 8.
 REMEMBERED_BYTES = 400_000_000
 
@@ -125,17 +123,7 @@ class SplitEngines:
         remembered = self._shared[1]
         remembered.restart()
         run = _compiled(keras.Model(rest.input, [rest.output[name] for name in OUTPUTS]), len(OUTPUTS), self._threads)
-        return _engine(self._stem, run), _engine(remembered, run)
-
-
-def _engine(stem: Graph, rest: Graph) -> Engine:
-    """Make an engine from the two parts of a network."""
-
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        logits, embeddings, maps = rest(stem(images)[0])
-        return logits, embeddings, maps
-
-    return run
+        return joined_engine(self._stem, run), joined_engine(remembered, run)
 
 
 class RememberedFeatures:

@@ -151,13 +151,18 @@ def openvino_engine(directory: Path, threads: int, *, streams: int = 1) -> Engin
     return engine
 
 
+def read_graph(path: Path) -> "openvino.Model":
+    """Read a graph from `export_model`."""
+    return _core().read_model(str(path))
+
+
 def compiled_graph(
-    path: Path, threads: int, *, outputs: int, streams: int = 1, precision: str = "f32"
+    graph: "Path | openvino.Model", threads: int, *, outputs: int, streams: int = 1, precision: str = "f32"
 ) -> Callable[[np.ndarray], list[np.ndarray]]:  # fmt: skip
     """Compile a graph from `export_model`.
 
     Args:
-        path: The graph.
+        graph: The graph, or its file.
         threads, streams: As in `openvino_engine`.
         outputs: Number of its outputs.
         precision: "f32" or "bf16".
@@ -170,7 +175,7 @@ def compiled_graph(
         "NUM_STREAMS": streams,
         "INFERENCE_PRECISION_HINT": precision,
     }
-    graph = _core().read_model(str(path))
+    graph = read_graph(graph) if isinstance(graph, Path) else graph
     shape = graph.input(0).partial_shape
     shape[0] = AT_ONCE  # a graph of fixed shape is a tenth faster
     graph.reshape(shape)

@@ -6,7 +6,6 @@ import pytest
 
 from pipeline import paths
 
-
 #: Files that take a minute or more. They are started first, so that the other processes have work until the end.
 LONGEST = (
     "test_training_on_a_cluster.py", "test_kaggle_notebook.py", "test_slice_training.py", "test_backends.py",

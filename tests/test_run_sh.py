@@ -289,7 +289,8 @@ def test_the_status_of_a_command_is_returned(front_door: FrontDoor) -> None:
 def test_the_test_command_runs_pytest_in_the_checkout(front_door: FrontDoor) -> None:
     assert front_door.run("test", "-k", "metric").returncode == 0
     assert (
-        front_door.calls_file.read_text() == f"{paths.CHECKOUT}|pytest --numprocesses auto --dist loadfile -k metric\n"
+        front_door.calls_file.read_text() == f"{paths.CHECKOUT}|pytest --numprocesses auto --dist loadfile "
+        "--no-loadscope-reorder -k metric\n"
     )
 
 
