@@ -217,6 +217,7 @@ def test_a_killed_stage_counts_as_failed(front_door: FrontDoor) -> None:
     assert front_door.run(FAIL="ensemble", STATUS="137").returncode == 137
 
 
+@pytest.mark.slow
 def test_logs_contain_the_output_and_only_the_last_state_of_a_progress_bar(front_door: FrontDoor) -> None:
     front_door.run("--to", "input")
     front_door.run("--to", "input")
@@ -226,6 +227,7 @@ def test_logs_contain_the_output_and_only_the_last_state_of_a_progress_bar(front
     assert log.splitlines()[1:3] == ["working on input", "100%"]
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first(front_door: FrontDoor) -> None:
     environment = front_door.environment | {"SLEEP": "features"}
     with subprocess.Popen([str(RUN_SH)], env=environment, cwd=front_door.folder, stdout=subprocess.DEVNULL) as first:
@@ -238,6 +240,7 @@ def test_a_second_run_waits_for_the_first(front_door: FrontDoor) -> None:
     assert front_door.calls() == [*COMMANDS, *COMMANDS[-2:]]
 
 
+@pytest.mark.slow
 def test_after_kill_9_of_run_sh_the_next_run_waits_for_the_orphaned_stage(front_door: FrontDoor) -> None:
     environment = front_door.environment | {"SLEEP": "features"}
     with subprocess.Popen([str(RUN_SH)], env=environment, cwd=front_door.folder, stdout=subprocess.DEVNULL) as first:

@@ -46,6 +46,7 @@ def test_a_short_run_measures_a_network_on_every_backend(backend: str, tmp_path:
     assert (tmp_path / f"gpu-{backend}.txt").read_text().strip() in done.stdout
 
 
+@pytest.mark.slow
 def test_without_time_left_all_parts_are_listed_and_the_results_are_written(tmp_path: Path) -> None:
     done = run_benchmark(tmp_path, *SHORT, "--minutes", "0")
     assert done.returncode == 1, done.stderr
@@ -54,6 +55,7 @@ def test_without_time_left_all_parts_are_listed_and_the_results_are_written(tmp_
     assert "Not measured:\n  peak of matrix products: not started" in (tmp_path / "gpu-tensorflow.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_line_names_all_faults(tmp_path: Path) -> None:
     faulty = ("--batch", "0", "--sizes", "16", "--experiment", "missing")
     done = run_benchmark(tmp_path, *faulty, backend="unknown")
@@ -62,6 +64,7 @@ def test_the_command_line_names_all_faults(tmp_path: Path) -> None:
         assert text in done.stderr
 
 
+@pytest.mark.slow
 def test_the_help_fits_the_terminal(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--help"], cwd=paths.CHECKOUT, capture_output=True, text=True,

@@ -209,6 +209,7 @@ def test_the_command_rejects_networks_of_other_settings(tmp_path, monkeypatch):
         main()
 
 
+@pytest.mark.slow
 def test_shuffled_labels_leave_nothing_to_find(tmp_path, monkeypatch):
     """A second level that leaks its own fold would score better than chance on labels without meaning."""
     contest = simulate(train=90, test=3, seed=8, slices=20, signal=0.0)

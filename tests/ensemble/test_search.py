@@ -198,6 +198,7 @@ trials_of(Path(sys.argv[1]), 10, evaluate)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_tries_the_same_values_as_one_that_was_not(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
     command = [sys.executable, "-c", KILLED, str(journal)]
@@ -259,6 +260,7 @@ def test_the_chosen_settings_are_a_settings_file_and_nothing_else_changes(
     }
 
 
+@pytest.mark.slow
 def test_a_second_search_repeats_no_trial(contest: Contest, capsys: pytest.CaptureFixture[str]) -> None:
     search(SETTINGS, budget=2)
     first = (paths.experiment() / "search" / RESULT).read_text()
@@ -284,6 +286,7 @@ def test_the_gain_is_measured_on_the_held_out_exams_alone(contest: Contest, monk
     assert [part.index.tolist() for part in seen] == [held_out, held_out]
 
 
+@pytest.mark.slow
 def test_better_networks_are_chosen_and_then_their_ensemble(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 

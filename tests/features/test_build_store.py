@@ -82,6 +82,7 @@ def test_a_stored_exam_is_measured_again_without_its_files(prepared, tmp_path):
     assert again.sop_uids == first.sop_uids
 
 
+@pytest.mark.slow
 def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
     slices = load_slices()
     # An exam that was stored before the build was killed is kept.
@@ -116,6 +117,7 @@ def test_build_keeps_every_row_and_resumes(prepared, capsys, monkeypatch):
     assert "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_store_lists_raw_files_that_changed_since_they_were_stored(prepared, capsys):
     with pytest.raises(UserError, match="not built yet. Build it"):
         check_store_command(prepared)
@@ -146,6 +148,7 @@ def test_build_before_prepare_names_the_next_command(tmp_path, monkeypatch):
         build(Settings())
 
 
+@pytest.mark.slow
 def test_a_preview_shows_a_folder_or_a_known_exam(prepared, tmp_path):
     slices = load_slices()
     folder = (prepared.data_root / slices["path"].iat[0]).parent
@@ -170,6 +173,7 @@ def test_a_full_disk_stops_the_build_with_a_suggested_fix(prepared, monkeypatch)
         ingest_first(prepared, paths.store())
 
 
+@pytest.mark.slow
 def test_a_store_without_any_exam_is_not_finished(prepared):
     for file in prepared.data_root.rglob("*.dcm"):
         file.write_bytes(file.read_bytes()[:-500])

@@ -85,6 +85,7 @@ def test_weights_are_matched_by_name_not_by_position(truth):
     assert contest_score(*truth, reordered, slices) == contest_score(*truth, exams, slices)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_rows_are_joined_by_uid(seed):
     exams, slices = random_truth(8, seed=seed)

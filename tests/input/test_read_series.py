@@ -34,6 +34,7 @@ def test_a_single_slice_is_a_series(tmp_path):
     assert series.hu.shape == (1, 64, 64) and series.flags == ("single_slice",)
 
 
+@pytest.mark.slow
 def test_a_series_as_long_as_the_longest_contest_exam_is_sorted(tmp_path):
     template = write_slice(tmp_path / "s.dcm", z=1000.25).read_bytes()
     (tmp_path / "s.dcm").unlink()

@@ -47,6 +47,7 @@ def test_mixed_precision_keeps_statistics_in_float32():
     np.testing.assert_allclose(fused[4], plain[4], rtol=2e-2)  # moving variance
 
 
+@pytest.mark.slow
 def test_backbones_of_keras_normalise_in_one_operation_and_compute_the_same():
     from models.backbones import BACKBONES
 

@@ -33,6 +33,7 @@ def test_limits_keep_both_promises_on_the_exams_that_fixed_them() -> None:
     assert deferral.miss_bound <= 1 - SENSITIVITY and deferral.deferred_bound <= DEFERRED
 
 
+@pytest.mark.slow
 def test_promises_hold_on_new_exams_as_often_as_stated() -> None:
     """The true miss rate, measured on many exams, exceeds the promise in at most about 5 % of the repetitions."""
     scores, positive = exams(20_000, seed=0)

@@ -76,6 +76,7 @@ def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
     assert len(read_leaderboard(leaderboard_path())) == len(STRENGTHS)
 
 
+@pytest.mark.slow
 def test_the_leaderboard_grows_by_a_run_and_other_files_stay(settings: Settings, tmp_path: Path) -> None:
     write_all(settings)
     (paths.submissions() / "mine.csv").write_text("keep me")

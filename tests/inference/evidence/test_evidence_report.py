@@ -319,6 +319,7 @@ def folds_of(fold: int) -> np.ndarray:
     return (table["fold"] == fold).to_numpy()
 
 
+@pytest.mark.slow
 def test_the_run_report_is_written_once_and_again_when_its_inputs_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
