@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from pipeline import paths
 
-#: Files that take a minute or more. They are started first, so that the other processes have work until the end.
-LONGEST = (
-    "test_training_on_a_cluster.py", "test_kaggle_notebook.py", "test_slice_training.py", "test_backends.py",
-    "test_gpu.py", "test_damaged_artifacts.py", "test_slice_runs.py",
-)  # fmt: skip
+#: Files that keep a process busy for minutes. They are started first, so that no other process waits for them at the end.
+LONGEST = ("test_training_on_a_cluster.py", "test_damaged_artifacts.py")
+# Examples take no fixed time on a machine that runs other things as well.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
