@@ -7,7 +7,7 @@ from hypothesis import settings
 
 from pipeline import paths
 
-#: Files that keep a process busy for minutes. They are started first, so that no other process waits for them at the end.
+#: Files that keep a process busy for minutes. They are started first, so that none is left for the end.
 LONGEST = ("test_training_on_a_cluster.py", "test_damaged_artifacts.py")
 # Examples take no fixed time on a machine that runs other things as well.
 settings.register_profile("suite", deadline=None)
