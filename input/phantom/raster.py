@@ -139,49 +139,108 @@ def tube_coverage(grid: Grid, tubes: Tubes) -> tuple[Box, np.ndarray]:
 
 
 def _paint(volume: np.ndarray, axes: tuple, tubes: Tubes, low: np.ndarray, high: np.ndarray, soft: float) -> None:
-    """Paint all pieces: the voxels of all their boxes as one ragged list, in blocks."""
+    """Paint all pieces: the voxels near their axes as one ragged list, in blocks.
+
+    Args:
+        volume: coverage (z, y, x), changed in place.
+        axes: coordinates x, y, z of the volume, mm; x in equal steps.
+        tubes: the n pieces.
+        low: (n, 3) the corner of each piece's box, mm.
+        high: (n, 3) the opposite corner.
+        soft: width of the edge, mm.
+    """
     first = np.stack([np.searchsorted(axis, low[:, i], "left") for i, axis in enumerate(axes)], axis=1)
     last = np.stack([np.searchsorted(axis, high[:, i], "right") for i, axis in enumerate(axes)], axis=1)
     size = np.maximum(last - first, 0)
-    counts = size.prod(axis=1)
-    order = np.flatnonzero(counts)
-    ends = np.cumsum(counts[order])
-    start = 0
-    while start < len(order):
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + BLOCK_VOXELS, "right")))
-        _paint_block(volume, axes, tubes, first, size, counts, order[start:stop], soft)
-        start = stop
+    pieces = np.flatnonzero(size.prod(axis=1))
+    piece, number = _ragged(size[pieces, 1] * size[pieces, 2])
+    piece = pieces[piece]
+    iz, iy = np.divmod(number, size[piece, 1])
+    iy, iz = iy + first[piece, 1], iz + first[piece, 2]
+    start, stop = _row_bounds(axes, tubes, piece, iy, iz, soft)
+    start, stop = np.maximum(start, first[piece, 0]), np.minimum(stop, last[piece, 0])
+    kept = np.flatnonzero(stop > start)
+    counts = (stop - start)[kept]
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(kept):
+        end = max(begin + 1, int(np.searchsorted(ends, (ends[begin - 1] if begin else 0) + BLOCK_VOXELS, "right")))
+        rows = kept[begin:end]
+        _paint_rows(volume, axes, tubes, piece[rows], (start[rows], iy[rows], iz[rows]), counts[begin:end], soft)
+        begin = end
 
 
-def _paint_block(
-    volume: np.ndarray, axes: tuple, tubes: Tubes, first: np.ndarray, size: np.ndarray, counts: np.ndarray,
-    pieces: np.ndarray, soft: float,
+def _ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate lists of the given lengths: the list of every entry, and its number in the list."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _row_bounds(
+    axes: tuple, tubes: Tubes, piece: np.ndarray, iy: np.ndarray, iz: np.ndarray, soft: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bound the voxels of rows along x that a piece can reach: those near the infinite line through it.
+
+    Args:
+        axes: coordinates x, y, z of the volume, mm; x in equal steps.
+        tubes: the pieces.
+        piece: (rows,) piece of each row.
+        iy: (rows,) its index along y.
+        iz: (rows,) its index along z.
+        soft: width of the edge, mm.
+
+    Returns:
+        The first index along x and the one behind the last, (rows,); equal where the row is out of reach.
+    """
+    direction = tubes.end - tubes.start
+    unit = (direction / np.maximum(np.linalg.norm(direction, axis=1), 1e-6)[:, None])[piece]
+    reach = (np.maximum(tubes.r0, tubes.r1) + soft / 2 + 1e-3)[piece]
+    y, z = axes[1][iy] - tubes.start[piece, 1], axes[2][iz] - tubes.start[piece, 2]
+    along = y * unit[:, 1] + z * unit[:, 2]
+    # At x from the start, the squared distance from the line is across * x^2 - 2 * slope * x + y^2 + z^2 - along^2.
+    across = np.maximum(1 - unit[:, 0] ** 2, 1e-9)
+    slope = unit[:, 0] * along
+    square = slope**2 - across * (y**2 + z**2 - along**2 - reach**2)
+    half = np.sqrt(np.maximum(square, 0)) / across
+    middle = tubes.start[piece, 0] + slope / across
+    step = axes[0][1] - axes[0][0] if len(axes[0]) > 1 else 1.0
+    bounds = (np.stack([middle - half, middle + half]) - axes[0][0]) / step
+    bounds = np.clip(bounds, -1, len(axes[0]) + 1)
+    start, stop = np.ceil(bounds[0] - 1e-3).astype(int), np.floor(bounds[1] + 1e-3).astype(int) + 1
+    return start, np.where(square < 0, start, stop)
+
+
+def _paint_rows(
+    volume: np.ndarray, axes: tuple, tubes: Tubes, piece: np.ndarray, first: tuple[np.ndarray, np.ndarray, np.ndarray],
+    counts: np.ndarray, soft: float,
 ) -> None:  # fmt: skip
-    n = counts[pieces]
-    piece = np.repeat(np.arange(len(pieces), dtype=np.int32), n)
-    local = np.arange(len(piece), dtype=np.int32) - np.repeat((np.cumsum(n) - n).astype(np.int32), n)
-    nx, ny = size[pieces, 0].astype(np.int32)[piece], size[pieces, 1].astype(np.int32)[piece]
-    row, ix = np.divmod(local, nx)
-    iz, iy = np.divmod(row, ny)
-    corner = first[pieces].astype(np.int32)
-    ix, iy, iz = ix + corner[piece, 0], iy + corner[piece, 1], iz + corner[piece, 2]
-    direction = (tubes.end - tubes.start)[pieces]
-    scaled = direction / np.maximum((direction**2).sum(axis=1), 1e-6)[:, None]
-    offsets, along = [], np.zeros(len(piece), np.float32)
-    for i, index in enumerate((ix, iy, iz)):
-        offset = axes[i].astype(np.float32)[index] - tubes.start[pieces, i].astype(np.float32)[piece]
-        along += offset * scaled[:, i].astype(np.float32)[piece]
-        offsets.append(offset)
+    """Paint rows along x, given by piece, indices (x, y, z) of the first voxel, and number of voxels, (rows,) each."""
+    row, number = _ragged(counts)
+
+    def repeated(values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float32)[row]
+
+    ix = first[0][row] + number
+    direction = (tubes.end - tubes.start)[piece].astype(np.float32)
+    squared_length = ((tubes.end - tubes.start)[piece] ** 2).sum(axis=1)
+    scaled = ((tubes.end - tubes.start)[piece] / np.maximum(squared_length, 1e-6)[:, None]).astype(np.float32)
+    start = tubes.start[piece].astype(np.float32)
+    y, z = (axes[i].astype(np.float32)[first[i]] - start[:, i] for i in (1, 2))
+    x = axes[0].astype(np.float32)[ix] - repeated(start[:, 0])
+    along = x * repeated(scaled[:, 0])
+    along += repeated(y * scaled[:, 1])
+    along += repeated(z * scaled[:, 2])
     np.clip(along, 0, 1, out=along)
-    squared = np.zeros(len(piece), np.float32)
-    for i, offset in enumerate(offsets):
-        offset -= along * direction[:, i].astype(np.float32)[piece]
+    squared = np.zeros(len(row), np.float32)
+    for i, offset in enumerate((x, repeated(y), repeated(z))):
+        offset -= along * repeated(direction[:, i])
         squared += offset * offset
-    radius = tubes.r0[pieces].astype(np.float32)[piece]
-    radius += along * (tubes.r1 - tubes.r0)[pieces].astype(np.float32)[piece]
+    radius = repeated(tubes.r0[piece])
+    radius += along * repeated((tubes.r1 - tubes.r0)[piece])
     cover = (radius - np.sqrt(squared)) / np.float32(soft) + np.float32(0.5)
     inside = np.flatnonzero(cover > 0)
-    flat = (iz[inside].astype(np.int64) * volume.shape[1] + iy[inside]) * volume.shape[2] + ix[inside]
+    base = (first[2] * volume.shape[1] + first[1]) * volume.shape[2]
+    flat = base[row[inside]] + ix[inside]
     np.maximum.at(volume.reshape(-1), flat, np.minimum(cover[inside], np.float32(1)))
 
 
