@@ -14,6 +14,7 @@ from ensemble.predictions import Measured, measured_of
 from features.acceptance_rules import Acceptance, judge
 from features.build_acceptance import training_step_mm
 from features.build_store import assemble
+from features.series_enhancement import enhancement_hu
 from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import STUDY
@@ -75,7 +76,8 @@ class FinishedRun:
     def predict(self, store: Path, studies: list[Study]) -> PredictedStudies:
         """Predict studies that were read into a store."""
         times = [time.monotonic()]
-        networks = self._networks.predict(store, [study.name for study in studies])
+        enhancement = {study.name: enhancement_hu(study.ingested.numbers) for study in studies}
+        networks = self._networks.predict(store, [study.name for study in studies], enhancement)
         maps = predicted_clot_maps(self._settings, store, networks.maps, [study.name for study in studies])
         times.append(time.monotonic())
         acceptance = self._acceptance(studies, networks)

@@ -5,13 +5,13 @@ them, and with exported graphs every core predicts its own batches.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from input.contest import SOP
+from input.contest import SOP, STUDY
 from models.batches import MAX_LOADERS, loader_threads, prefetched
 from models.exam_inputs import exam_network_inputs
 from models.exam_prediction import load_exam_network, predict_exams
@@ -95,17 +95,20 @@ class FinishedNetworks:
         recipe = self._settings.models.of(backbone)
         return [slice_engine(recipe, backbone, folder, cores(), streams=self._threads) for folder in directories]
 
-    def predict(self, store: Path, studies: Sequence[str]) -> NetworkPredictions:
+    def predict(
+        self, store: Path, studies: Sequence[str], enhancement: Mapping[str, float] | None = None
+    ) -> NetworkPredictions:
         """Predict some exams of a store.
 
         Args:
             store: A pixel store (`features.store`) of unlabelled exams.
             studies: Their names in the store, at least one.
+            enhancement: As in `models.slice_views.SliceViews`.
         """
         slices = pd.concat([planes_of(store, study) for study in studies], ignore_index=True)
         tables: dict[int, dict[str, pd.DataFrame]] = {fold: {} for fold, _ in self._engines}
         mean, mapping_embeddings = MeanMaps(), {}
-        for (fold, backbone), predicted in self._predict_slices(store, slices):
+        for (fold, backbone), predicted in self._predict_slices(store, slices, enhancement):
             tables[fold][backbone] = predicted.frame
             if backbone in self._mapping:
                 mean.add(predicted.maps)
@@ -117,27 +120,31 @@ class FinishedNetworks:
         maps = dict(zip(slices[SOP], mean.probability(), strict=True))
         return NetworkPredictions(tables, maps, mapping_embeddings)
 
-    def _predict_slices(self, store: Path, slices: pd.DataFrame) -> Iterator[tuple[tuple[int, str], Predicted]]:
+    def _predict_slices(
+        self, store: Path, slices: pd.DataFrame, enhancement: Mapping[str, float] | None
+    ) -> Iterator[tuple[tuple[int, str], Predicted]]:
         """Yield the predictions of every network in the order of the jobs."""
         results: dict[tuple[int, str], Predicted] = {}
         for backbones in self._backbones_by_view():
             jobs = [job for job in self._engines if job[1] in backbones]
-            parts = list(self._predict_batches(store, slices, jobs))
+            views = SliceViews(store, self._recipe(jobs[0]), enhancement=enhancement)
+            parts = list(self._predict_batches(views, slices, jobs))
             results |= {job: Predicted.joined(part[number] for part in parts) for number, job in enumerate(jobs)}
         yield from ((job, results[job]) for job in self._engines)
 
     def _predict_batches(
-        self, store: Path, slices: pd.DataFrame, jobs: Sequence[tuple[int, str]]
+        self, views: SliceViews, slices: pd.DataFrame, jobs: Sequence[tuple[int, str]]
     ) -> Iterator[list[Predicted]]:
-        """Yield the predictions of networks that see the same views, batch by batch."""
-        views = SliceViews(store, self._recipe(jobs[0]))
+        """Yield the predictions of networks that see these views, batch by batch."""
         batches = [slices.iloc[first : first + BATCH] for first in range(0, len(slices), BATCH)]
 
         def images(batch: int) -> np.ndarray:
             return slice_images(batches[batch], views)
 
         def outputs(batch: int, batch_images: np.ndarray) -> list[Predicted]:
-            return [predict_batch(self._engines[job], batches[batch], batch_images, self._recipe(job)) for job in jobs]
+            rows = batches[batch]
+            factors = views.blood_factors(rows[STUDY])
+            return [predict_batch(self._engines[job], rows, batch_images, self._recipe(job), factors) for job in jobs]
 
         if all(has_graph(paths.model_run(backbone, fold)) for fold, backbone in jobs):
             yield from prefetched(lambda batch: outputs(batch, images(batch)), len(batches), threads=self._threads)

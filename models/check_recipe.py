@@ -64,6 +64,7 @@ def recipe_faults(settings: ModelsSettings) -> list[str]:
         "windows": (
             bool(settings.windows) and set(settings.windows) <= set(WINDOWS), f"some of {', '.join(WINDOWS)}"
         ),
+        "artery_hu": (settings.artery_hu >= 0, "0 (unchanged HU) or more"),
         "neighbour_mm": (settings.neighbour_mm >= 0, "0 (the slice itself) or more"),
         "used_share": (0 < settings.used_share <= 1, "a share above 0, up to 1"),
         "frozen_share": (0 <= settings.frozen_share <= 1, "a share from 0 to 1"),

@@ -19,13 +19,14 @@ CLOT_RANGE_HU, LEAST_BLOOD_HU = (0, 120), 150
 TOUCH_MM, WINDOW_MM = 4.0, 16.0
 
 
-def clot_numbers(images: np.ndarray, maps: np.ndarray, settings: ModelsSettings) -> np.ndarray:
+def clot_numbers(images: np.ndarray, maps: np.ndarray, settings: ModelsSettings, factors: np.ndarray) -> np.ndarray:
     """Return the columns of `models.clot_columns.CLOT_COLUMNS` for a batch.
 
     Args:
         images: float32 (batch, y, x, channels) from `models.slice_views.SliceViews`.
         maps: Probabilities (batch, rows, columns, MAP_CHANNELS).
         settings: Recipe of the network. Without `pixel_mm` lengths count input pixels.
+        factors: (batch,) from `SliceViews.blood_factors`.
 
     Returns:
         float32 (batch, columns).
@@ -43,17 +44,19 @@ def clot_numbers(images: np.ndarray, maps: np.ndarray, settings: ModelsSettings)
     peaks = clot.max(axis=(1, 2))
     described = np.full((len(maps), 3), np.nan, np.float32)
     for row in np.flatnonzero(peaks >= MEASURED):
-        described[row] = _describe(attenuation(images[row], settings), clot[row], pixel_mm)
+        described[row] = _describe(attenuation(images[row], settings, factors[row]), clot[row], pixel_mm)
     return np.concatenate([areas, peaks[:, None], described], axis=1).astype(np.float32)
 
 
-def attenuation(image: np.ndarray, settings: ModelsSettings) -> np.ndarray:
-    """Return the HU (y, x) of a view's own slice, clipped to the first window."""
+def attenuation(image: np.ndarray, settings: ModelsSettings, factor: float) -> np.ndarray:
+    """Return the HU (y, x) of a view's own slice as measured, clipped to the first window of the view."""
     if settings.trainable_windows:
-        return image[..., 1] * HU_UNIT
-    own = image.reshape(*image.shape[:2], 3, -1)[..., 1, 0]
-    level, width = WINDOWS[settings.windows[0]]
-    return level + (own - 0.5) * width
+        hu = image[..., 1] * HU_UNIT
+    else:
+        own = image.reshape(*image.shape[:2], 3, -1)[..., 1, 0]
+        level, width = WINDOWS[settings.windows[0]]
+        hu = level + (own - 0.5) * width
+    return np.where(hu > 0, hu / factor, hu)
 
 
 def _describe(hu: np.ndarray, clot: np.ndarray, pixel_mm: float) -> tuple[float, float, float]:

@@ -253,13 +253,9 @@ def predict_slices(
         The predictions of one batch after another.
     """
     batches = [slices.iloc[first : first + BATCH] for first in range(0, len(slices), BATCH)]
-
-    def make(batch: int) -> np.ndarray:
-        return slice_images(batches[batch], views)
-
-    images = prefetched(make, len(batches), threads=loaders)
+    images = prefetched(lambda batch: slice_images(batches[batch], views), len(batches), threads=loaders)
     for rows, batch_images in zip(batches, images, strict=True):
-        yield predict_batch(engine, rows, batch_images, settings)
+        yield predict_batch(engine, rows, batch_images, settings, views.blood_factors(rows[STUDY]))
 
 
 def slice_images(rows: pd.DataFrame, views: SliceViews) -> np.ndarray:
@@ -273,7 +269,9 @@ def slice_images(rows: pd.DataFrame, views: SliceViews) -> np.ndarray:
     return np.stack([views.view(study, int(plane)) for study, plane in pairs])
 
 
-def predict_batch(engine: Engine, rows: pd.DataFrame, images: np.ndarray, settings: ModelsSettings) -> Predicted:
+def predict_batch(
+    engine: Engine, rows: pd.DataFrame, images: np.ndarray, settings: ModelsSettings, factors: np.ndarray
+) -> Predicted:
     """Predict one batch of slices.
 
     Args:
@@ -281,6 +279,7 @@ def predict_batch(engine: Engine, rows: pd.DataFrame, images: np.ndarray, settin
         rows: Study and SOPInstanceUID of every slice.
         images: Their views, from `slice_images`.
         settings: Recipe of the network.
+        factors: (rows,) from `SliceViews.blood_factors`.
     """
     variants = [images, np.ascontiguousarray(images[:, :, ::-1])] if settings.flip_tta else [images]
     logits, embeddings, maps = (list(parts) for parts in zip(*map(engine, variants), strict=True))
@@ -288,7 +287,7 @@ def predict_batch(engine: Engine, rows: pd.DataFrame, images: np.ndarray, settin
         logits[1], maps[1] = logits[1][:, FLIPPED], flip_map(maps[1])
     probabilities = expit(np.mean(logits, axis=0, dtype=np.float64))
     map_probabilities = expit(np.mean(maps, axis=0, dtype=np.float32))
-    numbers = clot_numbers(images, map_probabilities, settings)
+    numbers = clot_numbers(images, map_probabilities, settings, factors)
     tables = (
         rows[[STUDY, SOP]].reset_index(drop=True),
         pd.DataFrame(probabilities, columns=["pe", *TARGETS[1:]]),

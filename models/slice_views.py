@@ -5,7 +5,7 @@ interpolated only once.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -13,11 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from features.series_enhancement import enhancement_hu
 from features.slices25d import OFFSETS, neighbours_by_distance, stack_slice
-from features.store import StoredExam, open_exam
+from features.store import StoredExam, open_exam, store_table
 from features.windows import WINDOWS, window_channels
+from input.contest import STUDY
 from models.clot_targets import MAP_CHANNELS, cell_targets, map_shape
 from models.trainable_windows import HU_UNIT
+from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
 AIR_HU = -1000
@@ -25,7 +28,11 @@ AIR_HU = -1000
 #: megabyte or more (sidecar and decoder buffers), opening it again takes 2 ms, and one view takes 11 ms.
 OPEN_EXAMS = 160
 #: The settings that unchanged views depend on; networks that share them can share views.
-VIEW_SETTINGS = ("height", "width", "windows", "trainable_windows", "pixel_mm", "neighbour_mm")
+VIEW_SETTINGS = ("height", "width", "windows", "trainable_windows", "pixel_mm", "neighbour_mm", "artery_hu")
+#: Those that decide which part of an exam a view shows.
+GRID_SETTINGS = ("height", "width", "pixel_mm")
+#: Limits of the factor that gives the pulmonary arteries `artery_hu`: beyond, the measurement is more likely wrong.
+SCALE_LIMITS = (0.6, 3.0)
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,21 @@ class SliceViews:
         store: The folder features/store, or one just filled with unlabelled exams (no manifest yet).
         settings: Input size, windows and neighbour distance.
         masks: StudyInstanceUID -> clot codes (z, y, x) on the store's grid, for training with mask supervision.
+        enhancement: StudyInstanceUID -> HU of the pulmonary arteries, NaN where unknown, for views with `artery_hu`;
+            None: from the store's table.
     """
 
-    def __init__(self, store: Path, settings: ModelsSettings, masks: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self, store: Path, settings: ModelsSettings, masks: Mapping[str, np.ndarray] | None = None,
+        enhancement: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.windows = tuple(WINDOWS[name] for name in settings.windows)
         self._store = store
         self._masks = masks or {}
+        if settings.artery_hu and enhancement is None:
+            enhancement = stored_enhancement(store)
+        self._enhancement = enhancement or {}
         self._of_thread = threading.local()  # an open exam may decode in one thread at a time only
 
     def view(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
@@ -117,7 +132,7 @@ class SliceViews:
         return np.repeat(channels, len(OFFSETS) // values.shape[2], axis=2).reshape(*values.shape[:2], -1)
 
     def hu(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
-        """Return the HU of a view, transformed but without changes of values: int16 (y, x, neighbours).
+        """Return the HU of a view: transformed, scaled for `artery_hu`, without augmentation, int16 (y, x, neighbours).
 
         One channel stands for all neighbours where `neighbour_mm` is 0: they are the slice itself.
 
@@ -131,7 +146,14 @@ class SliceViews:
             (self.settings.width, self.settings.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
             borderValue=(AIR_HU,) * len(planes),
         )  # fmt: skip
+        factor = self._blood_factor(study)
+        if factor != 1:
+            np.copyto(transformed, np.rint(transformed * factor).astype(np.int16), where=transformed > 0)
         return transformed.reshape(self.settings.height, self.settings.width, len(planes))
+
+    def blood_factors(self, studies: Iterable[str]) -> np.ndarray:
+        """Return the factor of HU above 0 in the views of exams, float32 (exams,); 1 where nothing is scaled."""
+        return np.array([self._blood_factor(study) for study in studies], np.float32)
 
     def matrix(self, study: str) -> np.ndarray:
         """Return the affine map (2, 3) from an exam's stored pixels (x, y) to the pixels of its unchanged views."""
@@ -154,6 +176,11 @@ class SliceViews:
         """Whether the clot map of an exam is supervised."""
         return study in self._masks
 
+    def _blood_factor(self, study: str) -> np.float32:
+        if not self.settings.artery_hu or np.isnan(self._enhancement[study]):
+            return np.float32(1)
+        return np.float32(np.clip(self.settings.artery_hu / max(self._enhancement[study], 1.0), *SCALE_LIMITS))
+
     def _matrix(self, exam: StoredExam, augmentation: Augmentation) -> np.ndarray:
         centre = ((exam.hu.shape[1] - 1) / 2, exam.middle_column)
         size = (self.settings.height, self.settings.width)
@@ -173,6 +200,18 @@ class SliceViews:
     def _prepare(self, study: str) -> tuple[StoredExam, np.ndarray]:
         exam = open_exam(self._store, study)
         return exam, neighbours_by_distance(exam.z_mm, self.settings.neighbour_mm)
+
+
+def stored_enhancement(store: Path) -> dict[str, float]:
+    """Return study -> HU of its pulmonary arteries as measured, NaN where unknown, of every exam of a store.
+
+    Raises:
+        UserError: The store has no measurements, or they differ from its manifest.
+    """
+    exams = store_table(store, "exams")
+    if exams is None:
+        raise UserError(f"models.artery_hu: no measurements in {store}. Rebuild the store: ./run.sh --from features")
+    return {exam[STUDY]: enhancement_hu(exam) for exam in exams.to_dict("records")}
 
 
 def _fit_matrix(

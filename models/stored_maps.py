@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from input.contest import SOP, STUDY
-from models.slice_views import VIEW_SETTINGS
+from models.slice_views import GRID_SETTINGS
 from pipeline import paths
 from pipeline.artifact import read_manifest, verify
 from pipeline.settings import Settings
@@ -86,8 +86,8 @@ class MeanMaps:
 def mapping_backbones(settings: Settings) -> tuple[str, ...]:
     """Return the backbones whose averaged clot maps show findings, the best first.
 
-    These are the one with the highest mean out-of-fold slice AUC, and all that see the same views and are at most
-    WORSE_AUC worse: averaged, their maps have fewer false findings. A much weaker backbone would blur them.
+    These are the one with the highest mean out-of-fold slice AUC, and all that see the same part of an exam and are at
+    most WORSE_AUC worse: averaged, their maps have fewer false findings. A much weaker backbone would blur them.
 
     Raises:
         UserError: A network is not finished.
@@ -100,12 +100,12 @@ def mapping_backbones(settings: Settings) -> tuple[str, ...]:
         manifests = [read_manifest(paths.model_run(backbone, fold)) for fold in range(settings.input.folds)]
         return float(np.mean([manifest["metrics"]["oof_slice_auc"] for manifest in manifests]))
 
-    def views(backbone: str) -> tuple:
-        return tuple(getattr(settings.models.of(backbone), name) for name in VIEW_SETTINGS)
+    def grid(backbone: str) -> tuple:
+        return tuple(getattr(settings.models.of(backbone), name) for name in GRID_SETTINGS)
 
     aucs = {backbone: mean_auc(backbone) for backbone in backbones}
     best, *others = sorted(backbones, key=lambda backbone: -aucs[backbone])
-    return best, *(other for other in others if aucs[other] >= aucs[best] - WORSE_AUC and views(other) == views(best))
+    return best, *(other for other in others if aucs[other] >= aucs[best] - WORSE_AUC and grid(other) == grid(best))
 
 
 def mapping_backbone(settings: Settings) -> str:

@@ -76,6 +76,7 @@ class ModelsSettings:
     pixel_mm: float = 1.4  # of the input, about the lung box's centre; 0: the whole box, shrunk to fit
     windows: tuple[str, ...] = ("pe",)  # names of features.windows.WINDOWS; each gives three channels
     trainable_windows: bool = False  # learn level and width of the windows, on HU; `windows` gives the start values
+    artery_hu: float = 0.0  # scale every exam's HU above 0 so that its pulmonary arteries get this value; 0: unchanged
     neighbour_mm: float = 5.0  # distance of the neighbouring slices in the 2.5-D stack; 0: the slice itself, repeated
     used_share: float = 1.0  # share of the backbone's layers, from the input on, that is used; the rest is left out
     frozen_share: float = 0.24  # share of all its layers, from the input on, that keeps its pretrained weights

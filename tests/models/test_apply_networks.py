@@ -119,7 +119,22 @@ def test_an_exam_has_the_same_predictions_in_any_group_and_with_any_engine(store
     np.testing.assert_allclose(together.maps["long-4"], alone.maps["long-4"], atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"trainable_windows": True}, {"pixel_mm": 0.0}], ids=str)
+def test_each_network_sees_the_blood_as_it_was_trained(store, models):
+    """`tiny_gem` scales HU, `tiny` does not."""
+    per_backbone = {"tiny_gem": {**SETTINGS.models.per_backbone.get("tiny_gem", {}), "artery_hu": 350.0}}
+    plain = settings_of(folds=1)
+    scaled = dataclasses.replace(plain, models=dataclasses.replace(plain.models, per_backbone=per_backbone))
+    tables = [
+        FinishedNetworks(settings).predict(store, ["long"], {"long": measured}).tables[0]
+        for settings, measured in ((plain, 100.0), (scaled, 350.0), (scaled, 175.0))
+    ]
+    for name, changes in (("tiny", False), ("tiny_gem", True)):
+        pe = [table[name]["pe"].to_numpy() for table in tables]
+        np.testing.assert_array_equal(pe[0], pe[1])  # a factor of 1
+        assert np.array_equal(pe[1], pe[2]) != changes
+
+
+@pytest.mark.parametrize("changes", [{}, {"trainable_windows": True}, {"pixel_mm": 0.0}, {"artery_hu": 350.0}], ids=str)
 def test_unchanged_views_depend_on_the_view_settings_alone(store, changes):
     class Recorder:
         def __init__(self, settings: ModelsSettings) -> None:
@@ -130,5 +145,5 @@ def test_unchanged_views_depend_on_the_view_settings_alone(store, changes):
             return getattr(self.settings, name)
 
     recorder = Recorder(dataclasses.replace(SETTINGS.models, **changes))
-    SliceViews(store, recorder).view("long", 3, UNCHANGED)
+    SliceViews(store, recorder, enhancement={"long": 200.0}).view("long", 3, UNCHANGED)
     assert recorder.read <= set(VIEW_SETTINGS)

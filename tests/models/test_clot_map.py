@@ -97,16 +97,18 @@ def test_the_loss_of_a_map_is_the_weighted_cross_entropy() -> None:
     np.testing.assert_allclose(np.asarray(loss), expected / CELLS_PER_SLICE, rtol=1e-4)
 
 
-def test_numbers_of_a_map_are_areas_and_attenuation() -> None:
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_numbers_of_a_map_are_areas_and_attenuation_as_measured(factor: float) -> None:
     settings = ModelsSettings(height=48, width=64, pixel_mm=2.0)
     level, width = 100.0, 700.0
     image = np.full((48, 64), (-800 - level) / width + 0.5).clip(0, 1)
-    image[16:32, 40:60] = (300 - level) / width + 0.5  # a vessel on the patient's left
-    image[22:26, 50:60] = (60 - level) / width + 0.5  # clot at its left wall
+    image[16:32, 40:60] = (300 * factor - level) / width + 0.5  # a vessel on the patient's left
+    image[22:26, 50:60] = (60 * factor - level) / width + 0.5  # clot at its left wall
     images = np.repeat(image[None, :, :, None], 3, axis=-1).astype(np.float32)
+    factors = np.array([factor], np.float32)
     maps = np.zeros((1, 6, 8, MAP_CHANNELS), np.float32)
     maps[0, 2, 6] = [0.8, 0.25, 0.5]
-    numbers = dict(zip(CLOT_COLUMNS, clot_numbers(images, maps, settings)[0], strict=True))
+    numbers = dict(zip(CLOT_COLUMNS, clot_numbers(images, maps, settings, factors)[0], strict=True))
     area = 0.8 * (MAP_STRIDE * 2.0) ** 2 / 2
     assert numbers["clot_left_mm2"] == pytest.approx(area)
     assert numbers["clot_right_mm2"] == 0
@@ -116,7 +118,7 @@ def test_numbers_of_a_map_are_areas_and_attenuation() -> None:
     assert numbers["clot_hu"] == pytest.approx(60, abs=1)
     assert numbers["blood_hu"] == pytest.approx(300, abs=1)
     assert numbers["clot_offset_mm"] > 2
-    empty = clot_numbers(images, np.zeros_like(maps), settings)[0]
+    empty = clot_numbers(images, np.zeros_like(maps), settings, factors)[0]
     assert np.isnan(empty[-3:]).all()
 
 

@@ -1,5 +1,6 @@
 """Inputs and targets of the slice networks: sampling, targets, views, inner exams, batches."""
 
+import dataclasses
 import threading
 import time
 
@@ -180,6 +181,27 @@ def test_with_neighbour_distance_zero_all_channels_show_the_slice_itself(store):
     np.testing.assert_array_equal(view[..., 0], view[..., 1])
     np.testing.assert_array_equal(view[..., 2], view[..., 1])
     np.testing.assert_array_equal(view[..., 1], SliceViews(store[0], SETTINGS).view("study", 2)[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("measured", "factor"), [(175.0, 2.0), (400.0, 0.875), (50.0, 3.0), (-20.0, 3.0), (1400.0, 0.6), (np.nan, 1.0)]
+)
+def test_blood_gets_the_wanted_value_within_limits_and_the_rest_is_unchanged(store, measured, factor):
+    plain = SliceViews(store[0], SETTINGS).hu("study", 2)
+    settings = dataclasses.replace(SETTINGS, artery_hu=350.0)
+    scaled = SliceViews(store[0], settings, enhancement={"study": measured}).hu("study", 2)
+    assert scaled.dtype == np.int16
+    np.testing.assert_array_equal(scaled, np.where(plain > 0, np.rint(plain * factor), plain))
+
+
+def test_the_enhancement_comes_from_the_measurements_of_the_store(store):
+    settings = dataclasses.replace(SETTINGS, artery_hu=350.0)
+    with pytest.raises(UserError, match="artery_hu: no measurements in"):
+        SliceViews(store[0], settings)
+    exams = pd.DataFrame({STUDY: ["study", "other"], "pulmonary_artery_hu": [np.nan, 1.0], "vessel_hu": [175.0, 2.0]})
+    exams.to_parquet(store[0] / "exams.parquet")
+    expected = SliceViews(store[0], settings, enhancement={"study": 175.0}).hu("study", 2)
+    np.testing.assert_array_equal(SliceViews(store[0], settings).hu("study", 2), expected)
 
 
 def test_the_first_slice_is_its_own_previous_neighbour(store):

@@ -249,7 +249,8 @@ def test_all_invalid_settings_of_a_recipe_are_reported():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("height", 31), ("width", 0), ("pixel_mm", -1.0), ("neighbour_mm", -5.0), ("frozen_share", 1.1), ("embedding", 0),
+    [("height", 31), ("width", 0), ("pixel_mm", -1.0), ("artery_hu", -1.0), ("neighbour_mm", -5.0),
+     ("frozen_share", 1.1), ("embedding", 0),
      ("dropout", 1.0), ("seed", -1), ("epoch_slices", 0), ("learning_rate", 0.0), ("learning_rate", math.nan),
      ("learning_rate", math.inf), ("weight_decay", -1e-3), ("auxiliary_weight", -0.1), ("positive_share", 1.2),
      ("negative_exam_share", 0.6), ("negative_exam_share", -0.1), ("augmentation", -1.0), ("engine", "torch"),
