@@ -84,14 +84,18 @@ def report_prior(candidate: str, target: str, labels: np.ndarray) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SliceModel:
-    """Slice probability from the smoothed mean logit and its exam's level; `q_scale` turns its mean into E[q]."""
+    """Slice probability from smoothed logits and their level in the exam; `q_scale` turns its mean into E[q].
+
+    The smoothed logits are those of each network if networks are weighed, else their mean.
+    """
 
     model: Logistic
     sigma_mm: float
     q_scale: float
+    weigh_networks: bool = False
 
     @classmethod
-    def fit(cls, view: View, settings: EnsembleSettings) -> "SliceModel":
+    def fit(cls, view: View, settings: EnsembleSettings, *, weigh_networks: bool = False) -> "SliceModel":
         """Learn from the slices of exams with PE, weighted by q, as the metric counts them."""
         view = view.with_pe()
         truth, y = view.require_truth()
@@ -99,26 +103,26 @@ class SliceModel:
         weight = q[view.owner]
         fits = []
         for sigma in SMOOTHING_MM:
-            x = _slice_columns(view, sigma)
+            x = _slice_columns(view, sigma, weigh_networks)
             model = Logistic.fit(x, y, weight=weight, penalty=settings.ridge)
             p = expit(model.decision(x))
             fits.append((-np.average(y * np.log(p) + (1 - y) * np.log1p(-p), weights=weight), model, sigma))
         _, model, sigma = min(fits, key=lambda fit: fit[0])
-        p = expit(model.decision(_slice_columns(view, sigma)))
-        return cls(model, sigma, q_scale(view.segments, p, q))
+        p = expit(model.decision(_slice_columns(view, sigma, weigh_networks)))
+        return cls(model, sigma, q_scale(view.segments, p, q), weigh_networks)
 
     def decision(self, view: View) -> np.ndarray:
         """(n,) logits."""
-        return self.model.decision(_slice_columns(view, self.sigma_mm))
+        return self.model.decision(_slice_columns(view, self.sigma_mm, self.weigh_networks))
 
     def as_json(self) -> dict[str, Any]:
         """The model as JSON values."""
-        return {"model": self.model.as_json(), "sigma_mm": self.sigma_mm, "q_scale": self.q_scale}
+        return dataclasses.asdict(self) | {"model": self.model.as_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "SliceModel":
         """The model that `as_json` wrote."""
-        return cls(Logistic.from_json(value["model"]), value["sigma_mm"], value["q_scale"])
+        return cls(**(value | {"model": Logistic.from_json(value["model"])}))
 
 
 def q_scale(segments: Segments, probability: np.ndarray, q: np.ndarray) -> float:
@@ -135,13 +139,13 @@ def q_scale(segments: Segments, probability: np.ndarray, q: np.ndarray) -> float
     return float(q[q > 0].sum() / max(mean[q > 0].sum(), 1e-9))
 
 
-def _slice_columns(view: View, sigma_mm: float) -> np.ndarray:
-    """(n, 3) smoothed logit, mean of the exam's top 50 mm, mean of the exam."""
-    values = view.mean_logit()
-    smooth = view.segments.smooth(values, sigma_mm)
-    level = view.segments.top_mm(values, (50.0,))[:, 0]
-    base = view.segments.mean(values)
-    return np.column_stack([smooth, level[view.owner], base[view.owner]])
+def _slice_columns(view: View, sigma_mm: float, weigh_networks: bool) -> np.ndarray:
+    """(n, columns) smoothed logits, mean of the exam's top 50 mm, mean of the exam."""
+    segments, mean = view.segments, view.mean_logit()
+    smooth = [segments.smooth(values, sigma_mm) for values in (view.logits.values() if weigh_networks else [mean])]
+    level = segments.top_mm(mean, (50.0,))[:, 0]
+    base = segments.mean(mean)
+    return np.column_stack([*smooth, level[view.owner], base[view.owner]])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from pipeline.files import atomic_path, write_json, write_table
 from pipeline.identity import identity_of
 from pipeline.settings import Settings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def fit(settings: Settings, *, force: bool = False) -> None:

@@ -10,6 +10,7 @@ from ensemble.blend import SliceModel, q_scale
 from ensemble.gradient_boosting import Trees, TreeShape, fit_trees
 from ensemble.logistic import expit
 from ensemble.slice_table import slice_table
+from ensemble.tree_bag import TreeBag, fit_members
 from ensemble.view import View
 from pipeline.settings import EnsembleSettings
 
@@ -19,13 +20,13 @@ class SliceStack:
     """The base slice model, the trees that correct it, and the ratio of q to the mean slice probability."""
 
     base_model: SliceModel
-    trees: Trees
+    trees: TreeBag
     q_scale: float
 
     @classmethod
     def fit(cls, view: View, settings: EnsembleSettings) -> "SliceStack":
         """Learn from the slices of exams with PE, weighted by q: exactly what the metric counts."""
-        base_model = SliceModel.fit(view, settings)
+        base_model = SliceModel.fit(view, settings, weigh_networks=True)
         with_pe = view.with_pe()
         truth, slice_truth = with_pe.require_truth()
         base = base_model.decision(with_pe)
@@ -35,14 +36,19 @@ class SliceStack:
         )  # fmt: skip
         q = truth["q"].to_numpy(float)
         table = slice_table(with_pe, base)
-        trees = fit_trees(table, slice_truth, base, shape, exams=with_pe.owner, weight=q[with_pe.owner])
+
+        def fit_member(seed: int) -> Trees:
+            own = dataclasses.replace(shape, seed=seed)
+            return fit_trees(table, slice_truth, base, own, exams=with_pe.owner, weight=q[with_pe.owner])
+
+        trees = TreeBag(tuple(fit_members(fit_member, table.size, settings)))
         fitted = expit(base + trees.correction(table))
         return cls(base_model, trees, q_scale(with_pe.segments, fitted, q))
 
     def predict(self, view: View) -> tuple[np.ndarray, np.ndarray]:
         """Slice probabilities (n,) and E[q | PE] (e,)."""
         base = self.base_model.decision(view)
-        slices = expit(base + self.trees.correction(slice_table(view, base))) if self.trees.text else expit(base)
+        slices = expit(base + self.trees.correction(slice_table(view, base)))
         mean = view.segments.mean(slices, np.ones_like(slices))
         return slices, np.clip(self.q_scale * mean, 1e-3, 1)
 
@@ -55,4 +61,4 @@ class SliceStack:
     def load(cls, folder: Path, value: dict[str, Any]) -> "SliceStack":
         """Read what `save` wrote; the digest is checked first."""
         base_model = SliceModel.from_json(value["base_model"])
-        return cls(base_model, Trees.load(folder, value["trees"]), value["q_scale"])
+        return cls(base_model, TreeBag.load(folder, value["trees"]), value["q_scale"])

@@ -135,6 +135,7 @@ class EnsembleSettings:
     wide_columns: int = 16  # number of those columns
     threads: int = 2  # of LightGBM on large tables (small ones: 1); fixed, because floating-point sums depend on it
     inner_folds: int = 4  # folds of the inner cross-validation that chooses the number of trees
+    bags: int = 4  # fits of the trees with other inner folds and random numbers, whose mean is used
     features: int = 80  # columns available to the exam trees (or a tenth of the number of exams, if that is more)
     exam_leaves: int = 2  # stumps: with few exams there is little evidence for interactions
     exam_min_data: int = 12  # exams per leaf
@@ -239,6 +240,7 @@ RANGES = {
     "ensemble.wide_columns": (0, 10_000),
     "ensemble.threads": (1, 1024),
     "ensemble.inner_folds": (2, 50),
+    "ensemble.bags": (1, 1000),
     "ensemble.features": (1, 100_000),
     "ensemble.exam_leaves": (2, 4096),
     "ensemble.exam_min_data": (1, 1_000_000),

@@ -21,6 +21,7 @@ from ensemble.gradient_boosting import Trees
 from ensemble.logistic import Logistic
 from ensemble.predictions import Measured, make_view
 from ensemble.stack import Stack
+from ensemble.tree_bag import TreeBag
 from ensemble.view import View
 from pipeline import paths
 from pipeline.artifact import verify
@@ -116,9 +117,10 @@ def contributions(candidate: Candidate, views: Sequence[View]) -> dict[str, Cont
 
 def _table_contributions(candidate: Blend | Stack, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """Base values (exams,) and contributions (exams, columns used) for the rows of an exam table."""
-    weighted_models, trees = _pe_models(candidate)
+    weighted_models, bag = _pe_models(candidate)
     model_columns = [name for _, model in weighted_models for name in model.columns]
-    columns = list(dict.fromkeys([*model_columns, *trees.columns]))
+    tree_columns = [name for trees in bag.members for name in trees.columns]
+    columns = list(dict.fromkeys([*model_columns, *tree_columns]))
     table = table.reindex(columns=columns)  # a column that was never measured here is missing in every row
     base, parts = np.zeros(len(table)), pd.DataFrame(0.0, index=table.index, columns=columns)
     for weight, linear in weighted_models:
@@ -127,17 +129,18 @@ def _table_contributions(candidate: Blend | Stack, table: pd.DataFrame) -> tuple
             continue
         base += weight * linear.model.intercept
         parts[list(linear.columns)] += weight * _linear_parts(linear.model, table[list(linear.columns)].to_numpy(float))
-    if trees.text:
-        tree_parts = _tree_parts(trees, table)
-        base += tree_parts[:, -1]
-        parts[list(trees.columns)] += tree_parts[:, :-1]
+    for trees in bag.members:
+        if trees.text:
+            tree_parts = _tree_parts(trees, table) / len(bag.members)
+            base += tree_parts[:, -1]
+            parts[list(trees.columns)] += tree_parts[:, :-1]
     return base, parts
 
 
-def _pe_models(candidate: Blend | Stack) -> tuple[list[tuple[float, ExamModel]], Trees]:
+def _pe_models(candidate: Blend | Stack) -> tuple[list[tuple[float, ExamModel]], TreeBag]:
     """The weighted linear models and the trees whose sum is the logit of PE."""
     if isinstance(candidate, Blend):
-        return [(1.0, candidate.exams[PE])], Trees()
+        return [(1.0, candidate.exams[PE])], TreeBag()
     target = candidate.exams.targets[PE]
     return list(zip(target.weights, target.base_models, strict=True)), target.trees
 

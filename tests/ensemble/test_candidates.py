@@ -10,18 +10,19 @@ import pytest
 from benchmarks.simulated_predictions import simulate
 from ensemble.baselines import Prior
 from ensemble.binary_targets import PE, TARGETS, average, label_probabilities
-from ensemble.blend import Blend
+from ensemble.blend import Blend, SliceModel
 from ensemble.candidates import MEAN, PRIOR, STACK, by_simplicity
 from ensemble.gradient_boosting import Trees, TreeShape, fit_trees, inner_folds
 from ensemble.logistic import Logistic, expit
 from ensemble.predictions import oof_view
 from ensemble.stack import Stack
+from ensemble.tree_bag import TreeBag, fit_members
 from ensemble.view import View
 from input.contest import ACUTE_AND_CHRONIC, CENTRAL, CHRONIC, GTE_1, INDETERMINATE, LEFT, LT_1, NEGATIVE, RIGHT
 from pipeline.errors import UserError
 from pipeline.settings import EnsembleSettings
 
-QUICK = EnsembleSettings(exam_rounds=30, slice_rounds=30, inner_folds=2)
+QUICK = EnsembleSettings(exam_rounds=30, slice_rounds=30, inner_folds=2, bags=2)
 SHAPE = TreeShape(4, 10, 0.1, 60, 20, 0.5, 3, 1, 1)
 
 
@@ -90,6 +91,34 @@ def test_a_changed_tree_file_is_an_error_before_lightgbm_reads_it(tmp_path: Path
     (tmp_path / "t.txt").write_text(trees.text[:-40])
     with pytest.raises(UserError, match=r"changed since it was written: .*t\.txt"):
         Trees.load(tmp_path, saved)
+
+
+def test_a_bag_is_the_mean_of_its_members(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    table = pd.DataFrame(generator.normal(size=(200, 4))).add_prefix("c")
+    y = (generator.random(200) < expit(3 * np.sign(table["c2"].to_numpy()))).astype(float)
+
+    def fit(seed: int) -> Trees:
+        return fit_trees(table, y, np.zeros(200), dataclasses.replace(SHAPE, seed=seed), exams=np.arange(200))
+
+    settings = EnsembleSettings(seed=1, bags=3)
+    bag = TreeBag((*fit_members(fit, table.size, settings), Trees()))  # the last one has no trees
+    corrections = [trees.correction(table) for trees in bag.members]
+    assert bag.members[0] == fit(1) and not np.array_equal(corrections[0], corrections[1])
+    np.testing.assert_allclose(bag.correction(table), np.sum(corrections, axis=0) / 4)
+    loaded = TreeBag.load(tmp_path, bag.save(tmp_path / "t.txt"))
+    np.testing.assert_array_equal(loaded.correction(table), bag.correction(table))
+    np.testing.assert_array_equal(TreeBag().correction(table), np.zeros(200))
+
+
+def test_slices_trust_the_better_network_if_networks_are_weighed(view: View) -> None:
+    good, *_ = view.logits.values()
+    noise = np.random.default_rng(0).normal(size=len(good))
+    mixed = dataclasses.replace(view, logits={"good": good, "noise": noise})
+    weighed, mean = (SliceModel.fit(mixed, QUICK, weigh_networks=weigh) for weigh in (True, False))
+    first, second, *_ = weighed.model.coefficients
+    assert first > 10 * abs(second)
+    assert SliceModel.from_json(weighed.as_json()) == weighed and len(mean.model.coefficients) == 3
 
 
 def test_a_rare_label_gets_its_prior_which_is_logged(view: View, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ CANDIDATES = ["prior", "z_only", "alpha", "beta", "mean", "stack"]
 SETTINGS = Settings(
     input=InputSettings(folds=3),
     models=ModelsSettings(backbones=("alpha", "beta")),
-    ensemble=EnsembleSettings(exam_rounds=60, slice_rounds=60, inner_folds=2, bootstrap=200),
+    ensemble=EnsembleSettings(exam_rounds=60, slice_rounds=60, inner_folds=2, bags=2, bootstrap=200),
 )
 
 
@@ -371,7 +371,7 @@ def test_labels_that_occur_in_one_fold_only_get_the_prior_and_are_logged(tmp_pat
         contest.exams.loc[rare, NEGATIVE] = 0.0
     write_contest(contest, tmp_path)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    quick = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bootstrap=50)
+    quick = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bags=1, bootstrap=50)
     settings = dataclasses.replace(SETTINGS, models=ModelsSettings(backbones=("alpha",)), ensemble=quick)
     tables, _ = cross_fit(read_inputs(settings), settings, tmp_path / "trees")
     fold0 = capsys.readouterr().out.split("fold1: fitting")[0]

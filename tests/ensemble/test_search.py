@@ -33,7 +33,7 @@ from pipeline.identity import differences
 from pipeline.load_settings import load_settings
 from pipeline.settings import EnsembleSettings, ExamNetworkSettings, InputSettings, ModelsSettings, Settings
 
-QUICK = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bootstrap=100)
+QUICK = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bags=1, bootstrap=100)
 SETTINGS = Settings(
     input=InputSettings(folds=2), models=ModelsSettings(backbones=("alpha",)), ensemble=QUICK
 )  # fmt: skip

@@ -96,7 +96,7 @@ def test_key_planes_are_the_likeliest_at_a_minimum_distance() -> None:
 def test_base_and_contributions_add_up_to_the_second_level_logit(kind: type) -> None:
     contest = simulate(train=40, test=2, folds=2, backbones=("a",), slices=8)
     view = oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
-    fitted = kind.fit(view, EnsembleSettings(exam_rounds=20, slice_rounds=10, exam_min_data=4, inner_folds=2))
+    fitted = kind.fit(view, EnsembleSettings(exam_rounds=20, slice_rounds=10, exam_min_data=4, inner_folds=2, bags=2))
     few = view.take(np.arange(6))
     explained = contributions(fitted, [few, few])
     answers = logit(fitted.predict(few).target_probabilities[PE])
