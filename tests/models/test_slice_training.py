@@ -627,7 +627,7 @@ def test_half_of_the_threads_prepare_batches(threads, loaders):
     ["efficientnet_lite0", "mobilenetv2", "efficientnetv2_b0", "efficientnetv2_s", "densenet121", "convnext_tiny",
      "xception", "resnet50v2", "se_resnext50"],
 )  # fmt: skip
-def test_every_backbone_trains_two_steps(backbone):
+def test_every_backbone_trains_a_step(backbone):
     import keras
 
     from models.slice_network import slice_network, weighted_logistic_loss
@@ -641,17 +641,16 @@ def test_every_backbone_trains_two_steps(backbone):
     images = random.random((2, 72, 72, 6), dtype=np.float32)
     targets = np.ones((2, 2 * len(TARGETS)), np.float32)
     before = [_values(variable) for variable in model.trainable_variables]
-    losses = [float(model.train_on_batch(images, {"logits": targets})) for _ in range(2)]
-    assert np.isfinite(losses).all()
+    assert np.isfinite(float(model.train_on_batch(images, {"logits": targets})))
     changed = sum(
         not np.array_equal(old, _values(new)) for old, new in zip(before, model.trainable_variables, strict=True)
     )
-    # ConvNeXt initially scales its blocks by 1e-6: the steps of some kernels are lost in float32 rounding.
+    # ConvNeXt initially scales its blocks by 1e-6: the step of some kernels is lost in float32 rounding.
     assert changed > 0.8 * len(before)
 
 
 def test_every_registered_backbone_is_tested():
     from models.backbones import BACKBONES
 
-    tested = test_every_backbone_trains_two_steps.pytestmark[0].args[1]
+    tested = test_every_backbone_trains_a_step.pytestmark[0].args[1]
     assert set(tested) == set(BACKBONES) - {"tiny", "strided"}

@@ -32,6 +32,7 @@ SMALLEST = "settings/tests.toml"
 # One job at a time here, with all cores: as many threads per job as a cluster job on a worker with one thread.
 OVERRIDES = (
     'models.backbones=["mobilenetv2"]', "models.weights=none", "models.workers=1", "models.epochs=2",
+    "models.used_share=0.2", "models.frozen_share=0.1", "models.exam.kinds=[]",
     "models.height=32", "models.width=32", "models.epoch_slices=32", "phantom.rows=64", "phantom.slices=12",
     "phantom.train_exams=8", "phantom.test_exams=2",
 )  # fmt: skip

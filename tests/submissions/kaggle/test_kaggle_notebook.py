@@ -31,7 +31,8 @@ from submissions.write_submission import write_candidate
 TINY = [
     "--settings", "settings/tests.toml", "--set", "phantom.train_exams=10", "--set", "phantom.test_exams=3",
     "--set", 'models.backbones=["mobilenetv2"]', "--set", "models.weights=none", "--set", "models.exam.kinds=[]",
-    "--set", "models.epoch_slices=32", "--set", "models.flip_tta=false",
+    "--set", "models.epoch_slices=32", "--set", "models.flip_tta=false", "--set", "models.used_share=0.2",
+    "--set", "models.frozen_share=0.1",
 ]  # fmt: skip
 
 
