@@ -1,7 +1,8 @@
 """The baseline of the stack: the mean of the networks' logits, with two or three parameters per label.
 
 Each exam target is a ridge logistic regression on a few pooled logits of the exam; the slice probability is one on the
-mean logit smoothed along z and the exam's level. With one network it is that network's own score.
+mean logit smoothed along z and the exam's level. With one network it is that network's own score. The stack's slices
+start from the same model on every network's logit instead of their mean.
 """
 
 import dataclasses

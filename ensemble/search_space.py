@@ -55,7 +55,7 @@ class Range:
 
 
 def ensemble_ranges(settings: Settings) -> list[Range]:
-    """The ranges of [ensemble]: all that the stack is fitted with, except seeds and numbers of folds."""
+    """The ranges of [ensemble]: all that the stack is fitted with, except seeds and numbers of folds and fits."""
     return _ranges(settings, ENSEMBLE_FACTORS, {})
 
 

@@ -1,4 +1,4 @@
-"""Slice probabilities by LightGBM, on top of the blend's logit, from the slice's neighbourhood and its exam."""
+"""Slice probabilities by LightGBM, on top of a regression on the networks' logits, from neighbours and exam."""
 
 import dataclasses
 from pathlib import Path

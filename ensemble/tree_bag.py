@@ -42,7 +42,10 @@ class TreeBag:
 
     def correction(self, table: pd.DataFrame) -> np.ndarray:
         """(rows,) the value to add to the base model's logit."""
-        return np.sum([trees.correction(table) for trees in self.members], axis=0) / max(len(self.members), 1)
+        total = np.zeros(len(table))
+        for trees in self.members:
+            total += trees.correction(table)
+        return total / max(len(self.members), 1)
 
     def save(self, path: Path) -> list[dict[str, Any]]:
         """Write the members to files named after `path`; return the JSON value that `load` needs."""

@@ -1,5 +1,6 @@
 """Measurements of one exam, summarised from the measurements of its slices."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,13 @@ def _volumes(slices: pd.DataFrame, depth_mm: np.ndarray) -> dict[str, float]:
 def _percentile(values: pd.Series, percent: float) -> float:
     known = values.to_numpy()[np.isfinite(values.to_numpy())]
     return float(np.percentile(known, percent)) if len(known) else float("nan")
+
+
+def enhancement_hu(numbers: Mapping[str, float]) -> float:
+    """Attenuation of the pulmonary arteries, HU: of the trunk where it was found, else of the brightest blood nearby.
+
+    Args:
+        numbers: an exam's measurements, as in the store's exam table.
+    """
+    artery = float(numbers["pulmonary_artery_hu"])
+    return artery if np.isfinite(artery) else float(numbers["vessel_hu"])

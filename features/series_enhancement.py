@@ -4,11 +4,11 @@ Only planes a few millimetres apart are decoded, and nothing is written, so a se
 a second.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from features.exam_measurements import summarise_exam
+from features.exam_measurements import enhancement_hu, summarise_exam
 from features.heart_and_vessels import measure_anatomy
 from features.lung_box import find_lung_box, known_spacing
 from features.resample import resample_box
@@ -23,16 +23,6 @@ PLANE_STEP_MM = 3.0
 MIN_LUNG_HEIGHT_MM = 100.0
 
 
-def enhancement_hu(numbers: Mapping[str, float]) -> float:
-    """Attenuation of the pulmonary arteries, HU: of the trunk where it was found, else of the brightest blood nearby.
-
-    Args:
-        numbers: an exam's measurements, as in the store's exam table.
-    """
-    artery = float(numbers["pulmonary_artery_hu"])
-    return artery if np.isfinite(artery) else float(numbers["vessel_hu"])
-
-
 def measure_enhancement(headers: Sequence[SliceHeader], settings: FeaturesSettings) -> float:
     """Measure the enhancement of a series.
 
@@ -41,7 +31,7 @@ def measure_enhancement(headers: Sequence[SliceHeader], settings: FeaturesSettin
         settings: lung box margin, largest box and in-plane spacing.
 
     Returns:
-        `enhancement_hu`; NaN if the series shows no lungs, or only the edge of them.
+        As `enhancement_hu`; NaN if the series shows no lungs, or only the edge of them.
     """
     ordered, _ = order_series(split_by_geometry(headers)[0])
     decoded = decode_slices(_spaced(ordered), [])

@@ -14,7 +14,7 @@ from ensemble.predictions import Measured, measured_of
 from features.acceptance_rules import Acceptance, judge
 from features.build_acceptance import training_step_mm
 from features.build_store import assemble
-from features.series_enhancement import enhancement_hu
+from features.exam_measurements import enhancement_hu
 from inference.clot_maps import ClotMap, predicted_clot_maps
 from inference.series_reader import Study, read_studies, slice_table
 from input.contest import STUDY

@@ -6,7 +6,9 @@
     clot_hu, blood_hu                  mean attenuation of the clot and of the opacified blood around it
     clot_offset_mm                     distance of the clot's centre from the vessel's: larger if it adheres to a wall
 
-Attenuation and offset are NaN where no cell is likely to contain clot. `models.clot_numbers` computes them.
+Attenuation and offset are NaN where no cell is likely to contain clot. Attenuation is that of the exam, up to the upper
+end of the network's first window; in views that `models.artery_hu` brightens, this is at fewer HU, so that weakly
+opacified blood may be NaN. `models.clot_numbers` computes the numbers.
 """
 
 #: Left, right, central, chronic.

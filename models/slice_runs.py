@@ -13,6 +13,7 @@ artifacts/models/<backbone>-fold<k>-<identity>/
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ from models.prediction_engine import (
     select_engine,
 )
 from models.progress_messages import Report, print_text
-from models.slice_views import SliceViews
+from models.slice_views import SliceViews, stored_enhancement
 from models.stored_maps import MAPS, MapWriter
 from pipeline import paths
 from pipeline.artifact import verify
@@ -124,7 +125,7 @@ def train_fold(
         exam_network_artifact(settings, backbone, fold, kind).discard()
     train, scored = _split_by_fold(plane_table(), fold)
     train, masks = _with_masks(train, recipe)
-    views = SliceViews(paths.store(), recipe, masks)
+    views = SliceViews(paths.store(), recipe, masks, _enhancement(recipe))
     loaders = loader_threads(threads)
     with artifact.building(fresh=force) as directory:
         checkpoint = directory / ".checkpoint.npz"
@@ -142,6 +143,19 @@ def train_fold(
         )  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     return [f"loss {loss:.4f}, out-of-fold slice AUC {auc:.3f}"]
+
+
+def _enhancement(recipe: ModelsSettings) -> dict[str, float] | None:
+    """Read what the views of all exams are scaled by, if they are; say how many exams cannot be scaled."""
+    if not recipe.artery_hu:
+        return None
+    enhancement = stored_enhancement(paths.store())
+    unknown = sum(map(math.isnan, enhancement.values()))
+    if unknown:
+        say(
+            f"models: {unknown} of {len(enhancement)} exams keep their HU: the enhancement of their arteries is unknown"
+        )
+    return enhancement
 
 
 def _with_masks(train: pd.DataFrame, recipe: ModelsSettings) -> tuple[pd.DataFrame, Mapping[str, np.ndarray]]:

@@ -7,19 +7,20 @@ interpolated only once.
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from features.series_enhancement import enhancement_hu
+from features.exam_measurements import enhancement_hu
 from features.slices25d import OFFSETS, neighbours_by_distance, stack_slice
 from features.store import StoredExam, open_exam, store_table
 from features.windows import WINDOWS, window_channels
 from input.contest import STUDY
 from models.clot_targets import MAP_CHANNELS, cell_targets, map_shape
 from models.trainable_windows import HU_UNIT
+from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
 
@@ -104,9 +105,7 @@ class SliceViews:
         self.windows = tuple(WINDOWS[name] for name in settings.windows)
         self._store = store
         self._masks = masks or {}
-        if settings.artery_hu and enhancement is None:
-            enhancement = stored_enhancement(store)
-        self._enhancement = enhancement or {}
+        self._measured_enhancement = enhancement
         self._of_thread = threading.local()  # an open exam may decode in one thread at a time only
 
     def view(self, study: str, plane: int, augmentation: Augmentation = UNCHANGED) -> np.ndarray:
@@ -176,6 +175,11 @@ class SliceViews:
         """Whether the clot map of an exam is supervised."""
         return study in self._masks
 
+    @cached_property
+    def _enhancement(self) -> Mapping[str, float]:
+        """Read when the first view needs it: a temporary store has no table, and needs none for grids alone."""
+        return stored_enhancement(self._store) if self._measured_enhancement is None else self._measured_enhancement
+
     def _blood_factor(self, study: str) -> np.float32:
         if not self.settings.artery_hu or np.isnan(self._enhancement[study]):
             return np.float32(1)
@@ -210,7 +214,10 @@ def stored_enhancement(store: Path) -> dict[str, float]:
     """
     exams = store_table(store, "exams")
     if exams is None:
-        raise UserError(f"models.artery_hu: no measurements in {store}. Rebuild the store: ./run.sh --from features")
+        raise UserError(
+            f"Exam table missing: {paths.shown(store)}. Expected exams.parquet, from which models.artery_hu reads the "
+            "attenuation of the arteries. Rebuild the store: ./run.sh --from features --force"
+        )
     return {exam[STUDY]: enhancement_hu(exam) for exam in exams.to_dict("records")}
 
 

@@ -133,9 +133,9 @@ class EnsembleSettings:
     ridge: float = 0.5  # penalty of the logistic regressions, on standardised columns
     wide_ridge: float = 10.0  # the same for the regression with the strongest columns added
     wide_columns: int = 16  # number of those columns
-    threads: int = 2  # of LightGBM on large tables (small ones: 1); fixed, because floating-point sums depend on it
+    threads: int = 2  # of LightGBM on large tables, else fits at a time; fixed, because sums depend on it
     inner_folds: int = 4  # folds of the inner cross-validation that chooses the number of trees
-    bags: int = 4  # fits of the trees with other inner folds and random numbers, whose mean is used
+    bags: int = 4  # fits of the trees, each with its own inner folds and seed; their mean is used
     features: int = 80  # columns available to the exam trees (or a tenth of the number of exams, if that is more)
     exam_leaves: int = 2  # stumps: with few exams there is little evidence for interactions
     exam_min_data: int = 12  # exams per leaf

@@ -1,9 +1,9 @@
 """Feature contributions: what each column of the exam table adds to the second-level model's logit of PE.
 
 Exact, not an approximation, unless a regression reaches the bound of its logit (ensemble.logistic.LIMIT): the logit is
-a weighted sum of logistic regressions plus a sum of trees. A regression contributes coefficient times standardised
-value; the trees contribute LightGBM's `pred_contrib` (SHAP values of tree ensembles: Lundberg et al. 2018,
-arXiv 1802.03888). The base value and all contributions add up to the logit before decoding.
+a weighted sum of logistic regressions plus the mean of several sums of trees. A regression contributes coefficient
+times standardised value; the trees contribute LightGBM's `pred_contrib` (SHAP values of tree ensembles: Lundberg et al.
+2018, arXiv 1802.03888). The base value and all contributions add up to the logit before decoding.
 """
 
 import dataclasses

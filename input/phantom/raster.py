@@ -190,7 +190,7 @@ def _row_bounds(
         soft: width of the edge, mm.
 
     Returns:
-        The first index along x and the one behind the last, (rows,); equal where the row is out of reach.
+        The first index along x and the one past the last, (rows,); equal where the row is out of reach.
     """
     direction = tubes.end - tubes.start
     unit = (direction / np.maximum(np.linalg.norm(direction, axis=1), 1e-6)[:, None])[piece]

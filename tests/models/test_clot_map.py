@@ -148,7 +148,9 @@ def test_maps_are_averaged_to_probabilities() -> None:
     [
         ({"a": (0.95, 0.84), "b": (0.9, 0.9)}, {}, ("b", "a")),
         ({"a": (0.95, 0.7), "b": (0.9, 0.9)}, {}, ("b",)),  # much weaker
-        ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"height": 224}}, ("a",)),  # cells of another size
+        ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"height": 224}}, ("a",)),  # other cells
+        ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"pixel_mm": 1.0}}, ("a",)),
+        ({"a": (0.9, 0.9), "b": (0.9, 0.9)}, {"b": {"artery_hu": 350.0}}, ("a", "b")),  # the same cells
     ],
 )
 def test_the_best_backbone_maps_with_all_that_are_nearly_as_good(

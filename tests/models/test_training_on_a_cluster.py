@@ -1,4 +1,4 @@
-"""Networks trained on a Dask cluster, one of whose workers is killed, have the bytes of networks trained here."""
+"""Slice networks trained on a Dask cluster, one of whose workers is killed, have the bytes of networks trained here."""
 
 import os
 import shutil

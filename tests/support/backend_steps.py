@@ -1,4 +1,4 @@
-"""Two training steps of every kind of network on the backend of KERAS_BACKEND, run by tests/models/test_backends.py.
+"""Two training steps of networks of every kind on the backend of KERAS_BACKEND, run by tests/models/test_backends.py.
 
 Prints a JSON object with the backend and, per network, its losses, the share of its trainable variables that changed,
 whether XLA compiles its step and, for slice networks, whether averaged weights stay unchanged while they are in use.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from input.phantom import raster
 from input.phantom.raster import Grid, Tubes, ellipsoid_coverage, polyline, tube_coverage
 
 
@@ -36,6 +37,31 @@ def test_pieces_join_without_seams() -> None:
     _, whole = tube_coverage(voxels, tube((-12, 0, 0), (12, 0, 0), 4.0))
     _, pieces = tube_coverage(voxels, polyline([(-12, 0, 0), (0, 0, 0), (12, 0, 0)], 4.0, spacing=2.0))
     assert np.abs(whole - pieces).max() < 1e-4
+
+
+@pytest.mark.parametrize("pixel", [0.7, 1.5])
+def test_no_voxel_is_missed_beside_the_rows_that_a_piece_can_reach(
+    pixel: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oblique, axis-parallel and degenerate pieces, tapered, some of them partly outside."""
+    random = np.random.default_rng(0)
+    start = random.uniform(-25, 25, (60, 3))
+    end = start + random.normal(0, 8, (60, 3))
+    for axis in range(3):  # parallel to one axis
+        end[axis * 10 : (axis + 1) * 10] = start[axis * 10 : (axis + 1) * 10]
+        end[axis * 10 : (axis + 1) * 10, axis] += random.uniform(-12, 12, 10)
+    end[30:33] = start[30:33]  # without length
+    tubes = Tubes(start, end, random.uniform(0.5, 5, 60), random.uniform(0.5, 5, 60))
+    voxels = grid(pixel, 3.0)
+    box, cover = tube_coverage(voxels, tubes)
+
+    def whole_rows(axes: tuple, tubes: Tubes, piece: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(piece), int), np.full(len(piece), len(axes[0]))
+
+    monkeypatch.setattr(raster, "_row_bounds", whole_rows)
+    expected_box, expected = tube_coverage(voxels, tubes)
+    assert box == expected_box and expected.max() == 1
+    np.testing.assert_array_equal(cover, expected)
 
 
 def test_tubes_outside_the_grid_have_no_coverage() -> None:
