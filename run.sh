@@ -57,7 +57,7 @@ in_environment() {  # run a Python module with its arguments
 run_tests() {  # one process per core; the numbers inside a test do not profit from more threads
   set_up
   cd "$HERE"
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=  # without bytecode, tests take longer
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=  # else every process compiles the tests
   exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
 }
 

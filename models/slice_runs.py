@@ -152,9 +152,7 @@ def _enhancement(recipe: ModelsSettings) -> dict[str, float] | None:
     enhancement = stored_enhancement(paths.store())
     unknown = sum(map(math.isnan, enhancement.values()))
     if unknown:
-        say(
-            f"models: {unknown} of {len(enhancement)} exams keep their HU: the enhancement of their arteries is unknown"
-        )
+        say(f"models: {unknown} of {len(enhancement)} exams are not scaled: the HU of their arteries are unknown")
     return enhancement
 
 
