@@ -61,7 +61,7 @@ def _plot_losses(panel: Axes, history: pd.DataFrame, prefix: str = "", colour: s
         panel.plot(history["epoch"], history["inner_loss"], "s--", color=colour, markersize=3, label=f"{prefix}inner")
         best = history.loc[history["inner_loss"].idxmin()]
         panel.plot(best["epoch"], best["inner_loss"], "*", color=colour, markersize=11)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _save(figure: Figure, path: Path) -> None:
