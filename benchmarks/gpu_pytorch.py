@@ -97,12 +97,12 @@ def _targets(work: Work, device: "torch.device") -> "list[torch.Tensor]":
     """Random labels and weights of logits, evidence and map, flat: (batch, 2 * outputs) each."""
     import torch
 
-    from models.clot_map import EVIDENCE
+    from models.clot_map import PARTS
 
     cells = MAP_CHANNELS * map_shape(work.size, work.size)[0] * map_shape(work.size, work.size)[1]
     return [
         torch.randint(0, 2, (work.batch, 2 * outputs), device=device).float()
-        for outputs in (len(TARGETS), EVIDENCE, cells)
+        for outputs in (len(TARGETS), len(PARTS), cells)
     ]
 
 

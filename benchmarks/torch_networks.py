@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.clot_map import CELLS_PER_SLICE, STRENGTHS, WIDTH
+from models.clot_map import CELLS_PER_SLICE, PARTS, STRENGTHS, WIDTH
 from models.clot_targets import CLOT, MAP_CHANNELS
 from models.mobile_backbones import HEAD_FILTERS, MOBILENETV2, STEM_FILTERS, Stage
 from models.slice_targets import NATURES, ON_EXAM
@@ -151,7 +151,7 @@ class ClotMap(nn.Module):
                 nn.Conv2d(channels[0], WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH, 1e-3), nn.ReLU(inplace=True)
             )
         self.map = nn.Conv2d(WIDTH if local_map else WIDTH + 2, MAP_CHANNELS, 1)
-        self.side = nn.Linear(WIDTH + 2 + STRENGTHS, 1)
+        self.side = nn.Linear(SUMMARY, 1)
 
     def forward(
         self, stride8: torch.Tensor, stride16: torch.Tensor, stride32: torch.Tensor
@@ -160,7 +160,7 @@ class ClotMap(nn.Module):
 
         Returns:
             Logits of the cells (batch, MAP_CHANNELS, y, x); logits of the two sides, (batch, 2); the summary of the
-            cells, (batch, SUMMARY); and the strength of the clot left, right and anywhere, (batch, 3 * STRENGTHS).
+            cells, (batch, SUMMARY); and the strength of the clot in all parts, (batch, len(PARTS) * STRENGTHS).
         """
         lateral8, lateral16, lateral32 = self.laterals
         merged = functional.relu(lateral16(stride16) + functional.interpolate(lateral32(stride32), scale_factor=2.0))
@@ -168,13 +168,12 @@ class ClotMap(nn.Module):
         placed = _with_position(self.smooth(merged))
         logits = self.map(placed if self.local is None else self.local(stride8))
         clot = logits[:, CLOT]
+        described = torch.cat([placed, logits], 1)
         middle, columns = clot.shape[2] // 2, clot.shape[2]
-        halves = (slice(middle, columns), slice(0, columns - middle))
-        summaries = [_attend(placed[..., half], clot[..., half]) for half in halves]
-        summary = _attend(torch.cat([placed, logits], 1), clot)
-        sides = torch.cat([self.side(half_summary) for half_summary in summaries], 1)
-        strengths = torch.cat([part[:, -STRENGTHS:] for part in (*summaries, summary)], 1)
-        return logits, sides, summary, strengths
+        parts = (slice(0, columns), slice(middle, columns), slice(0, columns - middle))
+        summaries = torch.stack([_attend(described[..., part], clot[..., part]) for part in parts], 1)
+        sides = self.side(summaries[:, 1:]).flatten(1)
+        return logits, sides, summaries[:, 0], summaries[:, :, -STRENGTHS:].flatten(1)
 
 
 #: Length of the summary of the cells: their features, position, logits, and the strength of the clot.
@@ -191,7 +190,7 @@ def _with_position(cells: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(cells: torch.Tensor, clot: torch.Tensor) -> torch.Tensor:
-    """As `models.clot_map.ClotAttention`: cells (batch, c, y, x), logits (batch, y, x) -> (batch, c + STRENGTHS)."""
+    """As a part of `models.clot_map.ClotAttention`: cells (batch, c, y, x), logits (batch, y, x) -> (batch, c + 2)."""
     features, logits = cells.flatten(2), clot.flatten(1)
     attended = (features * torch.softmax(logits, 1)[:, None]).sum(2)
     log_mean = torch.logsumexp(logits, 1, keepdim=True) - math.log(logits.shape[1])
@@ -214,7 +213,7 @@ class SliceNetwork(nn.Module):
         self.clot_map = ClotMap(self.backbone.channels, local_map)
         self.embedding = nn.Linear(2 * self.backbone.channels[-1] + SUMMARY, embedding)
         self.dropout = nn.Dropout(dropout)
-        self.slice_answer = nn.Linear(embedding + 3 * STRENGTHS, 1)
+        self.slice_answer = nn.Linear(embedding + len(PARTS) * STRENGTHS, 1)
         self.natures = nn.Linear(SUMMARY, len(NATURES))
         self.on_exam = nn.Linear(embedding, len(ON_EXAM))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
@@ -225,7 +224,7 @@ class SliceNetwork(nn.Module):
 
         Returns:
             Logits (batch, targets), embedding (batch, d), map (batch, MAP_CHANNELS, y / 8, x / 8) and evidence
-            (batch, EVIDENCE), as the outputs of `slice_network`.
+            (batch, len(PARTS)), as the outputs of `slice_network`.
         """
         stride8, stride16, features = self.backbone((images - self.mean) / self.std)
         cells, sides, summary, strengths = self.clot_map(stride8, stride16, features)
@@ -238,7 +237,7 @@ class SliceNetwork(nn.Module):
 
 
 def _evidence(clot: torch.Tensor) -> torch.Tensor:
-    """As `models.clot_map.ClotEvidence`: (batch, y, x) -> (batch, EVIDENCE)."""
+    """As `models.clot_map.ClotEvidence`: (batch, y, x) -> (batch, len(PARTS))."""
     middle, columns = clot.shape[2] // 2, clot.shape[2]
     parts = (clot, clot[..., middle:], clot[..., : columns - middle])
     pooled = [torch.logsumexp(part.flatten(1), 1, keepdim=True) for part in parts]

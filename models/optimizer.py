@@ -1,13 +1,13 @@
 """Compilation and optimizer of networks: AdamW with warm-up, cosine decay and optional gradient accumulation.
 
-Papers: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization (arXiv 1711.05101); 2017, SGDR
-(arXiv 1608.03983), the cosine decay.
+Paper: Loshchilov and Hutter 2017, SGDR (arXiv 1608.03983), the cosine decay.
 """
 
 from typing import Any
 
 import keras
 
+from models.flat_adamw import FlatAdamW
 from pipeline.settings import ModelsSettings
 
 #: Variables without weight decay: of batch normalisation, biases, and the power of the pooling. Only kernels decay.
@@ -49,11 +49,10 @@ def build_optimizer(model: keras.Model, settings: ModelsSettings, done: int = 0)
     """
     steps = batches_per_epoch(settings) // settings.accumulate
     schedule = WarmCosine(settings.learning_rate, steps * settings.epochs, steps * done, settings.accumulate)
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=settings.weight_decay, global_clipnorm=5.0,
-        gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
+    optimizer = FlatAdamW(
+        schedule, weight_decay=settings.weight_decay, without_decay=WITHOUT_DECAY, clip_norm=5.0,
+        accumulate=settings.accumulate,
     )  # fmt: skip
-    optimizer.exclude_from_weight_decay(var_names=WITHOUT_DECAY)
     optimizer.build(model.trainable_variables)
     return optimizer
 

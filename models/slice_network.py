@@ -11,13 +11,13 @@ from input.contest import LEFT, RIGHT, SLICE_LABEL
 from models.backbones import backbone_model
 from models.clot_map import (
     LOCAL_CELLS,
+    PARTS,
     STRENGTHS,
     ClotAttention,
     ClotEvidence,
     clot_map,
     feature_pyramid,
     local_cells,
-    side_answers,
 )
 from models.network_names import architecture
 from models.pooling import pool_features
@@ -41,7 +41,7 @@ def slice_network(
     Returns:
         A model with four outputs, float32 with every precision: `logits` (batch, targets) in the order of
         `models.slice_targets.TARGETS`; `embedding` (batch, `embedding_width(settings)`); `map` (batch, y / 8, x / 8,
-        MAP_CHANNELS), the clot map's logits; and `evidence` (batch, EVIDENCE), the map pooled to logits of PE.
+        MAP_CHANNELS), the clot map's logits; and `evidence` (batch, len(PARTS)), the map pooled to logits of PE.
 
     Raises:
         UserError: Unknown backbone, or missing or incompatible weights.
@@ -64,10 +64,10 @@ def slice_network_with_maps(
         cells = feature_pyramid(size, maps)
         local = local_cells(size, maps[0]) if local_map else None
         map_logits, clot, placed = clot_map(cells, local)
-        sides, side_strengths = side_answers(placed, clot)
         described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
-        summary = ClotAttention(name="clot_attention")([described, clot])
-        strengths = layers.Concatenate(dtype="float32", name="strengths")([side_strengths, summary[:, -STRENGTHS:]])
+        summaries = ClotAttention(name="clot_attention")([described, clot])
+        strengths = layers.Flatten(dtype="float32", name="strengths")(summaries[:, :, -STRENGTHS:])
+        summary, sides = summaries[:, 0], layers.Dense(1, dtype="float32", name="side")(summaries[:, 1:])
         vector = layers.Concatenate(dtype="float32", name="vector")(
             [pool_features(maps[-1], settings.pooling), summary]
         )
@@ -75,7 +75,7 @@ def slice_network_with_maps(
         dropped = layers.Dropout(settings.dropout, seed=settings.seed, dtype="float32", name="dropout")(features)
         known = layers.Concatenate(dtype="float32", name="known")([dropped, strengths])
         answers = {SLICE_LABEL: layers.Dense(1, dtype="float32", name="slice_answer")(known)}
-        answers |= dict(zip((LEFT, RIGHT), (sides[:, :1], sides[:, 1:]), strict=True))
+        answers |= {LEFT: sides[:, 0], RIGHT: sides[:, 1]}
         for name, source in [*((name, summary) for name in NATURES), *((name, dropped) for name in ON_EXAM)]:
             answers[name] = layers.Dense(1, dtype="float32", name=f"{name}_answer")(source)
         logits = layers.Concatenate(dtype="float32", name="logits")([answers[name] for name in TARGETS])
@@ -86,8 +86,8 @@ def slice_network_with_maps(
 
 
 def embedding_width(settings: ModelsSettings) -> int:
-    """Return the length of the embedding: its features and the strength of the clot left, right and anywhere."""
-    return settings.embedding + 3 * STRENGTHS
+    """Return the length of the embedding: its features and the strength of the clot in every part of the slice."""
+    return settings.embedding + len(PARTS) * STRENGTHS
 
 
 def _images_and_features(

@@ -46,20 +46,22 @@ def test_the_map_covers_inputs_that_are_no_multiple_of_the_stride() -> None:
     assert cell_targets(codes, IDENTITY, (49, 65))[6, 8, CLOT] > 0
 
 
-def test_a_mirrored_feature_map_swaps_the_sides_exactly() -> None:
-    import keras
+@pytest.mark.parametrize("columns", [8, 7])
+def test_attention_summarises_the_slice_and_its_sides(columns: int) -> None:
+    from models.clot_map import ClotAttention
 
-    from models.clot_map import clot_map, side_answers
-
-    cells = keras.Input((5, 8, 6))
-    _, clot, placed = clot_map(cells, None)
-    model = keras.Model(cells, side_answers(placed, clot))
-    features = np.random.default_rng(1).normal(size=(3, 5, 8, 6)).astype(np.float32)
-    answers, strengths = (np.asarray(output) for output in model(features))
-    mirrored_answers, mirrored_strengths = (np.asarray(output) for output in model(features[:, :, ::-1].copy()))
-    np.testing.assert_allclose(mirrored_answers, answers[:, ::-1], atol=1e-5)
-    np.testing.assert_allclose(mirrored_strengths, strengths[:, [2, 3, 0, 1]], atol=1e-5)
-    assert np.abs(answers[:, 0] - answers[:, 1]).min() > 1e-3
+    random = np.random.default_rng(1)
+    cells = random.normal(size=(3, 5, columns, 6)).astype(np.float32)
+    clot = random.normal(size=(3, 5, columns)).astype(np.float32)
+    summaries = np.asarray(ClotAttention()([cells, clot]))
+    parts = (slice(None), slice(columns // 2, None), slice(0, columns - columns // 2))
+    for summary, part in zip(summaries.swapaxes(0, 1), parts, strict=True):
+        odds = np.exp(clot[:, :, part])
+        attended = (cells[:, :, part] * odds[..., None]).sum(axis=(1, 2)) / odds.sum(axis=(1, 2))[:, None]
+        strengths = np.stack([np.log(odds.mean(axis=(1, 2))), clot[:, :, part].max(axis=(1, 2))], axis=1)
+        np.testing.assert_allclose(summary, np.concatenate([attended, strengths], axis=1), rtol=1e-4, atol=1e-5)
+    mirrored = np.asarray(ClotAttention()([cells[:, :, ::-1].copy(), clot[:, :, ::-1].copy()]))
+    np.testing.assert_allclose(mirrored, summaries[:, [0, 2, 1]], atol=1e-5)
 
 
 @pytest.mark.parametrize("local_map", [True, False])

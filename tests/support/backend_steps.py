@@ -16,7 +16,7 @@ from keras import layers
 from models.backbones import BACKBONES, Backbone
 from models.batch_normalization import BatchNormalization, NormalisedConvolution
 from models.check_recipe import EXAM_KINDS
-from models.clot_map import EVIDENCE
+from models.clot_map import PARTS
 from models.clot_targets import MAP_CHANNELS
 from models.device import onednn_is_limited
 from models.exam_network import exam_network
@@ -69,7 +69,7 @@ def slice_steps(settings: ModelsSettings) -> dict:
     targets = {
         "logits": np.ones((4, 2 * len(TARGETS)), np.float32),
         "map": np.ones((4, *model.output["map"].shape[1:3], 2 * MAP_CHANNELS), np.float32),
-        "evidence": np.ones((4, 2 * EVIDENCE), np.float32),
+        "evidence": np.ones((4, 2 * len(PARTS)), np.float32),
     }
     steps = _train_two_steps(model, images, targets)
     return {**steps, "average unchanged": _average_survives_prediction(model, images)}
