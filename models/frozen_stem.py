@@ -2,11 +2,12 @@
 
 Frozen layers see large images, and take 30 % of a training step on TensorFlow. OpenVINO needs two thirds of their time,
 because it fuses activations into the convolutions, and a third in bfloat16. Rounded features do not harm training;
-predictions compute the stem in float32. The stem takes two thirds of the time of a prediction, and all folds have the
-same one, so those that one process trains share its features of the test slices.
+predictions compute the stem in float32. All folds have the same stem, so those that one process trains share its
+features of the test slices, and of the views that they draw for training.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,10 @@ from models.backbones import last_readers
 from models.device import cpu_flags, onednn_is_limited
 from models.prediction_engine import OUTPUTS, Engine, compiled_graph, export_model
 from models.shared_stem import Graph, joined_engine
+from models.slice_views import View
 
-#: Memory for features that folds share: enough for 6,500 slices of 128 x 192 pixels with 40 filters at stride 8.
+#: Memory for features of either kind that folds share: for 128 x 192 pixels and 40 filters at stride 8 those of 6,500
+#: test slices and 13,000 views.
 REMEMBERED_BYTES = 400_000_000
 
 
@@ -96,6 +99,38 @@ class StemFeatures:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images (batch, y, x, channels) -> features (batch, y', x', filters), float32."""
         return self._run(images)[0]
+
+
+class SharedFeatures:
+    """Features of augmented views for the training, rounded to float16; several threads may call it.
+
+    Folds draw mostly the same views of the exams that they share (`models.sampling.draw_epoch`), so three folds that
+    one process trains compute half as many as they draw.
+
+    Args:
+        stem: Computes features.
+    """
+
+    def __init__(self, stem: StemFeatures) -> None:
+        self._stem = stem
+        self._known: dict[View, np.ndarray] = {}
+        self._bytes = 0
+
+    def __call__(self, views: Sequence[View], images: Callable[[Sequence[View]], np.ndarray]) -> np.ndarray:
+        """Return the features of views (batch, y', x', filters), float32.
+
+        Args:
+            views: The views.
+            images: Makes the images (batch, y, x, channels) of some of them.
+        """
+        unknown = [view for view in views if view not in self._known]
+        computed = dict(zip(unknown, self._stem(images(unknown)).astype(np.float16), strict=True)) if unknown else {}
+        features = np.stack([computed[view] if view in computed else self._known[view] for view in views])
+        for view, values in computed.items():
+            if self._bytes + values.nbytes <= REMEMBERED_BYTES:
+                self._known[view] = values.copy()  # not the whole batch
+                self._bytes += values.nbytes
+        return features.astype(np.float32)
 
 
 class SplitEngines:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from input.contest import SLICE_LABEL, STUDY
 from models.batches import prefetched
-from models.sampling import draw_epoch
+from models.sampling import draw_epoch, slice_keys
 from models.slice_targets import sampled_targets
 from models.slice_views import SliceViews
 from pipeline.errors import UserError
@@ -60,8 +60,8 @@ class InnerExams:
     def __init__(self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1) -> None:
         targets, probabilities = sampled_targets(slices, settings)
         count = max(settings.batch, settings.epoch_slices // 5)
-        sampled = draw_epoch(probabilities, count, seed=settings.seed, epoch=settings.epochs)
-        rows, self._counts = np.unique(sampled, return_counts=True)
+        drawn = draw_epoch(probabilities, slice_keys(slices), count, seed=settings.seed, epoch=settings.epochs)
+        rows, self._counts = np.unique(drawn.rows, return_counts=True)
         self._targets = targets[rows].astype(np.float64)
         self._planes = list(zip(slices[STUDY].to_numpy()[rows], slices["plane"].to_numpy()[rows], strict=True))
         self._views, self._batch, self._loaders = views, settings.batch, loaders

@@ -1,11 +1,16 @@
-"""Which slices an epoch shows, and in which order: a pure function of (seed, epoch).
+"""Which slices an epoch shows, and in which order: a pure function of (seed, epoch) and of the slices.
 
 Few slices show PE and most exams have none, so with "shares" slices are sampled in fixed shares of three groups:
 slices with PE, slices without PE of exams with PE, and slices of exams without PE. Within a group an exam is weighted
 by the square root of its number of slices in that group, between equal weight per exam and equal weight per slice:
 the metric favours exams with many positive slices, but small clots must be seen as well. With "uniform" every slice
 of every exam has the same probability.
+
+Whether a slice is drawn depends on a random number of its own, so trainings on overlapping sets of exams, such as those
+of two folds, mostly draw the same slices of the exams that they share, and can share what they compute of them.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -87,24 +92,50 @@ def q_weights(slices: pd.DataFrame, probabilities: np.ndarray) -> np.ndarray:
     return q / mean
 
 
-def draw_epoch(weights: np.ndarray, count: int, *, seed: int, epoch: int) -> np.ndarray:
+def slice_keys(slices: pd.DataFrame) -> np.ndarray:
+    """Return a number for every slice that does not depend on the other slices: uint64 (slices,).
+
+    Args:
+        slices: One row per slice with study and `plane`.
+    """
+    studies = pd.util.hash_array(slices[STUDY].to_numpy(object))
+    return pd.util.hash_array(studies + slices["plane"].to_numpy(np.uint64))
+
+
+class Draws(NamedTuple):
+    """The slices of one epoch in the order of training.
+
+    Attributes:
+        rows: Row numbers, int64 (count,).
+        repeats: How often the same slice was drawn before, int64 (count,).
+    """
+
+    rows: np.ndarray
+    repeats: np.ndarray
+
+
+def draw_epoch(weights: np.ndarray, keys: np.ndarray, count: int, *, seed: int, epoch: int) -> Draws:
     """Draw the slices of one epoch.
 
-    Systematic sampling of the cumulative weights, then shuffling: no slice repeats before its expected count exceeds
-    one, and the shares are met closely in every epoch.
+    Sequential Poisson sampling (Ohlsson 1998, Journal of Official Statistics 14, 149) with replacement: a slice with
+    the random number u and the expected count n enters the sample for the (k + 1)th time at (k + u) / n, and the
+    earliest entries are taken. So no slice repeats before its expected count is about one, and the shares are met
+    closely in every epoch.
 
     Args:
         weights: Sampling weight of each slice, shape (slices,).
+        keys: Numbers of the slices from `slice_keys`.
         count: Number of slices to draw.
         seed: Seed of the training run.
         epoch: Number of the epoch, from 0.
-
-    Returns:
-        Row numbers in the order of training, int64 (count,).
     """
     random = np.random.default_rng([seed, epoch])
-    shuffled = random.permutation(len(weights))
-    points = (np.arange(count) + random.random()) / count
-    cumulated = np.cumsum(weights[shuffled])
-    rows = shuffled[np.searchsorted(cumulated, points * cumulated[-1], side="right").clip(max=len(weights) - 1)]
-    return random.permutation(rows)
+    own = pd.util.hash_array(keys ^ random.integers(2**64, dtype=np.uint64)) / 2.0**64
+    expected = count * weights / weights.sum()
+    entries = np.ceil(expected).astype(int) + 1
+    rows = np.repeat(np.arange(len(weights)), entries)
+    repeats = np.arange(len(rows)) - np.repeat(np.cumsum(entries) - entries, entries)
+    with np.errstate(divide="ignore"):
+        entered = (repeats + own[rows]) / expected[rows]  # infinite for a weight of 0
+    chosen = random.permutation(np.argsort(entered, kind="stable")[:count])
+    return Draws(rows[chosen], repeats[chosen])

@@ -1,11 +1,11 @@
 """Training of one slice network; a killed run resumes after its last finished epoch and ends with the same bytes.
 
 An epoch: unfreeze if due, sample slices, train batch by batch, measure the loss on the inner exams, save everything
-that the next epoch depends on. Order and augmentation are a pure function of (seed, epoch, draw), so they need no
-saved state.
+that the next epoch depends on. Order and augmentation are a pure function of the seed, the epoch and the slice, so they
+need no saved state.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from models.batches import prefetched
 from models.clot_targets import MAP_CHANNELS
 from models.device import gpu_capability
 from models.device_views import DeviceViews
-from models.frozen_stem import StemFeatures
+from models.frozen_stem import SharedFeatures
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, create_training_variables
 from models.progress import TrainingLog
-from models.sampling import draw_epoch
+from models.sampling import draw_epoch, slice_keys
 from models.slice_targets import evidence_targets, flip_targets, sampled_targets
-from models.slice_views import Augmentation, SliceViews, draw_augmentation
+from models.slice_views import SliceViews, View, draw_augmentation
 from models.training_run import TrainingRun, diverged
 from pipeline.errors import UserError
 from pipeline.settings import ModelsSettings
@@ -93,7 +93,7 @@ class EpochBatches:
 
     def __init__(
         self, slices: pd.DataFrame, views: SliceViews, settings: ModelsSettings, loaders: int = 1,
-        on_device: bool | None = None, stem: StemFeatures | None = None,
+        on_device: bool | None = None, stem: SharedFeatures | None = None,
     ) -> None:  # fmt: skip
         on_device = gpu_capability() is not None if on_device is None else on_device
         self._device_views = DeviceViews(settings) if on_device else None
@@ -102,6 +102,7 @@ class EpochBatches:
         self._views, self._settings, self._loaders = views, settings, loaders
         self._targets, self._probabilities = sampled_targets(slices, settings)
         self._studies, self._planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
+        self._keys = slice_keys(slices)
 
     def of(self, epoch: int) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
         """Yield what the training reads and the targets of each trained output, batch by batch.
@@ -112,13 +113,17 @@ class EpochBatches:
         2 * MAP_CHANNELS); `evidence`: (batch, 6), weighted only where no mask supervises the map.
         """
         batch = self._settings.batch
-        rows = draw_epoch(self._probabilities, self.count * batch, seed=self._settings.seed, epoch=epoch)
+        draws = draw_epoch(
+            self._probabilities, self._keys, self.count * batch, seed=self._settings.seed, epoch=epoch
+        )  # fmt: skip
 
         def make(step: int) -> tuple[Any, dict[str, np.ndarray]]:
             """Make one batch; runs in a loader thread."""
-            draws = range(step * batch, (step + 1) * batch)
-            augmentations = [draw_augmentation(self._settings, epoch=epoch, draw=draw) for draw in draws]
-            batch_rows = rows[draws.start : draws.stop]
+            batch_rows, repeats = (values[step * batch : (step + 1) * batch] for values in draws)
+            augmentations = [
+                draw_augmentation(self._settings, epoch=epoch, key=key, repeat=repeat)
+                for key, repeat in zip(self._keys[batch_rows], repeats, strict=True)
+            ]
             views = [
                 (self._studies[row], int(self._planes[row]), augmentation)
                 for row, augmentation in zip(batch_rows, augmentations, strict=True)
@@ -135,12 +140,14 @@ class EpochBatches:
 
         return prefetched(make, self.count, threads=self._loaders)
 
-    def _images(self, views: list[tuple[str, int, Augmentation]]) -> Any:
+    def _images(self, views: list[View]) -> Any:
         if self._device_views is None:
-            images = np.stack([self._views.view(*view) for view in views])
-            return self._stem(images) if self._stem else images
+            return self._stem(views, self._view_images) if self._stem else self._view_images(views)
         hu = np.stack([self._views.hu(*view) for view in views])
         return self._device_views(hu, [augmentation for *_, augmentation in views])
+
+    def _view_images(self, views: Sequence[View]) -> np.ndarray:
+        return np.stack([self._views.view(*view) for view in views])
 
 
 def fix_statistics(run: TrainingRun, batches: EpochBatches) -> None:

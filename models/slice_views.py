@@ -65,11 +65,20 @@ class Augmentation:
 
 
 UNCHANGED = Augmentation()
+#: A view of a stored slice: StudyInstanceUID, index of the slice in the store, augmentation.
+View = tuple[str, int, Augmentation]
 
 
-def draw_augmentation(settings: ModelsSettings, *, epoch: int, draw: int) -> Augmentation:
-    """Draw the augmentation of one sample: a pure function of (seed, epoch, index in the epoch)."""
-    seed = (settings.seed, epoch, draw)
+def draw_augmentation(settings: ModelsSettings, *, epoch: int, key: int, repeat: int) -> Augmentation:
+    """Draw the augmentation of one sample: a pure function of the seed and the arguments.
+
+    Args:
+        settings: Training recipe.
+        epoch: Number of the epoch, from 0.
+        key: Number of the slice from `models.sampling.slice_keys`.
+        repeat: How often the epoch has drawn the slice before.
+    """
+    seed = (settings.seed, epoch, int(key), int(repeat))
     random = np.random.default_rng(seed)
     strength = settings.augmentation
     side = 0.25 if random.random() < settings.cutout * strength else 0.0

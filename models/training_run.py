@@ -17,7 +17,7 @@ from models.batch_normalization import measure_statistics, normalisations
 from models.checkpoint import require_same_conditions, restore_checkpoint, save_checkpoint
 from models.clot_map import map_loss
 from models.device import gpu_capability
-from models.frozen_stem import SplitEngines, StemFeatures, split, stem_precision
+from models.frozen_stem import SharedFeatures, SplitEngines, StemFeatures, split, stem_precision
 from models.history import History
 from models.inner_split import InnerExams
 from models.network_names import architecture
@@ -50,7 +50,7 @@ class TrainingRun:
         self.model, maps = slice_network_with_maps(settings, backbone, weights, local_map=local_map)
         self._parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
         self.trained = self._parts.rest if self._parts else self.model
-        self._stem: StemFeatures | None = None
+        self._stem: SharedFeatures | None = None
         self._engines: SplitEngines | None = None
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.history = History()
@@ -85,7 +85,7 @@ class TrainingRun:
         run.best = restore_checkpoint(arrays, checkpoint, run.model, run.trained.optimizer, run.average)
         return run
 
-    def stem(self, loaders: int = 1) -> StemFeatures | None:
+    def stem(self, loaders: int = 1) -> SharedFeatures | None:
         """Return what computes the features that `trained` reads; None if it reads images.
 
         It is compiled at the first call, when the weights have been loaded or restored.
@@ -94,7 +94,7 @@ class TrainingRun:
             loaders: Threads that call it at the same time.
         """
         if self._parts and not self._stem:
-            self._stem = StemFeatures(self._parts.stem, self.settings.precision, loaders)
+            self._stem = SharedFeatures(StemFeatures(self._parts.stem, self.settings.precision, loaders))
         return self._stem
 
     def split_engines(self, shared: list[str], threads: int) -> tuple[Engine, Engine] | None:

@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_the_device_finishes_views_as_the_loader_does(store: Path, recipe: ModelsSettings) -> None:
     views = SliceViews(store, recipe)
-    augmentations = [draw_augmentation(recipe, epoch=1, draw=draw) for draw in range(16)]
+    augmentations = [draw_augmentation(recipe, epoch=1, key=key, repeat=0) for key in range(16)]
     assert len({augmentation.hole[2] for augmentation in augmentations}) == (2 if recipe.augmentation else 1)
     hu = np.stack([views.hu("exam", draw % 6, augmentation) for draw, augmentation in enumerate(augmentations)])
     assert hu.dtype == np.int16

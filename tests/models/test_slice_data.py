@@ -13,7 +13,7 @@ from features.store import write_exam
 from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, STUDY
 from models.batches import prefetched
 from models.inner_split import split_inner
-from models.sampling import draw_epoch, q_weights, sampling_weights
+from models.sampling import draw_epoch, q_weights, sampling_weights, slice_keys
 from models.slice_targets import TARGETS, evidence_targets, flip_targets, slice_targets
 from models.slice_views import Augmentation, SliceViews, draw_augmentation
 from pipeline.artifact import MANIFEST
@@ -25,6 +25,7 @@ from pipeline.settings import ModelsSettings
 def _slices(**exam_labels) -> pd.DataFrame:
     """Make an exam with PE (on 3 of 10 slices, with the given exam labels) and an exam without (10 slices)."""
     table = pd.DataFrame({STUDY: ["pos"] * 10 + ["neg"] * 10, SLICE_LABEL: [0.0] * 4 + [1.0] * 3 + [0.0] * 13})
+    table["plane"] = [*range(10)] * 2
     for name in TARGETS[1:]:
         table[name] = np.where(table[STUDY] == "pos", exam_labels.get(name, 0.0), 0.0)
     return table
@@ -32,17 +33,33 @@ def _slices(**exam_labels) -> pd.DataFrame:
 
 def test_slices_are_sampled_in_the_configured_shares():
     slices = _slices()
-    rows = draw_epoch(sampling_weights(slices, 0.5, 0.3), 1000, seed=1, epoch=0)
+    rows, repeats = draw_epoch(sampling_weights(slices, 0.5, 0.3), slice_keys(slices), 1000, seed=1, epoch=0)
     sampled = slices.iloc[rows]
     assert len(rows) == 1000
+    assert len(set(zip(rows, repeats, strict=True))) == 1000 and repeats.max() == np.bincount(rows).max() - 1
     assert abs((sampled[SLICE_LABEL] > 0).mean() - 0.5) < 0.01
     assert abs((sampled[STUDY] == "neg").mean() - 0.3) < 0.01
 
 
 def test_an_epoch_is_a_pure_function_of_seed_and_number():
-    weights = sampling_weights(_slices(), 0.5, 0.25)
-    assert np.array_equal(draw_epoch(weights, 64, seed=1, epoch=3), draw_epoch(weights, 64, seed=1, epoch=3))
-    assert not np.array_equal(draw_epoch(weights, 64, seed=1, epoch=3), draw_epoch(weights, 64, seed=1, epoch=4))
+    weights, keys = sampling_weights(_slices(), 0.5, 0.25), slice_keys(_slices())
+    rows = draw_epoch(weights, keys, 64, seed=1, epoch=3).rows
+    assert np.array_equal(rows, draw_epoch(weights, keys, 64, seed=1, epoch=3).rows)
+    for other in ({"seed": 1, "epoch": 4}, {"seed": 2, "epoch": 3}):
+        assert not np.array_equal(rows, draw_epoch(weights, keys, 64, **other).rows)
+
+
+def test_overlapping_sets_of_exams_mostly_draw_the_same_slices_of_common_exams():
+    exams = [_slices().assign(**{STUDY: lambda table, exam=exam: table[STUDY] + str(exam)}) for exam in range(30)]
+    drawn = []
+    for part in (exams[:20], exams[10:]):
+        slices = pd.concat(part, ignore_index=True)
+        rows, repeats = draw_epoch(sampling_weights(slices, 0.5, 0.25), slice_keys(slices), 120, seed=1, epoch=0)
+        assert np.bincount(rows).max() <= 2
+        drawn.append(set(zip(slices[STUDY][rows], slices["plane"][rows], repeats, strict=True)))
+    common = {f"{kind}{exam}" for kind in ("pos", "neg") for exam in range(10, 20)}
+    first, second = ({draw for draw in part if draw[0] in common} for part in drawn)
+    assert len(first & second) > 0.9 * len(first | second) > 40
 
 
 def test_the_share_of_an_empty_group_is_distributed_over_the_others():
@@ -58,7 +75,8 @@ def test_shares_above_one_are_an_error():
 def test_uniform_sampling_ignores_the_shares():
     slices = _slices()
     np.testing.assert_allclose(sampling_weights(slices, 0.5, 0.25, "uniform"), 1 / 20)
-    rows = draw_epoch(sampling_weights(slices, 0.5, 0.25, "uniform"), 40, seed=1, epoch=0)
+    weights = sampling_weights(slices, 0.5, 0.25, "uniform")
+    rows = draw_epoch(weights, slice_keys(slices), 40, seed=1, epoch=0).rows
     assert np.bincount(rows).tolist() == [2] * 20
 
 
@@ -224,9 +242,10 @@ def test_a_changed_stored_exam_is_rejected_before_it_is_parsed(store):
 
 def test_augmentation_is_deterministic_and_stays_in_range(store):
     views = SliceViews(store[0], SETTINGS)
-    augmentation = draw_augmentation(SETTINGS, epoch=1, draw=5)
-    assert augmentation == draw_augmentation(SETTINGS, epoch=1, draw=5)
-    assert augmentation != draw_augmentation(SETTINGS, epoch=1, draw=6)
+    augmentation = draw_augmentation(SETTINGS, epoch=1, key=5, repeat=0)
+    assert augmentation == draw_augmentation(SETTINGS, epoch=1, key=np.uint64(5), repeat=0)
+    for epoch, key, repeat in ((2, 5, 0), (1, 6, 0), (1, 5, 1)):
+        assert augmentation != draw_augmentation(SETTINGS, epoch=epoch, key=key, repeat=repeat)
     view = views.view("study", 2, augmentation)
     np.testing.assert_array_equal(view, views.view("study", 2, augmentation))
     assert 0 <= view.min() and view.max() <= 1
@@ -235,7 +254,7 @@ def test_augmentation_is_deterministic_and_stays_in_range(store):
 def test_cutout_is_the_probability_of_a_hole():
     def holes(cutout):
         settings = ModelsSettings(cutout=cutout)
-        return [draw_augmentation(settings, epoch=0, draw=draw).hole[2] for draw in range(200)]
+        return [draw_augmentation(settings, epoch=0, key=key, repeat=0).hole[2] for key in range(200)]
 
     assert not any(holes(0.0)) and all(holes(1.0)) and 20 < np.count_nonzero(holes(0.2)) < 60
 
