@@ -151,7 +151,7 @@ class ClotMap(nn.Module):
                 nn.Conv2d(channels[0], WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH, 1e-3), nn.ReLU(inplace=True)
             )
         self.map = nn.Conv2d(WIDTH if local_map else WIDTH + 2, MAP_CHANNELS, 1)
-        self.side = nn.Linear(SUMMARY, 1)
+        self.side = nn.Linear(WIDTH + 2 + STRENGTHS, 1)
 
     def forward(
         self, stride8: torch.Tensor, stride16: torch.Tensor, stride32: torch.Tensor
@@ -172,7 +172,8 @@ class ClotMap(nn.Module):
         middle, columns = clot.shape[2] // 2, clot.shape[2]
         parts = (slice(0, columns), slice(middle, columns), slice(0, columns - middle))
         summaries = torch.stack([_attend(described[..., part], clot[..., part]) for part in parts], 1)
-        sides = self.side(summaries[:, 1:]).flatten(1)
+        halves = torch.cat([summaries[:, 1:, : WIDTH + 2], summaries[:, 1:, -STRENGTHS:]], 2)
+        sides = self.side(halves).flatten(1)
         return logits, sides, summaries[:, 0], summaries[:, :, -STRENGTHS:].flatten(1)
 
 

@@ -198,6 +198,20 @@ def clot_map(cells: Any, local: Any | None) -> tuple[Any, Any, Any]:
     return logits, Channel(CLOT, dtype="float32", name="clot")(logits), placed
 
 
+def side_answers(summaries: Any) -> Any:
+    """Answer for either side with shared weights, without the cells' logits but for the strength of the clot.
+
+    Args:
+        summaries: (batch, len(PARTS), WIDTH + 2 + MAP_CHANNELS + STRENGTHS) from `ClotAttention`.
+
+    Returns:
+        (batch, 2, 1) logits of PE on the left and on the right.
+    """
+    features, strengths = summaries[:, 1:, : WIDTH + 2], summaries[:, 1:, -STRENGTHS:]
+    known = layers.Concatenate(dtype="float32", name="sides")([features, strengths])
+    return layers.Dense(1, dtype="float32", name="side")(known)
+
+
 class ClotEvidence(layers.Layer):
     """Pools the map to logits of PE on the slice: the sum of the cells' odds, so that a few cells suffice.
 

@@ -18,6 +18,7 @@ from models.clot_map import (
     clot_map,
     feature_pyramid,
     local_cells,
+    side_answers,
 )
 from models.network_names import architecture
 from models.pooling import pool_features
@@ -67,7 +68,7 @@ def slice_network_with_maps(
         described = layers.Concatenate(dtype="float32", name="described")([placed, map_logits])
         summaries = ClotAttention(name="clot_attention")([described, clot])
         strengths = layers.Flatten(dtype="float32", name="strengths")(summaries[:, :, -STRENGTHS:])
-        summary, sides = summaries[:, 0], layers.Dense(1, dtype="float32", name="side")(summaries[:, 1:])
+        summary, sides = summaries[:, 0], side_answers(summaries)
         vector = layers.Concatenate(dtype="float32", name="vector")(
             [pool_features(maps[-1], settings.pooling), summary]
         )
