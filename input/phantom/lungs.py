@@ -10,7 +10,7 @@ FLUID = 8.0  # HU
 TEXTURE_MODES = 10
 
 
-def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Grid, texture: "Texture") -> None:
+def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Grid, texture: np.ndarray) -> None:
     """Blend both lungs into a volume.
 
     Args:
@@ -18,13 +18,13 @@ def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Gri
         patient: the patient's dimensions and lung disease.
         cage: the thoracic cage, evaluated on `grid`.
         grid: coordinates of the volume.
-        texture: the exam's lung texture.
+        texture: of the lung on `grid`, from `Texture.field`; overwritten.
     """
     margin = lung_margin(patient, cage)
     cover = np.clip(margin / np.float32(max(grid.pixel, 0.9)) + np.float32(0.5), 0, 1)
     # Gravity compresses the dependent lung: it is denser at the back of a supine patient.
     down = -1 if patient.prone else 1
-    lung = texture.field(grid)
+    lung = texture
     lung += np.float32(patient.lung_hu) + np.float32(down * patient.lung_gradient / 160) * cage.y
     _add_opacities(lung, patient, grid)
     _add_fluid(lung, patient, cage, down)

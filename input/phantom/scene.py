@@ -65,12 +65,15 @@ class Scene:
         return np.rint(np.clip(volume, -1024, 3071, out=volume), out=volume).astype(np.int16), artery
 
     def _paint_body(self, volume: np.ndarray, grid: Grid) -> None:
-        cage = cage_field(self.patient, grid)
-        wall.paint_wall(volume, self.patient, cage)
-        np.copyto(volume, np.float32(MEDIASTINAL_FAT), where=cage.outside < 1)
-        paint_abdomen(volume, self.patient, cage, grid)
-        wall.paint_bones(volume, self.patient, grid)
-        paint_lungs(volume, self.patient, cage, grid, self.texture)
+        texture = self.texture.field(grid)
+        for planes in physics.cached_parts(len(volume)):
+            part, target = grid.part((planes, slice(None), slice(None))), volume[planes]
+            cage = cage_field(self.patient, part)
+            wall.paint_wall(target, self.patient, cage)
+            np.copyto(target, np.float32(MEDIASTINAL_FAT), where=cage.outside < 1)
+            paint_abdomen(target, self.patient, cage, part)
+            wall.paint_bones(target, self.patient, part)
+            paint_lungs(target, self.patient, cage, part, texture[planes])
         wall.paint_table(volume, self.patient, grid)
         blend(volume, grid, self.scapulae, 420)
         blood = self.contrast
