@@ -8,7 +8,6 @@ from scipy.ndimage import correlate1d
 
 from input.phantom.raster import Grid
 
-
 #: Slices computed at once where every step reads what the one before wrote: they fit into a processor's cache.
 CACHED_SLICES = 4
 
