@@ -9,15 +9,15 @@ features of the test slices, and of the views that they draw for training.
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from models.backbones import last_readers
 from models.device import cpu_flags, onednn_is_limited
-from models.prediction_engine import OUTPUTS, Engine, compiled_graph, export_model
-from models.shared_stem import Graph, joined_engine
+from models.prediction_engine import GRAPH, OUTPUTS, Engine, compiled_graph, export_model, read_graph, save_graph
+from models.shared_stem import Graph, join_graphs, joined_engine
 from models.slice_views import View
 
 #: Memory for features of either kind that folds share: for 128 x 192 pixels and 40 filters at stride 8 those of 6,500
@@ -94,7 +94,8 @@ class StemFeatures:
     """
 
     def __init__(self, stem: keras.Model, precision: str, threads: int = 1) -> None:
-        self._run = _compiled(stem, 1, threads, streams=threads, precision=stem_precision(precision))
+        precision = stem_precision(precision)
+        self._run = compiled_graph(_exported_graph(stem), threads, outputs=1, streams=threads, precision=precision)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images (batch, y, x, channels) -> features (batch, y', x', filters), float32."""
@@ -142,22 +143,26 @@ class SplitEngines:
     """
 
     def __init__(self, stem: keras.Model, threads: int) -> None:
-        self._stem, self._threads = _compiled(stem, 1, threads), threads
+        self._graph, self._threads = _exported_graph(stem), threads
+        self._stem = compiled_graph(self._graph.clone(), threads, outputs=1)
         self._shared: tuple[list[str], RememberedFeatures] | None = None
 
-    def of(self, rest: keras.Model, shared: list[str]) -> tuple[Engine, Engine]:
+    def of(self, rest: keras.Model, shared: list[str], path: Path) -> tuple[Engine, Engine]:
         """Return the engine of a fold for any images, and the one for those that every fold predicts.
 
         Args:
             rest: From `split`, with the weights of the fold.
             shared: Names of the slices of the second engine, which gets all their images once, in the same batches
                 for every fold.
+            path: Where the graph of the whole network is written.
         """
         if self._shared is None or self._shared[0] != shared:
             self._shared = shared, RememberedFeatures(self._stem)
         remembered = self._shared[1]
         remembered.restart()
-        run = _compiled(keras.Model(rest.input, [rest.output[name] for name in OUTPUTS]), len(OUTPUTS), self._threads)
+        graph = _exported_graph(keras.Model(rest.input, [rest.output[name] for name in OUTPUTS]))
+        save_graph(join_graphs(self._graph.clone(), graph.clone()), path)
+        run = compiled_graph(graph, self._threads, outputs=len(OUTPUTS))
         return joined_engine(self._stem, run), joined_engine(remembered, run)
 
 
@@ -190,11 +195,8 @@ class RememberedFeatures:
         return features
 
 
-def _compiled(
-    model: keras.Model, outputs: int, threads: int, *, streams: int = 1, precision: str = "f32"
-) -> Graph:  # fmt: skip
-    """Compile a part of a network; the arguments are those of `models.prediction_engine.compiled_graph`."""
+def _exported_graph(model: keras.Model) -> Any:
+    """Export a network as a graph of OpenVINO."""
     with tempfile.TemporaryDirectory() as folder:
-        export_model(model, Path(folder) / "part.xml")
-        path = Path(folder) / "part.xml"
-        return compiled_graph(path, threads, outputs=outputs, streams=streams, precision=precision)
+        export_model(model, Path(folder) / GRAPH)
+        return read_graph(Path(folder) / GRAPH)  # its weights stay mapped when the file is removed

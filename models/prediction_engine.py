@@ -103,7 +103,7 @@ def export_model(model: "keras.Model", path: Path) -> None:
     folder.mkdir(exist_ok=True)
     try:
         model.export(str(folder / path.name), format="openvino", verbose=False)
-        _save_with_plain_names(folder / path.name, path)
+        save_graph(read_graph(folder / path.name), path)
     except RuntimeError:  # OpenVINO does not say why it cannot write
         require_space(path.with_suffix(".bin"), 2 * 4 * model.count_params())
         raise
@@ -111,11 +111,10 @@ def export_model(model: "keras.Model", path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _save_with_plain_names(exported: Path, path: Path) -> None:
-    """Write an exported graph with numbered names: its own contain counters of all graphs that the process exported."""
+def save_graph(graph: "openvino.Model", path: Path) -> None:
+    """Write a graph with numbered names: its own contain counters of all graphs that the process exported."""
     import openvino
 
-    graph = _core().read_model(str(exported))
     for number, operation in enumerate(graph.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
         for output in operation.outputs():

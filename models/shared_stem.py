@@ -107,6 +107,16 @@ def split_graph(graph: Any, cut: int) -> tuple[Any, Any]:
     return stem, openvino.Model(graph.get_results(), [features], "rest")
 
 
+def join_graphs(stem: Any, rest: Any) -> Any:
+    """Join two graphs as `split_graph` gives them to one; both are used up."""
+    import openvino
+
+    features = stem.output(0).get_node().input_value(0)  # what the stem's result reads
+    for reader in rest.input(0).get_target_inputs():
+        reader.replace_source_output(features)
+    return openvino.Model(rest.get_results(), stem.get_parameters(), "network")
+
+
 class _LastFeatures:
     """A stem that keeps, for every thread, the features of the array that it was called with last."""
 

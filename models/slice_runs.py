@@ -31,6 +31,7 @@ from models.history import History
 from models.network_artifacts import exam_network_artifact, network_artifact
 from models.precision import dtype_policy
 from models.prediction_engine import (
+    GRAPH,
     Engine,
     export_graph,
     keras_engine,
@@ -192,15 +193,17 @@ def _train(
 def _engines_of(
     run: "TrainingRun", scored: pd.DataFrame, recipe: ModelsSettings, backbone: str, directory: Path, threads: int
 ) -> dict[str, Engine]:  # fmt: skip
-    """Return role -> prediction engine of a trained network; exports the graph if that is OpenVINO."""
+    """Return role -> prediction engine of a trained network; writes the graph if that is OpenVINO."""
     from models.slice_network import in_float32
 
     if select_engine(recipe.engine) != "openvino":
         return dict.fromkeys(ROLES, keras_engine(run.model))
-    export_graph(in_float32(run.model, recipe, backbone), directory)
     every_fold = scored.loc[scored["role"] == "test", SOP].tolist()
-    engines = run.split_engines(every_fold, threads)
-    return dict(zip(ROLES, engines or [openvino_engine(directory, threads)] * 2, strict=True))
+    engines = run.split_engines(every_fold, threads, directory / GRAPH)
+    if engines is None:
+        export_graph(in_float32(run.model, recipe, backbone), directory)
+        engines = (openvino_engine(directory, threads),) * 2
+    return dict(zip(ROLES, engines, strict=True))
 
 
 def _write_predictions(

@@ -97,17 +97,18 @@ class TrainingRun:
             self._stem = SharedFeatures(StemFeatures(self._parts.stem, self.settings.precision, loaders))
         return self._stem
 
-    def split_engines(self, shared: list[str], threads: int) -> tuple[Engine, Engine] | None:
+    def split_engines(self, shared: list[str], threads: int, path: Path) -> tuple[Engine, Engine] | None:
         """Return the engines of `models.frozen_stem.SplitEngines` with the present weights; None if not split.
 
         Args:
             shared: Names of the slices of the second engine.
             threads: CPU threads.
+            path: Where the graph of the network is written, if it is split.
         """
         if not self._parts:
             return None
         self._engines = self._engines or SplitEngines(self._parts.stem, threads)
-        return self._engines.of(self._parts.rest, shared)
+        return self._engines.of(self._parts.rest, shared, path)
 
     def _is_split(self) -> bool:
         """Whether frozen layers are computed by OpenVINO."""

@@ -94,9 +94,9 @@ def test_views_that_were_computed_before_have_the_same_features_as_if_they_were_
         full(views[:5], lambda views, count=count: images[: len(views)] if len(views) == count else None)
 
 
-def test_folds_predict_what_the_network_predicts_and_share_the_features_of_common_slices(monkeypatch):
+def test_folds_predict_what_the_network_predicts_and_share_the_features_of_common_slices(monkeypatch, tmp_path):
     from models import frozen_stem
-    from models.prediction_engine import OUTPUTS
+    from models.prediction_engine import GRAPH, OUTPUTS, openvino_engine
     from models.training_run import TrainingRun
 
     run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
@@ -110,7 +110,8 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
     for fold in range(2):
         kernel = run.trained.get_layer("head").get_layer("slice_answer").kernel
         kernel.assign(random.normal(size=kernel.shape))
-        for engine in engines.of(run.trained, names):
+        split = engines.of(run.trained, names, tmp_path / GRAPH)
+        for engine in (*split, openvino_engine(tmp_path, 1)):
             for images in batches:
                 expected = run.model.predict_on_batch(images)
                 for name, values in zip(OUTPUTS, engine(images), strict=True):
@@ -119,7 +120,7 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
     monkeypatch.setattr(frozen_stem, "REMEMBERED_BYTES", stem(batches[0])[0].nbytes)  # room for one batch
     computed.clear()
     for _ in range(2):
-        _, shared = engines.of(run.trained, names[::-1])
+        _, shared = engines.of(run.trained, names[::-1], tmp_path / GRAPH)
         for images in batches:
             shared(images)
     assert computed == [4, 4, 4]
