@@ -89,12 +89,20 @@ def parse_header(data: bytes, path: Path, file_bytes: int) -> SliceHeader:
         DicomError: not DICOM, refused, contradictory, or not an axial CT slice.
     """
     with readable_header():
-        elements = read_elements(data)
-        check_required(elements.dataset)
-        rows, columns = int(elements.dataset.Rows), int(elements.dataset.Columns)
-        check_image(elements.dataset, rows, columns)
-        padding = check_length(elements.syntax, rows, columns, elements.length, elements.offset, file_bytes)
-        return slice_header(elements, path, padding)
+        return single_header(read_elements(data), path, file_bytes)
+
+
+def single_header(elements: Elements, path: Path, file_bytes: int) -> SliceHeader:
+    """Check and convert the elements of a file with one slice; the arguments are those of `parse_header`.
+
+    Raises:
+        DicomError: refused, contradictory, or not an axial CT slice; inside `readable_header`, also for other faults.
+    """
+    check_required(elements.dataset)
+    rows, columns = int(elements.dataset.Rows), int(elements.dataset.Columns)
+    check_image(elements.dataset, rows, columns)
+    padding = check_length(elements.syntax, rows, columns, elements.length, elements.offset, file_bytes)
+    return slice_header(elements, path, padding)
 
 
 @contextmanager

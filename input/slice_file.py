@@ -14,7 +14,7 @@ import numpy as np
 
 from input.archive import open_file
 from input.elements import read_elements
-from input.header import HEAD_BYTES, SliceHeader, parse_header, readable_header
+from input.header import HEAD_BYTES, SliceHeader, parse_header, readable_header, single_header
 from input.header_limits import MAX_FILE_BYTES
 from input.jpeg256 import parse_jpeg_name, read_jpeg
 from input.multi_frame import frame_count, frame_headers
@@ -49,11 +49,10 @@ def read_headers(path: Path) -> tuple[list[SliceHeader], list[str]]:
         """Read the headers of all frames from the start of a file."""
         with readable_header():
             elements = read_elements(data)
-            is_multi_frame = frame_count(elements) != 1
-        if is_multi_frame:
+            is_single = frame_count(elements) == 1
+            headers, reasons = ([single_header(elements, path, file_bytes)] if is_single else []), list[str]()
+        if not is_single:
             headers, reasons = frame_headers(elements, path, file, file_bytes)
-        else:
-            headers, reasons = [parse_header(data, path, file_bytes)], []
         if isinstance(file, ZipExtFile) and "\\" in file.name:
             headers = [replace(header, flags=(*header.flags, BACKSLASHES)) for header in headers]
         return headers, reasons
