@@ -9,7 +9,7 @@ from pipeline.artifact import Artifact, read_manifest
 from pipeline.recorded_weights import recorded_weights
 from pipeline.settings import FOR_ALL_BACKBONES, Settings
 
-VERSION = 8
+VERSION = 9
 EXAM_VERSION = 2
 #: Settings of [models.exam] that select networks and do not affect the training of one.
 NOT_RECIPE = ("kinds", "backbones")

@@ -32,7 +32,7 @@ from pipeline.settings import ModelsSettings
 
 #: Slices of the first epoch on which fixed statistics of batch normalisation are measured, and how many at a time:
 #: every pass costs 0.1 s, whatever its size.
-STATISTICS_SLICES, STATISTICS_BATCH = 256, 32
+STATISTICS_SLICES, STATISTICS_BATCH = 128, 32
 
 
 def train_network(
