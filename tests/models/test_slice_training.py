@@ -2,11 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from models.arrays import load_arrays
 from models.batches import loader_threads
 from models.clot_targets import MAP_CHANNELS
 from models.device import onednn_is_limited
+from models.history import History
 from models.progress import TrainingLog
 from models.slice_targets import TARGETS
 from pipeline import paths
@@ -98,19 +102,27 @@ class Killed(Exception):
 
 
 class KillingLog(TrainingLog):
-    """Kills the training after an epoch (number from 1), or at a step (epoch and step from 0)."""
+    """Kills the training after an epoch (number from 1), or at a step (epoch and step from 0).
 
-    def __init__(self, epochs, after_epoch=None, at_step=None):
+    Keeps the checkpoint of every epoch, beside the training's own.
+    """
+
+    def __init__(self, epochs, checkpoint, after_epoch=None, at_step=None):
         super().__init__(epochs)
-        self._after_epoch, self._at_step = after_epoch, at_step
+        self._checkpoint, self._after_epoch, self._at_step = checkpoint, after_epoch, at_step
 
     def step(self, epoch, step, loss, slices):
         if (epoch, step) == self._at_step:
             raise Killed
 
     def epoch(self, history):
+        shutil.copyfile(self._checkpoint, _kept(self._checkpoint, len(history)))
         if len(history) == self._after_epoch:
             raise Killed
+
+
+def _kept(checkpoint, epoch):
+    return checkpoint.with_name(f"{checkpoint.stem}-epoch{epoch}.npz")
 
 
 def _train(contest, checkpoint, settings=SMALL, *, backbone="tiny", shared=False, **kill):
@@ -124,7 +136,7 @@ def _train(contest, checkpoint, settings=SMALL, *, backbone="tiny", shared=False
     if not shared:
         STARTED.clear()
     keras.utils.set_random_seed(settings.seed)
-    log = KillingLog(settings.epochs, **kill)
+    log = KillingLog(settings.epochs, checkpoint, **kill)
     try:
         run = train_network(contest[1], SliceViews(contest[0], settings), settings, backbone, checkpoint, log)
     except Killed:
@@ -132,44 +144,105 @@ def _train(contest, checkpoint, settings=SMALL, *, backbone="tiny", shared=False
     return run.model, run.history
 
 
+def _resume(contest, checkpoint, folder, settings=SMALL, **options):
+    """Train from a copy of a checkpoint in a folder."""
+    return _train(contest, Path(shutil.copy(checkpoint, folder / "resumed.npz")), settings, **options)
+
+
+class Finished(NamedTuple):
+    """A training that was not killed.
+
+    Attributes:
+        values: The values of the network's variables, by path.
+        history: Its history.
+        started: The values at its start, in the same order; none if later folds cannot share the network.
+        checkpoints: The checkpoints after its epochs, which kills after these epochs would have left.
+    """
+
+    values: dict[str, np.ndarray]
+    history: History
+    started: list[np.ndarray]
+    checkpoints: list[Path]
+
+
+def _finish(contest, checkpoint, settings=SMALL, backbone="tiny"):
+    from models.training_run import STARTED
+
+    model, history = _train(contest, checkpoint, settings, backbone=backbone)
+    values = {variable.path: _values(variable) for variable in model.variables}
+    assert len(values) == len(model.variables)
+    started = STARTED[0][2][: len(values)] if STARTED else []
+    kept = [_kept(checkpoint, epoch + 1) for epoch in range(len(history))]
+    return Finished(values, history, started, kept)
+
+
+@pytest.fixture(scope="module")
+def finished_by_recipe():
+    """Recipe -> its finished training."""
+    return {}
+
+
+@pytest.fixture
+def finished(contest, finished_by_recipe, tmp_path_factory, request):
+    """A function that trains without a kill, once for all tests with the same recipe."""
+    is_compiled = request.node.get_closest_marker("compiled") is not None
+
+    def finish(settings=SMALL, backbone="tiny"):
+        key = repr(settings), backbone, is_compiled
+        if key not in finished_by_recipe:
+            checkpoint = tmp_path_factory.mktemp("finished") / "run.npz"
+            finished_by_recipe[key] = _finish(contest, checkpoint, settings, backbone)
+        return finished_by_recipe[key]
+
+    return finish
+
+
 #: All parts of a recipe with state across epochs; the layers are unfrozen in the third epoch.
 EVERYTHING = replace(
-    SMALL, epochs=4, ema=0.8, accumulate=2, batch=4, frozen_share=0.9, unfreeze_epoch=3, inner_share=0.4, patience=4,
+    SMALL, epochs=4, ema=0.8, accumulate=2, epoch_slices=8, batch=4, frozen_share=0.9, unfreeze_epoch=3,
+    inner_share=0.4, patience=4,
 )  # fmt: skip
 
 
-def _assert_identical(first, second):
-    (first_model, first_history), (second_model, second_history) = first, second
-    assert first_history == second_history
-    for expected, variable in zip(first_model.variables, second_model.variables, strict=True):
-        assert np.array_equal(_values(expected), _values(variable)), expected.path
+def _assert_identical(finished, trained):
+    model, history = trained
+    assert finished.history == history
+    for (path, expected), variable in zip(finished.values.items(), model.variables, strict=True):
+        assert np.array_equal(expected, _values(variable)), path
+
+
+def test_a_kill_leaves_the_checkpoint_of_the_last_finished_epoch(contest, tmp_path, finished):
+    """So later tests resume from the checkpoints of a training that was not killed."""
+    assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
+    left, expected = load_arrays(tmp_path / "killed.npz"), load_arrays(finished().checkpoints[0])
+    assert list(left) == list(expected)
+    for name, values in left.items():
+        assert np.array_equal(values, expected[name]), name
 
 
 @pytest.mark.compiled
-def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path):
-    whole = _train(contest, tmp_path / "whole.npz")
-    assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
-    _assert_identical(whole, _train(contest, tmp_path / "killed.npz"))
-    assert len(whole[1]) == 2
+def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path, finished):
+    whole = finished()
+    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path))
+    assert len(whole.history) == 2
 
 
 @pytest.mark.parametrize("frozen_share", [0.0, 0.4])
-def test_fixed_statistics_are_measured_once_and_survive_a_kill(contest, tmp_path, frozen_share):
+def test_fixed_statistics_are_measured_once_and_survive_a_kill(contest, tmp_path, finished, frozen_share):
     from models.slice_network import slice_network
 
     settings = replace(SMALL, fixed_statistics=True, frozen_share=frozen_share, ema=0.8)
-    whole = _train(contest, tmp_path / "whole.npz", settings, backbone="strided")
-    assert _train(contest, tmp_path / "killed.npz", settings, backbone="strided", after_epoch=1) is None
-    first_epoch = load_arrays(tmp_path / "killed.npz")
-    _assert_identical(whole, _train(contest, tmp_path / "killed.npz", settings, backbone="strided"))
-    initial = slice_network(SMALL, "strided", "none")
-    of_backbone = {id(variable) for variable in whole[0].get_layer("strided").variables}
+    whole = finished(settings, "strided")
+    first_epoch = load_arrays(whole.checkpoints[0])
+    network = slice_network(SMALL, "strided", "none")
+    of_backbone = {id(variable) for variable in network.get_layer("strided").variables}
     changed = []
-    for number, variable in enumerate(whole[0].variables):
+    for number, (variable, value) in enumerate(zip(network.variables, whole.values.values(), strict=False)):
         if id(variable) in of_backbone and variable.name.startswith("moving_"):
-            assert np.array_equal(_values(variable), first_epoch[f"v{number:04d}"]), variable.path
-            changed.append(not np.array_equal(_values(variable), _values(initial.variables[number])))
+            assert np.array_equal(value, first_epoch[f"v{number:04d}"]), variable.path
+            changed.append(not np.array_equal(value, whole.started[number]))
     assert len(changed) == 8 and sum(changed) == (8 if frozen_share == 0 else 4)
+    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path, settings, backbone="strided"))
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [3, 3, 3, 3, 3]), (2, [6, 6, 3]), (4, [12, 3]), (9, [15])])
@@ -192,35 +265,34 @@ def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weight
     keras.utils.set_random_seed(SMALL.seed + 1)  # not the weights that a run with its own seed would start from
     save_weights(tmp_path / "weights.npz", slice_network(SMALL, "strided", "none"))
     settings = replace(SMALL, frozen_share=0.4, weights=str(tmp_path / "weights.npz"))
-    whole = _train(contest, tmp_path / "whole.npz", settings, backbone="strided")
+    whole = _finish(contest, tmp_path / "whole.npz", settings, "strided")
     assert STARTED[0][1].stem() is not None
-    assert _train(contest, tmp_path / "killed.npz", settings, backbone="strided", after_epoch=1) is None
-    _assert_identical(whole, _train(contest, tmp_path / "killed.npz", settings, backbone="strided"))
+    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path, settings, backbone="strided"))
 
 
 @pytest.mark.parametrize(
     ("backbone", "settings"),
-    [("tiny", SMALL), ("tiny", replace(SMALL, ema=0.8, dropout=0.5)), ("strided", replace(SMALL, frozen_share=0.4)),
+    [("tiny", replace(SMALL, ema=0.8, dropout=0.5)),
      pytest.param(
          "strided", replace(SMALL, fixed_statistics=True, frozen_share=0.4, ema=0.8), marks=pytest.mark.compiled
      )],
 )  # fmt: skip
-def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(contest, tmp_path, backbone, settings):
+def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(
+    contest, tmp_path, finished, backbone, settings
+):
     table, store = contest[1], contest[0]
     other = table[table[STUDY] != table[STUDY].iat[0]].reset_index(drop=True)
-    alone = _train(contest, tmp_path / "alone.npz", settings, backbone=backbone)
+    alone = finished(settings, backbone)
     first, _ = _train((store, other), tmp_path / "other.npz", settings, backbone=backbone)
     second = _train(contest, tmp_path / "shared.npz", settings, backbone=backbone, shared=True)
-    assert second[0] is first and second[0] is not alone[0]
+    assert second[0] is first
     _assert_identical(alone, second)
 
 
-def test_a_resumed_fold_does_not_depend_on_earlier_folds_of_its_process(contest, tmp_path):
-    settings = replace(SMALL, epochs=3)
-    whole = _train(contest, tmp_path / "whole.npz", settings)
-    assert _train(contest, tmp_path / "killed.npz", settings, after_epoch=1) is None
-    _train(contest, tmp_path / "other.npz", settings, shared=True)
-    _assert_identical(whole, _train(contest, tmp_path / "killed.npz", settings, shared=True))
+def test_a_resumed_fold_does_not_depend_on_earlier_folds_of_its_process(contest, tmp_path, finished):
+    whole = finished()
+    _train(contest, tmp_path / "other.npz")
+    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path, shared=True))
 
 
 @pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
@@ -231,20 +303,20 @@ def test_with_float16_the_loss_is_scaled_and_the_scale_survives_a_kill(contest, 
     from models.device import Device
 
     monkeypatch.setattr(precision, "this_device", lambda: Device("gpu", False))
-    whole = _train(contest, tmp_path / "whole.npz")
-    assert isinstance(whole[0].optimizer, LossScaleOptimizer)
-    assert {layer.compute_dtype for layer in whole[0].get_layer("tiny").layers[1:]} == {"float16"}
-    assert _train(contest, tmp_path / "killed.npz", after_epoch=1) is None
-    _assert_identical(whole, _train(contest, tmp_path / "killed.npz"))
+    whole = _finish(contest, tmp_path / "whole.npz")
+    resumed = _resume(contest, whole.checkpoints[0], tmp_path)
+    assert isinstance(resumed[0].optimizer, LossScaleOptimizer)
+    assert {layer.compute_dtype for layer in resumed[0].get_layer("tiny").layers[1:]} == {"float16"}
+    _assert_identical(whole, resumed)
 
 
-def test_training_resumes_only_with_its_precision_and_backend(contest, tmp_path, monkeypatch):
+def test_training_resumes_only_with_its_precision_and_backend(contest, tmp_path, finished, monkeypatch):
     import keras
 
     from models import precision
     from models.device import Device
 
-    assert _train(contest, tmp_path / "run.npz", after_epoch=1) is None
+    shutil.copy(finished().checkpoints[0], tmp_path / "run.npz")
     with monkeypatch.context() as patch:
         patch.setattr(precision, "this_device", lambda: Device("gpu", True))
         with pytest.raises(UserError, match=r"run.npz. Expected float32 on \w+, got mixed_bfloat16"):
@@ -258,34 +330,33 @@ def test_training_resumes_only_with_its_precision_and_backend(contest, tmp_path,
 
 def test_average_accumulation_unfreezing_and_the_best_epoch_survive_kills(contest, tmp_path):
     """Kills within the first epoch, at the end of the second, and within the third, whose layers are unfrozen."""
-    whole = _train(contest, tmp_path / "whole.npz", EVERYTHING)
+    whole = _finish(contest, tmp_path / "whole.npz", EVERYTHING)
     killed = tmp_path / "killed.npz"
-    assert _train(contest, killed, EVERYTHING, at_step=(0, 1)) is None and not killed.exists()
-    assert _train(contest, killed, EVERYTHING, after_epoch=2) is None
-    assert _train(contest, killed, EVERYTHING, at_step=(2, 2)) is None
+    assert _train(contest, killed, EVERYTHING, at_step=(0, 0)) is None and not killed.exists()
+    shutil.copy(whole.checkpoints[1], killed)
+    assert _train(contest, killed, EVERYTHING, at_step=(2, 0)) is None
+    assert killed.read_bytes() == whole.checkpoints[1].read_bytes()
     assert _train(contest, killed, EVERYTHING, after_epoch=3) is None
     _assert_identical(whole, _train(contest, killed, EVERYTHING))
-    assert len(whole[1].inner_losses) == 4
+    assert len(whole.history.inner_losses) == 4
 
 
-def test_a_finished_checkpoint_gives_the_same_network_again(contest, tmp_path):
+def test_a_finished_checkpoint_gives_the_same_network_again(contest, tmp_path, finished):
     settings = replace(SMALL, ema=0.9)
-    first = _train(contest, tmp_path / "run.npz", settings)
-    written = (tmp_path / "run.npz").read_bytes()
-    _assert_identical(first, _train(contest, tmp_path / "run.npz", settings))
-    assert (tmp_path / "run.npz").read_bytes() == written
+    whole = finished(settings)
+    _assert_identical(whole, _resume(contest, whole.checkpoints[1], tmp_path, settings))
+    assert (tmp_path / "resumed.npz").read_bytes() == whole.checkpoints[1].read_bytes()
 
 
-def test_averaging_changes_the_returned_weights_but_not_the_training(contest, tmp_path):
+def test_averaging_changes_the_returned_weights_but_not_the_training(finished):
     """Two identical trainings: the one without averaging shows the last weights."""
-    plain, plain_history = _train(contest, tmp_path / "plain.npz")
-    averaged, averaged_history = _train(contest, tmp_path / "averaged.npz", replace(SMALL, ema=0.9))
-    assert plain_history == averaged_history
-    last_weights = load_arrays(tmp_path / "averaged.npz")
-    for index, (last, average) in enumerate(zip(plain.variables, averaged.variables, strict=True)):
-        np.testing.assert_array_equal(_values(last), last_weights[f"v{index:04d}"])
-        if last.path.endswith(("kernel", "moving_mean", "moving_variance")):
-            assert not np.array_equal(_values(last), _values(average)), last.path
+    plain, averaged = finished(), finished(replace(SMALL, ema=0.9))
+    assert plain.history == averaged.history
+    last_weights = load_arrays(averaged.checkpoints[1])
+    for index, (path, last) in enumerate(plain.values.items()):
+        np.testing.assert_array_equal(last, last_weights[f"v{index:04d}"])
+        if path.endswith(("kernel", "moving_mean", "moving_variance")):
+            assert not np.array_equal(last, averaged.values[path]), path
 
 
 def test_the_average_follows_its_formula_and_includes_statistics_but_no_counters():
@@ -334,15 +405,19 @@ def test_accumulated_batches_equal_one_large_batch(contest, tmp_path, monkeypatc
 
 @pytest.mark.compiled
 def test_frozen_layers_do_not_change_until_they_are_unfrozen(contest, tmp_path):
-    frozen = replace(SMALL, frozen_share=1.0)
-    assert _train(contest, tmp_path / "first.npz", frozen, after_epoch=1) is None
-    start = load_arrays(tmp_path / "first.npz")["v0000"]
-    always_frozen, _ = _train(contest, tmp_path / "frozen.npz", frozen)
-    unfrozen, _ = _train(contest, tmp_path / "unfrozen.npz", replace(frozen, unfreeze_epoch=2))
-    kernel = always_frozen.variables[0]
-    assert kernel.path.endswith("kernel") and kernel.shape[0] == 5  # of the backbone
-    assert np.array_equal(_values(kernel), start)
-    assert not np.array_equal(_values(unfrozen.variables[0]), start)
+    """The kernel of the backbone is the first variable of the network."""
+    import keras
+
+    from models.slice_network import slice_network
+
+    settings = replace(SMALL, frozen_share=1.0, unfreeze_epoch=2)
+    trained = _finish(contest, tmp_path / "run.npz", settings)
+    keras.utils.set_random_seed(settings.seed)
+    kernel = slice_network(settings, "tiny", "none").get_layer("tiny").variables[0]
+    assert kernel.path.endswith("kernel") and kernel.shape[0] == 5
+    frozen, unfrozen = (load_arrays(checkpoint)["v0000"] for checkpoint in trained.checkpoints)
+    assert np.array_equal(frozen, _values(kernel))
+    assert not np.array_equal(unfrozen, frozen)
 
 
 def test_weight_decay_applies_to_kernels_only():
@@ -383,7 +458,8 @@ def test_the_weights_of_the_best_inner_epoch_are_kept_and_training_stops_after_p
         return next(losses)
 
     monkeypatch.setattr(InnerExams, "loss", loss)
-    model, history = _train(contest, tmp_path / "run.npz", replace(SMALL, epochs=5, inner_share=0.4, patience=2))
+    settings = replace(SMALL, epochs=5, epoch_slices=8, inner_share=0.4, patience=2)
+    model, history = _train(contest, tmp_path / "run.npz", settings)
     assert history.inner_losses == [0.9, 0.5, 0.7, 0.6] and history.best_epoch == 2
     for value, variable in zip(weights_by_epoch[1], model.variables, strict=True):
         if "seed" not in variable.path:
@@ -402,7 +478,7 @@ def test_inner_exams_are_not_trained_on(contest, tmp_path, monkeypatch):
         return original(self, study, plane, augmentation)
 
     monkeypatch.setattr(SliceViews, "view", view)
-    _train(contest, tmp_path / "run.npz", replace(SMALL, epochs=1, inner_share=0.4))
+    _train(contest, tmp_path / "run.npz", replace(SMALL, epochs=1, epoch_slices=8, inner_share=0.4))
     assert trained and evaluated and not trained & evaluated
 
 
@@ -435,14 +511,11 @@ def test_weights_that_are_nan_are_never_saved(contest, tmp_path, monkeypatch):
     assert not (tmp_path / "run.npz").exists()
 
 
-def test_training_changes_the_weights_and_the_loss_stays_finite(contest, tmp_path):
-    from models.slice_network import slice_network
-
-    model, history = _train(contest, tmp_path / "run.npz")
-    fresh = slice_network(SMALL, "tiny", "none")
-    assert np.isfinite(history.losses).all()
-    answers = [network.get_layer("slice_answer").get_weights()[0] for network in (model, fresh)]
-    assert not np.allclose(*answers)
+def test_training_changes_the_weights_and_the_loss_stays_finite(finished):
+    trained = finished()
+    assert np.isfinite(trained.history.losses).all()
+    for (path, value), before in zip(trained.values.items(), trained.started, strict=True):
+        assert np.isfinite(value).all() and not (path.endswith("kernel") and np.allclose(value, before)), path
 
 
 @pytest.mark.parametrize("source", [SMALL, replace(SMALL, embedding=5, pooling="gem", trainable_windows=True)])
@@ -450,16 +523,17 @@ def test_a_backbone_can_be_taken_from_a_run_with_another_head(contest, tmp_path,
     from models.checkpoint import save_weights
     from models.slice_network import has_local_map, slice_network
 
-    trained, _ = _train(contest, tmp_path / "run.npz", source)
+    trained = slice_network(source, "tiny", "none", local_map=True)
     save_weights(tmp_path / "weights.npz", trained)
-    assert has_local_map(trained)  # these exams have no clot masks
     initialised = slice_network(SMALL, "tiny", str(tmp_path / "weights.npz"), local_map=True)
     fresh = slice_network(SMALL, "tiny", "none")
     backbone_weights = trained.get_layer("tiny").get_weights()
     assert not np.array_equal(backbone_weights[0], fresh.get_layer("tiny").get_weights()[0])
     for expected, values in zip(backbone_weights, initialised.get_layer("tiny").get_weights(), strict=True):
         np.testing.assert_array_equal(values, expected)
-    finetuned, _ = _train(contest, tmp_path / "next.npz", replace(SMALL, weights=str(tmp_path / "weights.npz")))
+    settings = replace(SMALL, epochs=1, epoch_slices=8, weights=str(tmp_path / "weights.npz"))
+    finetuned, _ = _train(contest, tmp_path / "next.npz", settings)
+    assert has_local_map(finetuned)  # these exams have no clot masks
     assert len(finetuned.variables) == len(initialised.variables)
 
 
@@ -493,10 +567,9 @@ def test_divergence_is_an_error_with_the_step(contest, tmp_path):
         _train(contest, tmp_path / "run.npz", replace(SMALL, learning_rate=float("nan")))
 
 
-def test_a_truncated_checkpoint_is_an_error(contest, tmp_path):
+def test_a_truncated_checkpoint_is_an_error(contest, tmp_path, finished):
     checkpoint = tmp_path / "run.npz"
-    _train(contest, checkpoint, after_epoch=1)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    checkpoint.write_bytes(finished().checkpoints[0].read_bytes()[:2000])
     with pytest.raises(UserError, match="damaged file: .*run.npz"):
         _train(contest, checkpoint)
 
