@@ -11,9 +11,12 @@ from pipeline.settings import ModelsSettings
 #: These tests build whole backbones.
 pytestmark = pytest.mark.slow
 
+#: The layers up to stride 16.
 SETTINGS = ModelsSettings(
     height=64, width=80, weights="none", used_share=0.6, precision="float32", engine="openvino"
 )  # fmt: skip
+#: The layers up to stride 8, for tests of what does not depend on the layers behind the stem.
+SHORT = replace(SETTINGS, frozen_share=0.24, used_share=0.35)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_a_stem_in_bfloat16_is_near_the_one_in_float32():
     if stem_precision("auto") != "bf16":
         pytest.skip("this processor does not multiply bfloat16")
     assert stem_precision("float32") == "f32"
-    run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
+    run = TrainingRun(SHORT, "mobilenetv2", "none")
     images = np.random.default_rng(0).random((3, 64, 80, 3), dtype=np.float32)
     exact, rounded = (StemFeatures(run._parts.stem, precision)(images) for precision in ("float32", "auto"))
     difference = np.abs(exact - rounded).mean() / exact.std()
@@ -54,7 +57,7 @@ def test_features_do_not_depend_on_the_number_of_loaders():
     from models.frozen_stem import StemFeatures
     from models.training_run import TrainingRun
 
-    run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
+    run = TrainingRun(SHORT, "mobilenetv2", "none")
     images = np.random.default_rng(0).random((8, 6, 64, 80, 3), dtype=np.float32)
     results = []
     for threads in (1, 4):
@@ -99,7 +102,7 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
     from models.prediction_engine import GRAPH, OUTPUTS, openvino_engine
     from models.training_run import TrainingRun
 
-    run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
+    run = TrainingRun(SHORT, "mobilenetv2", "none")
     random = np.random.default_rng(0)
     batches = random.random((2, 4, 64, 80, 3), dtype=np.float32)
     names = [str(number) for number in range(8)]
@@ -147,5 +150,5 @@ def test_every_kind_of_backbone_is_split_where_one_tensor_passes_or_not_at_all(b
 def test_without_frozen_layers_or_openvino_the_whole_network_is_trained(change):
     from models.training_run import TrainingRun
 
-    run = TrainingRun(replace(SETTINGS, **{"frozen_share": 0.24} | change), "mobilenetv2", "none")
+    run = TrainingRun(replace(SHORT, **change), "mobilenetv2", "none")
     assert run.stem() is None and run.trained is run.model

@@ -29,15 +29,16 @@ def graph(images: Any) -> Any:
     return images
 
 
-def export_folds(root: Path, monkeypatch: pytest.MonkeyPatch, first_change: str) -> list[Path]:
+def export_folds(root: Path, first_change: str) -> list[Path]:
     """Export three networks that differ from the layer `first_change` on."""
     import keras
 
     from models.slice_network import slice_network
 
-    monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
     keras.utils.set_random_seed(0)
-    model = slice_network(SETTINGS, "tiny", "none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
+        model = slice_network(SETTINGS, "tiny", "none")
     names = [layer.name for layer in model.get_layer("tiny").layers]
     changing = [model.get_layer("tiny").get_layer(name) for name in names[names.index(first_change) :]]
     random = np.random.default_rng(0)
@@ -51,18 +52,23 @@ def export_folds(root: Path, monkeypatch: pytest.MonkeyPatch, first_change: str)
     return folders
 
 
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Networks that differ in their last layers."""
+    return export_folds(tmp_path_factory.mktemp("late"), "stage0")
+
+
 def assert_equal_predictions(folders: list[Path], engines: list) -> None:
     random = np.random.default_rng(1)
+    whole = [openvino_engine(folder, 1) for folder in folders]
     for count in (5, 1, 5):
         images = random.random((count, 32, 48, 3), dtype=np.float32)
-        for folder, engine in zip(folders, engines, strict=True):
-            expected = openvino_engine(folder, 1)(images)
-            for name, values, wanted in zip(OUTPUTS, engine(images), expected, strict=True):
+        for expected, engine in zip(whole, engines, strict=True):
+            for name, values, wanted in zip(OUTPUTS, engine(images), expected(images), strict=True):
                 np.testing.assert_allclose(values, wanted, atol=1e-4, err_msg=name)
 
 
-def test_common_layers_are_computed_once_for_all_folds(tmp_path, monkeypatch):
-    folders = export_folds(tmp_path, monkeypatch, "stage0")
+def test_common_layers_are_computed_once_for_all_folds(late, monkeypatch):
     passes, call = [], shared_stem._LastFeatures.__call__
 
     def counting(stem: Any, images: np.ndarray) -> list[np.ndarray]:
@@ -74,19 +80,16 @@ def test_common_layers_are_computed_once_for_all_folds(tmp_path, monkeypatch):
             stem._run = run
 
     monkeypatch.setattr(shared_stem._LastFeatures, "__call__", counting)
-    engines = shared_stem.shared_engines(folders, 1)
+    engines = shared_stem.shared_engines(late, 1)
     assert engines is not None
-    assert_equal_predictions(folders, engines)
+    assert_equal_predictions(late, engines)
     assert passes == [5, 1, 5], "once per batch, not once per fold"
 
 
-def test_the_cut_is_the_last_point_that_one_tensor_passes(tmp_path, monkeypatch):
+def test_the_cut_is_the_last_point_that_one_tensor_passes(late, tmp_path):
     """The layer in the branch differs: the sum and the branch's own input cannot be cut, what is before can."""
-    (tmp_path / "late").mkdir()
-    (tmp_path / "branch").mkdir()
     cuts = {}
-    for name, first_change in (("late", "stage0"), ("branch", "residual")):
-        folders = export_folds(tmp_path / name, monkeypatch, first_change)
+    for name, folders in (("late", late), ("branch", export_folds(tmp_path, "residual"))):
         operations = [read_graph(folder / "network.xml").get_ordered_ops() for folder in folders]
         cuts[name] = shared_stem.common_cut(operations)
         shape = operations[0][cuts[name]].output(0).get_partial_shape()

@@ -28,7 +28,7 @@ SETTINGS = Settings(
     input=InputSettings(folds=2),
     models=ModelsSettings(
         backbones=("tiny",), weights="none", engine="keras", height=32, width=32, embedding=8, epochs=2,
-        epoch_slices=16, batch=8, exam=ExamNetworkSettings(kinds=("gru",), length=8, units=4, epochs=1, batch=4),
+        epoch_slices=8, batch=8, exam=ExamNetworkSettings(kinds=("gru",), length=8, units=4, epochs=1, batch=4),
     ),
 )  # fmt: skip
 
@@ -41,8 +41,8 @@ def _write_manifest(folder):
 
 
 @pytest.fixture
-def contest(tmp_path, monkeypatch):
-    """Six training and two test exams of 6 planes, prepared and stored under PE_ROOT; networks that train quickly."""
+def networks(monkeypatch):
+    """Networks that train quickly."""
     import keras
 
     from models.backbones import BACKBONES, Backbone
@@ -50,13 +50,23 @@ def contest(tmp_path, monkeypatch):
     from models.exam_network import BUILDERS
 
     run_eagerly(monkeypatch)
-    monkeypatch.setenv("PE_ROOT", str(tmp_path))
     # The real function may run only once per process, before the first operation.
     monkeypatch.setattr(runs, "prepare_backend", lambda recipe, threads: keras.utils.set_random_seed(recipe.seed))
     graph = lambda images: keras.layers.ReLU()(keras.layers.Conv2D(8, 5, 4)(images))  # noqa: E731
     monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
     monkeypatch.setitem(BUILDERS, "gru", lambda tensor, inside, settings: tensor)  # a real GRU takes seconds to compile
     monkeypatch.setitem(STATES, "gru", lambda weights: lambda tensor, inside: tensor)
+
+
+@pytest.fixture
+def contest(tmp_path, monkeypatch, networks):
+    """A contest under PE_ROOT."""
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    write_contest()
+
+
+def write_contest():
+    """Prepare and store six training and two test exams of 6 planes."""
     studies = [f"exam{number}" for number in range(8)]
     exams = pd.DataFrame({STUDY: studies, "split": ["train"] * 6 + ["test"] * 2, "fold": [0, 1] * 3 + [-1] * 2})
     positive = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
@@ -82,6 +92,26 @@ def contest(tmp_path, monkeypatch):
     _write_manifest(paths.masks())
 
 
+@pytest.fixture(scope="module")
+def finished_jobs():
+    """The summary and the root of the finished job that tests copy."""
+    return []
+
+
+@pytest.fixture
+def job(networks, finished_jobs, tmp_path, tmp_path_factory, monkeypatch):
+    """A finished job on the contest, with its artifacts under PE_ROOT; returns its summary."""
+    if not finished_jobs:
+        root = tmp_path_factory.mktemp("job")
+        monkeypatch.setenv("PE_ROOT", str(root))
+        write_contest()
+        finished_jobs.append((train(), root))
+    summary, root = finished_jobs[0]
+    shutil.copytree(root, tmp_path / "root", symlinks=True)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
+    return summary
+
+
 def train(settings=SETTINGS, threads=1, *, force=False):
     """Run one job, slice network and exam networks, in this process; return its summary."""
     from models.exam_runs import train_exam_networks
@@ -94,9 +124,8 @@ def with_models(**changes):
     return dataclasses.replace(SETTINGS, models=dataclasses.replace(SETTINGS.models, **changes))
 
 
-def test_a_finished_job_is_not_repeated(contest):
-    first = train()
-    assert len(first) == 2 and "loss" in first[0] and first[1].startswith("gru loss")
+def test_a_finished_job_is_not_repeated(job):
+    assert len(job) == 2 and "loss" in job[0] and job[1].startswith("gru loss")
     assert train() == []
 
 
@@ -143,18 +172,15 @@ def test_manifests_record_backend_and_precision(contest):
     assert {manifest["backend"] for manifest in manifests} == {keras.backend.backend()}
 
 
-def test_exam_networks_are_stale_after_their_slice_network_is_trained_again(contest):
+def test_exam_networks_are_stale_after_their_slice_network_is_trained_again(job):
     """The identities do not change; the manifest of the exam network is removed."""
-    train()
     slice_run, exam_run = job_artifacts(SETTINGS, "tiny", 0)
     runs.train_fold(SETTINGS, "tiny", 0, 1, force=True)
     assert slice_run.stale_reason() is None
     assert exam_run.stale_reason() == "not built yet"
 
 
-def test_a_kill_during_retraining_leaves_no_finished_exam_network(contest, monkeypatch):
-    train()
-
+def test_a_kill_during_retraining_leaves_no_finished_exam_network(job, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 
@@ -200,8 +226,7 @@ def test_the_reported_loss_is_that_of_the_best_epoch(contest, monkeypatch):
     assert summary[0].startswith(f"loss {losses[0]:.4f}")
 
 
-def test_a_run_depends_on_the_content_of_its_weights_file(contest, tmp_path):
-    train()
+def test_a_run_depends_on_the_content_of_its_weights_file(job, tmp_path):
     file = tmp_path / "first.npz"
     shutil.copyfile(paths.model_run("tiny", 0) / "weights.npz", file)
     settings = with_models(weights=str(file))
