@@ -3,18 +3,23 @@
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu, gpu_networks
 from benchmarks.gpu_networks import Work, matrix_product_flops, multiply_accumulates, seconds_per_step
 from benchmarks.gpu_tables import report_text
 from models.estimate import GMACS
 from pipeline import paths
+from pipeline.errors import UserError
+from tests.support.eager_steps import run_eagerly
 
-SHORT = ("--backbones", "mobilenetv2", "--sizes", "64", "--batch", "2", "--steps", "2", "--eager", "--no-contest")
+QUICK = ("--sizes", "64", "--batch", "2", "--steps", "2", "--eager", "--no-contest")
+SHORT = ("--backbones", "mobilenetv2", *QUICK)
 
 
 def run_benchmark(root: Path, *options: str, backend: str = "tensorflow") -> subprocess.CompletedProcess:
@@ -26,24 +31,53 @@ def run_benchmark(root: Path, *options: str, backend: str = "tensorflow") -> sub
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_a_short_run_measures_a_network_on_every_backend(backend: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    done = run_benchmark(tmp_path, *SHORT, backend=backend)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    results = json.loads((tmp_path / f"gpu-{backend}.json").read_text())
+def network_of(root: Path, backend: str, backbone: str, printed: str) -> dict:
+    """The results of the only network of a short run, after checks of what the run wrote and printed."""
+    results = json.loads((root / f"gpu-{backend}.json").read_text())
     assert results["not_measured"] == {} and results["contest"] == {}
     assert results["device"]["backend"] == backend and results["device"]["kind"] == "cpu"
     assert results["device"]["peak_flops"] > 1e9
     (network,) = results["networks"]
-    assert (network["backbone"], network["size"], network["batch"]) == ("mobilenetv2", 64, 2)
+    assert (network["backbone"], network["size"], network["batch"]) == (backbone, 64, 2)
     assert min(network[name] for name in ("train", "infer", "loop", "flops")) > 0
     assert network["memory"] is None
+    assert (root / f"gpu-{backend}.txt").read_text().strip() in printed
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_short_run_measures_a_network_on_other_backends(backend: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = run_benchmark(tmp_path, *SHORT, backend=backend)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    network = network_of(tmp_path, backend, "mobilenetv2", done.stdout)
     if importlib.util.find_spec("torch"):
         assert network["pytorch"]["weights"] == network["weights"] and network["pytorch"]["variant"] == "eager"
-    assert (tmp_path / f"gpu-{backend}.txt").read_text().strip() in done.stdout
+
+
+@pytest.mark.slow
+def test_a_short_run_measures_a_small_network_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import keras
+
+    from models.backbones import BACKBONES, Backbone
+
+    def call(function: object, *arguments: object, timeout_s: float) -> object:
+        function, arguments = pickle.loads(pickle.dumps((function, arguments)))
+        return function(*arguments)
+
+    run_eagerly(monkeypatch)
+    graph = lambda images: keras.layers.Conv2D(8, 5, 4)(images)  # noqa: E731
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
+    monkeypatch.setattr(gpu, "run_isolated", call)
+    # The real function may run only once per process, before the first operation.
+    monkeypatch.setattr(gpu_networks, "prepare_backend", lambda settings, threads: None)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--root", str(tmp_path), "--backbones", "tiny", *QUICK])
+    assert gpu.main() == 0
+    network_of(tmp_path, keras.backend.backend(), "tiny", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -55,23 +89,25 @@ def test_without_time_left_all_parts_are_listed_and_the_results_are_written(tmp_
     assert "Not measured:\n  peak of matrix products: not started" in (tmp_path / "gpu-tensorflow.txt").read_text()
 
 
-@pytest.mark.slow
-def test_the_command_line_names_all_faults(tmp_path: Path) -> None:
+def test_the_command_line_names_all_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PE_ROOT", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "unknown")
     faulty = ("--batch", "0", "--sizes", "16", "--experiment", "missing")
-    done = run_benchmark(tmp_path, *faulty, backend="unknown")
-    assert done.returncode == 2
+    monkeypatch.setattr(sys, "argv", ["gpu", "--root", str(tmp_path), *faulty])
+    with pytest.raises(UserError) as fault:
+        gpu.parse()
     for text in ("--batch: expected 1 or more", "--sizes: expected 32", "KERAS_BACKEND: unknown", "--experiment: no"):
-        assert text in done.stderr
+        assert text in str(fault.value)
 
 
-@pytest.mark.slow
-def test_the_help_fits_the_terminal(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--help"], cwd=paths.CHECKOUT, capture_output=True, text=True,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(paths.CHECKOUT)}, check=True,
-    )  # fmt: skip
-    assert max(map(len, done.stdout.splitlines())) <= 110
-    assert "KERAS_BACKEND" in done.stdout and "--contest-minutes" in done.stdout
+def test_the_help_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--help"])
+    with pytest.raises(SystemExit):
+        gpu.parse()
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 110
+    assert "KERAS_BACKEND" in shown and "--contest-minutes" in shown
 
 
 def test_multiplications_of_every_kind_of_layer_are_counted() -> None:

@@ -1,5 +1,7 @@
 """The comparison of two experiments on the same exams."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,20 @@ from submissions.write_submission import write_all
 from tests.support.submission_cases import random_labels, write_ensemble, write_tree
 
 
-@pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Experiments `weak` and `strong` on the same 60 training and 24 test exams."""
-    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
-    monkeypatch.setattr(comparison, "require_finished", lambda settings: None)  # there are no networks
+    tmp_path = tmp_path_factory.mktemp("pair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PE_ROOT", str(tmp_path / "root"))
+        patch.setenv(paths.EXPERIMENT, "")
+        patch.setattr(comparison, "require_finished", lambda settings: None)  # there are no networks
+        write_pair(tmp_path)
+        yield
+
+
+def write_pair(tmp_path: Path) -> None:
+    """Write the experiments of `pair`."""
     train, test = random_labels(60, seed=1), random_labels(24, seed=2, first=100)
     write_tree(tmp_path / "contest", train, test)
     for name, strength, epochs in (("weak", 0.5, 3), ("strong", 3.0, 4)):
@@ -57,11 +68,13 @@ def test_the_exams_with_the_largest_change_come_first(pair: None) -> None:
     assert changed["change"].abs().is_monotonic_decreasing
 
 
-def test_other_exams_and_unknown_names_are_refused(pair: None, tmp_path: Path) -> None:
+def test_other_exams_and_unknown_names_are_refused(pair: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"No experiment: .* Experiments here: weak, strong"):
         compare("weak", "nobody")
     with pytest.raises(UserError, match="weak has no candidate mean. Expected one of prior, stack"):
         compare("weak", "strong", candidate="mean")
+    shutil.copytree(paths.root(), tmp_path / "root", symlinks=True)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "root"))
     manifest = tmp_path / "root" / "experiments" / "weak" / "artifacts" / "prepared" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"prepared"', '"others"'))
     with pytest.raises(UserError, match="different exams, labels or folds"):

@@ -89,13 +89,23 @@ def read_into(store: Path, source: Path) -> list[Study]:
     return read_studies(source, store, FeaturesSettings())
 
 
+def decode_here(patch: pytest.MonkeyPatch) -> None:
+    """Decode files in this process."""
+    patch.setattr(
+        "inference.series_reader.decode_exams", lambda jobs, run: (Outcome(job, run(job, {})) for job in jobs)
+    )
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["the archive itself", "an archive in a folder"])
-def test_an_archive_gives_the_same_studies_as_its_folder(scans: Path, tmp_path: Path, inside: bool) -> None:
+def test_an_archive_gives_the_same_studies_as_its_folder(
+    scans: Path, tmp_path: Path, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "packed").mkdir()
     archive = pack(scans, tmp_path / "packed" / "export.zip")
     before = sorted(tmp_path.rglob("*"))
     packed = read_into(tmp_path / "b", archive.parent if inside else archive)
     assert [path for path in sorted(tmp_path.rglob("*")) if tmp_path / "b" not in (path, path.parent)] == before
+    decode_here(monkeypatch)
     plain = read_into(tmp_path / "a", scans)
     pd.testing.assert_frame_equal(slice_table(packed), slice_table(plain))
     for study in stored_studies(tmp_path / "a"):
@@ -105,8 +115,9 @@ def test_an_archive_gives_the_same_studies_as_its_folder(scans: Path, tmp_path: 
 
 
 def test_a_damaged_member_is_named_and_the_other_members_are_read(
-    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    decode_here(monkeypatch)
     archive = pack(scans, tmp_path / "export.zip")
     with zipfile.ZipFile(archive) as opened:
         middle = opened.getinfo("patient/a00000000001.dcm").header_offset + 400
@@ -152,9 +163,7 @@ def finished_run(monkeypatch: pytest.MonkeyPatch) -> type[FakeRun]:
     monkeypatch.setattr(predict_series, "read_manifest", lambda folder: {"identity": "finished"})
     monkeypatch.setattr(predict_series, "trained_on_phantoms", lambda: True)
     monkeypatch.setattr(predict_series, "study_findings", lambda predicted: defaultdict(list))
-    monkeypatch.setattr(
-        "inference.series_reader.decode_exams", lambda jobs, run: (Outcome(job, run(job, {})) for job in jobs)
-    )
+    decode_here(monkeypatch)
     return FakeRun
 
 

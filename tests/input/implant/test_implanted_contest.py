@@ -11,6 +11,7 @@ from PIL import Image
 from input.check_data import check_tree
 from input.contest import CENTRAL, GTE_1, LEFT, LT_1, NEGATIVE, RIGHT, SLICE_LABEL, STUDY
 from input.dicom import read_series
+from input.implant import implanted_contest
 from input.implant.blood_lumen import find_lumen, implant_clots
 from input.implant.implanted_contest import PLAIN, write_implanted_contest
 from input.implant.implanted_exam import ImplantedExam, generate_implanted_exam, sample_state
@@ -167,7 +168,10 @@ def test_the_tree_is_a_contest_tree_with_a_negative_counterpart(scan: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_linked_training_part_makes_a_complete_contest_tree(scan: Path, tmp_path: Path) -> None:
+def test_a_linked_training_part_makes_a_complete_contest_tree(
+    scan: Path, detected: DetectedArteries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(implanted_contest, "find_arteries", lambda hu, grid: detected)
     write_implanted_contest([scan], tmp_path / "train", split="train", difficulty="easy", workers=1)
     write_implanted_contest([scan], tmp_path / "whole", difficulty="easy", train=tmp_path / "train", workers=1)
     tree, faults = check_tree(tmp_path / "whole")

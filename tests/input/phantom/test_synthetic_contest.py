@@ -219,10 +219,12 @@ def small_exam() -> SyntheticExam:
     )
 
 
-@pytest.mark.slow
-def test_thin_slices_and_full_resolution_are_generated(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "slices", "thinnest", "thickest"), [(512, 20, 8, 18), (96, 246, 0.6, 1.4)])
+def test_full_resolution_and_thin_slices_are_generated(
+    rows: int, slices: int, thinnest: float, thickest: float
+) -> None:
     state = ExamState(frozenset({"rv_lv_ratio_lt_1", "rightsided_pe"}), 1)
-    exam = generate_exam(state, DIFFICULTIES["contest"], seed=1, index=1, rows=512, slices=246)
-    assert exam.hu.shape[1:] == (512, 512)
-    assert 0.6 < exam.grid.step < 1.4
+    exam = generate_exam(state, DIFFICULTIES["contest"], seed=1, index=1, rows=rows, slices=slices)
+    assert exam.hu.shape[1:] == (rows, rows)
+    assert thinnest < exam.grid.step < thickest
     assert exam.labels == state.labels
