@@ -27,6 +27,7 @@ from pipeline.settings import Settings
 from submissions.__main__ import main as submissions_main
 from submissions.check_artifacts import check_artifacts
 from submissions.packed_model import model_contents
+from tests.support.small_run import command
 
 #: These tests train networks or run whole stages.
 pytestmark = pytest.mark.slow
@@ -40,13 +41,6 @@ SMALLEST = (
     "inference.evidence.riskiest=1", "inference.evidence.random=1",
 )  # fmt: skip
 DAMAGES = ("flipped", "truncated", "emptied", "removed")
-
-
-def command(main: Callable[[], object], *words: str) -> None:
-    """Run a command of a stage on the experiment, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["stage", *words])
-        main()
 
 
 def options() -> list[str]:

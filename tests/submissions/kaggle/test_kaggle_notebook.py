@@ -16,7 +16,6 @@ import pytest
 from input.contest import SERIES, SOP, STUDY
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.experiments import names
 from pipeline.files import sha256
 from pipeline.load_settings import load_settings
 from pipeline.settings import Settings
@@ -27,13 +26,7 @@ from submissions.kaggle.kaggle_dataset import copy_code, download_command, downl
 from submissions.kaggle.kaggle_notebook import inference_notebook, kernel_metadata, write_notebook
 from submissions.kaggle_csv import read_layout
 from submissions.write_submission import write_candidate
-
-TINY = [
-    "--settings", "settings/tests.toml", "--set", "phantom.train_exams=10", "--set", "phantom.test_exams=3",
-    "--set", 'models.backbones=["mobilenetv2"]', "--set", "models.weights=none", "--set", "models.exam.kinds=[]",
-    "--set", "models.epoch_slices=32", "--set", "models.flip_tta=false", "--set", "models.used_share=0.2",
-    "--set", "models.frozen_share=0.1",
-]  # fmt: skip
+from tests.support.small_run import OPTIONS, select
 
 
 def test_the_notebook_is_valid_compiles_and_is_reproducible(tmp_path: Path) -> None:
@@ -154,21 +147,10 @@ def test_a_folder_that_is_not_empty_is_an_error(tmp_path: Path) -> None:
         pack(Settings(), tmp_path)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PE_ROOT of a finished ensemble, as small as possible."""
-    root = tmp_path_factory.mktemp("finished")
-    environment = {**os.environ, "PE_ROOT": str(root), "PE_PYTHON": sys.executable}
-    subprocess.run(
-        ["./run.sh", *TINY, "--to", "ensemble"], cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True
-    )
-    return root
-
-
 def attached(finished: Path, folder: Path) -> Path:
     """Write the folder /kaggle/input: two data sets of the run, and the contest with one broken slice."""
     environment = {**os.environ, "PE_ROOT": str(finished)}
-    command = [sys.executable, "-m", "submissions", "kaggle-dataset", *TINY, "--out", str(folder / "input")]
+    command = [sys.executable, "-m", "submissions", "kaggle-dataset", *OPTIONS, "--out", str(folder / "input")]
     subprocess.run(command, cwd=paths.CHECKOUT, env=environment, check=True, capture_output=True)
     contest = folder / "input" / "competitions" / "rsna"
     generated = next((finished / "artifacts" / "input").glob("raw-*"))
@@ -185,11 +167,11 @@ def attached(finished: Path, folder: Path) -> Path:
 @pytest.mark.timeout(2400)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning")
 def test_the_notebook_predicts_the_contest_without_internet(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nbclient import NotebookClient
 
-    contest = attached(finished, tmp_path)
+    contest = attached(small_run, tmp_path)
     (tmp_path / "working").mkdir()
     for name in ("PE_ROOT", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
@@ -207,8 +189,7 @@ def test_the_notebook_predicts_the_contest_without_internet(
     assert check_file(tmp_path / "working" / "submission.csv", layout) == []
     assert {file.name for file in (tmp_path / "working").iterdir()} == {"submission.csv", "submission_unread.csv"}
     predicted = pd.read_csv(tmp_path / "working" / "submission.csv").set_index("id")["label"]
-    monkeypatch.setenv("PE_ROOT", str(finished))
-    paths.select_experiment(names()[0])
+    select(small_run, monkeypatch)
     candidates = read_candidates(paths.ensemble_run())
     write_candidate(tmp_path / "expected.csv", *candidates.predictions(candidates.promoted, "test"), layout)
     expected = pd.read_csv(tmp_path / "expected.csv").set_index("id")["label"]
