@@ -5,6 +5,7 @@ import graphlib
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,17 @@ def sources(package: str) -> list[Path]:
     return sorted(file for file in (CHECKOUT / package).rglob("*.py") if not file.is_relative_to(artifacts))
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file, which several tests read."""
+    return ast.parse(file.read_text())
+
+
+@cache
 def imported_modules(file: Path) -> list[str]:
     """Dotted names in every import statement of a file, including those inside functions."""
     names = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,7 +107,7 @@ def test_no_source_file_is_too_long() -> None:
 def imported_files(file: Path) -> set[str]:
     """Modules of this checkout that a file imports by `from x import y`, including imports inside functions."""
     targets = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
             targets |= {name for name in names if (CHECKOUT / f"{name.replace('.', '/')}.py").is_file()}
@@ -139,7 +147,7 @@ def test_every_package_has_a_docstring_and_no_vaguely_named_module(package: str)
 
 @pytest.mark.parametrize("package", ["pipeline", *STAGES])
 def test_every_module_has_a_docstring(package: str) -> None:
-    assert [file.name for file in sources(package) if not ast.get_docstring(ast.parse(file.read_text()))] == []
+    assert [file.name for file in sources(package) if not ast.get_docstring(parsed(file))] == []
 
 
 @pytest.mark.parametrize("module", BEFORE_SET_UP)
@@ -161,7 +169,7 @@ def test_no_label_list_is_written_twice() -> None:
     violations = []
     for package in ["pipeline", *STAGES]:
         for file in sources(package):
-            for node in ast.walk(ast.parse(file.read_text())):
+            for node in ast.walk(parsed(file)):
                 if isinstance(node, ast.List | ast.Tuple):
                     words = [element.value for element in node.elts if isinstance(element, ast.Constant)]
                     if pairs <= set(zip(words, words[1:], strict=False)):

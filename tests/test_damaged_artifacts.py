@@ -34,7 +34,8 @@ pytestmark = pytest.mark.slow
 
 NAME = "damaged"
 SMALLEST = (
-    "phantom.rows=64", "phantom.slices=12", 'models.backbones=["tiny"]', "models.weights=none", "models.height=32",
+    "phantom.rows=64", "phantom.slices=12", "phantom.train_exams=10", "phantom.test_exams=3",
+    'models.backbones=["tiny"]', "models.weights=none", "models.height=32",
     "models.width=40", "models.epoch_slices=32", "models.exam.epochs=1", "models.engine=openvino",
     "ensemble.exam_rounds=10", "ensemble.slice_rounds=10", "ensemble.exam_min_data=2", "ensemble.slice_min_data=8",
     "ensemble.bootstrap=20", "submissions.bootstrap=20",

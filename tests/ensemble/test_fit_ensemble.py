@@ -43,6 +43,11 @@ SETTINGS = Settings(
     ensemble=EnsembleSettings(exam_rounds=60, slice_rounds=60, inner_folds=2, bags=2, bootstrap=200),
 )
 
+QUICK = dataclasses.replace(
+    SETTINGS,
+    ensemble=EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bags=1, bootstrap=50),
+)
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Contest, pd.DataFrame, pd.DataFrame]:
@@ -160,7 +165,7 @@ def test_a_contest_without_readable_test_slices_gets_the_prior(tmp_path, monkeyp
             folds[fold] = table[table["role"] == "oof"]
     write_contest(contest, tmp_path)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    fit(SETTINGS)
+    fit(QUICK)
     slices = rows_of(pd.read_parquet(paths.ensemble_run() / "slices.parquet"), "stack", "test")
     assert len(slices) == len(contest.test_slices) and slices["label"].nunique() == 1
 
@@ -371,8 +376,7 @@ def test_labels_that_occur_in_one_fold_only_get_the_prior_and_are_logged(tmp_pat
         contest.exams.loc[rare, NEGATIVE] = 0.0
     write_contest(contest, tmp_path)
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
-    quick = EnsembleSettings(exam_rounds=10, slice_rounds=10, inner_folds=2, bags=1, bootstrap=50)
-    settings = dataclasses.replace(SETTINGS, models=ModelsSettings(backbones=("alpha",)), ensemble=quick)
+    settings = dataclasses.replace(QUICK, models=ModelsSettings(backbones=("alpha",)))
     tables, _ = cross_fit(read_inputs(settings), settings, tmp_path / "trees")
     fold0 = capsys.readouterr().out.split("fold1: fitting")[0]
     studies = contest.exams.loc[contest.exams["fold"] == 0, STUDY]

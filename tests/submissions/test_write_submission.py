@@ -23,23 +23,48 @@ from tests.support.submission_cases import random_labels, write_ensemble, write_
 STRENGTHS = {"prior": 0.0, "mobilenetv2": 1.0, "stack": 2.0}
 
 
+def write_contest(root: Path) -> Settings:
+    """Write a contest of 30 training and 24 test exams below a folder, and a finished ensemble below PE_ROOT."""
+    train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
+    write_tree(root / "contest", train, test)
+    write_ensemble(paths.root(), train, test, STRENGTHS)
+    return Settings(input=InputSettings(data=str(root / "contest")), submissions=SubmissionsSettings(bootstrap=50))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A contest of 30 training and 24 test exams with a finished ensemble."""
     monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
-    train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
-    write_tree(tmp_path / "contest", train, test)
-    write_ensemble(tmp_path / "products", train, test, STRENGTHS)
-    return Settings(input=InputSettings(data=str(tmp_path / "contest")), submissions=SubmissionsSettings(bootstrap=50))
+    return write_contest(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
+    """The artifact root of the finished stage, which tests copy, and its settings."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PE_ROOT", str(root / "products"))
+        patch.setenv(paths.EXPERIMENT, "")
+        settings = write_contest(root)
+        write_all(settings)
+    return root / "products", settings
+
+
+@pytest.fixture
+def written(finished: tuple[Path, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a finished stage, whose products lie under PE_ROOT."""
+    products, settings = finished
+    shutil.copytree(products, tmp_path / "products", symlinks=True)
+    monkeypatch.setenv("PE_ROOT", str(tmp_path / "products"))
+    return settings
 
 
 def file_contents() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in paths.submissions().iterdir() if file.is_file()}
 
 
-def test_every_candidate_and_the_promoted_one_become_valid_files(settings: Settings) -> None:
-    write_all(settings)
-    directory, layout = paths.submissions(), read_layout(settings.data_root)
+def test_every_candidate_and_the_promoted_one_become_valid_files(written: Settings) -> None:
+    directory, layout = paths.submissions(), read_layout(written.data_root)
     for name in ("prior", "mobilenetv2", "stack", "submission"):
         assert check_file(directory / f"{name}.csv", layout) == []
     assert (directory / "submission.csv").read_bytes() == (directory / "stack.csv").read_bytes()
@@ -48,10 +73,9 @@ def test_every_candidate_and_the_promoted_one_become_valid_files(settings: Setti
     assert sorted(files) == [*candidates[:2], "report.md", "report.png", candidates[2], "submission.csv"]
 
 
-def test_the_stored_score_equals_the_recomputed_one(settings: Settings) -> None:
-    write_all(settings)
+def test_the_stored_score_equals_the_recomputed_one(written: Settings) -> None:
     rows = read_leaderboard(leaderboard_path()).set_index("candidate")
-    truth = settings.data_root / "truth" / "test_truth.csv"
+    truth = written.data_root / "truth" / "test_truth.csv"
     for name in STRENGTHS:
         again = score_file(paths.submissions() / f"{name}.csv", truth, bootstrap=50)
         assert rows.loc[name, "test"] == pytest.approx(again.total.value, abs=1e-12)
@@ -61,15 +85,14 @@ def test_the_stored_score_equals_the_recomputed_one(settings: Settings) -> None:
 
 
 def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
-    settings: Settings, capsys: pytest.CaptureFixture[str]
+    written: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_all(settings)
     before = file_contents()
     capsys.readouterr()
-    write_all(settings)
+    write_all(written)
     assert "submissions/write: up to date" in capsys.readouterr().out
     assert file_contents() == before
-    write_all(settings, force=True)
+    write_all(written, force=True)
     again = file_contents()
     for name in ("submission.csv", "report.md", "report.png"):
         assert again[name] == before[name]
@@ -77,23 +100,21 @@ def test_a_second_run_does_nothing_and_a_forced_one_adds_no_rows(
 
 
 @pytest.mark.slow
-def test_the_leaderboard_grows_by_a_run_and_other_files_stay(settings: Settings, tmp_path: Path) -> None:
-    write_all(settings)
+def test_the_leaderboard_grows_by_a_run_and_other_files_stay(written: Settings, tmp_path: Path) -> None:
     (paths.submissions() / "mine.csv").write_text("keep me")
-    other = Settings(input=settings.input, submissions=SubmissionsSettings(bootstrap=60))
+    other = Settings(input=written.input, submissions=SubmissionsSettings(bootstrap=60))
     write_all(other)
     rows = read_leaderboard(leaderboard_path())
     assert len(rows) == 2 * len(STRENGTHS) and rows["run"].nunique() == 2
     assert (paths.submissions() / "mine.csv").read_text() == "keep me"
 
 
-def test_a_second_run_works_without_the_leaderboard(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    write_all(settings)
+def test_a_second_run_works_without_the_leaderboard(written: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     leaderboard_path().unlink()
     (paths.submissions() / "model_card.md").unlink()
-    write_all(settings)
+    write_all(written)
     assert "no row of this run, so no model card" in capsys.readouterr().out
-    write_all(settings, force=True)
+    write_all(written, force=True)
     assert (paths.submissions() / "model_card.md").is_file()
 
 
@@ -117,8 +138,7 @@ def test_the_output_has_tables_with_their_legend_and_the_files(
     assert any("submission.csv" in line for line in lines)
 
 
-def test_the_report_has_labels_calibration_and_the_quarantined_slice(settings: Settings) -> None:
-    write_all(settings)
+def test_the_report_has_labels_calibration_and_the_quarantined_slice(written: Settings) -> None:
     text = (paths.submissions() / "report.md").read_text()
     assert "| RV/LV ratio >= 1 |" in text and "| out of fold |" in text
     rows = read_leaderboard(leaderboard_path()).set_index("candidate")
@@ -147,8 +167,7 @@ def test_the_whole_leaderboard_is_sorted_within_data_sets(tmp_path: Path) -> Non
     assert lines[5] == "" and LEGEND["decoding cost"] in "\n".join(lines[6:])
 
 
-def test_the_leaderboard_names_experiments(settings: Settings, tmp_path: Path) -> None:
-    write_all(settings)
+def test_the_leaderboard_names_experiments(written: Settings, tmp_path: Path) -> None:
     older = {"when": "2025-01-01 10:00", "run": "0123456789abcdef", "settings": "s", "commit": "", "data": "old"}
     append(leaderboard_path(), [older | {"candidate": "prior", "promoted": True, "cv": 0.5}])
     unnamed = read_leaderboard(leaderboard_path())
@@ -161,13 +180,12 @@ def test_the_leaderboard_names_experiments(settings: Settings, tmp_path: Path) -
     assert whole_table(unnamed).count("first, second") == len(STRENGTHS)
 
 
-def test_the_files_of_former_candidates_are_removed(settings: Settings, tmp_path: Path) -> None:
-    write_all(settings)
+def test_the_files_of_former_candidates_are_removed(written: Settings, tmp_path: Path) -> None:
     shutil.rmtree(paths.ensemble_run())
     shutil.rmtree(paths.prepared())
     train, test = random_labels(30, seed=1), random_labels(24, seed=2, first=100)
     write_ensemble(tmp_path / "products", train, test, {"prior": 0.0, "mean": 1.0}, identity="other")
-    write_all(settings)
+    write_all(written)
     remaining = sorted(file.name for file in paths.submissions().glob("*.csv"))
     assert remaining == ["mean.csv", "prior.csv", "submission.csv"]
 
