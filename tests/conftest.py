@@ -11,6 +11,8 @@ from pipeline import paths
 
 #: Files with tests of `small_run`. One process runs them all, so that only one has to finish that run.
 OF_SMALL_RUN = ("test_training_on_a_cluster.py", "test_kaggle_notebook.py")
+#: Files with tests that import TensorFlow although they are not slow.
+WITH_TENSORFLOW = ("tests/models/", "tests/benchmarks/test_gpu.py")
 #: Files that keep a process busy for long. They are started first, so that none is left for the end.
 LONGEST = (
     "test_slice_training.py", *OF_SMALL_RUN, "test_damaged_artifacts.py", "test_frozen_stem.py", "test_slice_runs.py",
@@ -39,12 +41,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute whole files, those of OF_SMALL_RUN as if they were one."""
+    """Distribute whole files, those of OF_SMALL_RUN as if they were one.
+
+    The same with --fast for the files that import TensorFlow, because most of their tests take less time than that.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class FileScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
+            if self.config.getoption("fast") and file.startswith(WITH_TENSORFLOW):
+                return "tests with TensorFlow"
             return OF_SMALL_RUN[0] if file.endswith(OF_SMALL_RUN) else file
 
     return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None

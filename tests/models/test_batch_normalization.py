@@ -1,16 +1,13 @@
 """The fused batch normalisation computes what that of Keras computes."""
 
-import keras
 import numpy as np
 import pytest
-from keras import layers
-
-from models.batch_normalization import BatchNormalization, NormalisedConvolution, measure_statistics, normalisations
-from models.precision import dtype_policy_scope
 
 
 def step(layer_class, images, trainable, dtype="float32"):
     """One step of gradient descent on one layer: output in training, its variables afterwards, prediction."""
+    import keras
+
     inputs = keras.Input(images.shape[1:])
     layer = layer_class(momentum=0.9, epsilon=1e-3, dtype=dtype, name="bn")
     model = keras.Model(inputs, layer(inputs))
@@ -26,6 +23,10 @@ def step(layer_class, images, trainable, dtype="float32"):
 
 @pytest.mark.parametrize("trainable", [True, False])
 def test_outputs_statistics_and_gradients_are_those_of_keras(trainable):
+    import keras
+
+    from models.batch_normalization import BatchNormalization
+
     images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
     fused, composed = (step(kind, images, trainable) for kind in (BatchNormalization, keras.layers.BatchNormalization))
     for ours, theirs in zip(fused, composed, strict=True):
@@ -33,6 +34,8 @@ def test_outputs_statistics_and_gradients_are_those_of_keras(trainable):
 
 
 def test_frozen_statistics_do_not_move():
+    from models.batch_normalization import BatchNormalization
+
     images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
     random = np.random.default_rng(1)
     initial = [random.uniform(0.5, 2, 3) for _ in range(4)]
@@ -40,6 +43,8 @@ def test_frozen_statistics_do_not_move():
 
 
 def test_mixed_precision_keeps_statistics_in_float32():
+    from models.batch_normalization import BatchNormalization
+
     images = np.random.default_rng(0).normal(3, 2, (4, 6, 5, 3)).astype(np.float32)
     fused = step(BatchNormalization, images, trainable=True, dtype="mixed_bfloat16")
     plain = step(BatchNormalization, images, trainable=True)
@@ -49,7 +54,10 @@ def test_mixed_precision_keeps_statistics_in_float32():
 
 @pytest.mark.slow
 def test_backbones_of_keras_normalise_in_one_operation_and_compute_the_same():
+    import keras
+
     from models.backbones import BACKBONES
+    from models.batch_normalization import BatchNormalization
 
     images = keras.Input((32, 32, 3))
     ours = keras.Model(images, BACKBONES["resnet50v2"].graph(images))
@@ -61,13 +69,17 @@ def test_backbones_of_keras_normalise_in_one_operation_and_compute_the_same():
 
 
 CONVOLUTIONS = {
-    "dense": lambda: layers.Conv2D(5, 3, 2, "same", use_bias=False),
-    "depthwise": lambda: layers.DepthwiseConv2D(3, 1, "valid", use_bias=False),
+    "dense": lambda layers: layers.Conv2D(5, 3, 2, "same", use_bias=False),
+    "depthwise": lambda layers: layers.DepthwiseConv2D(3, 1, "valid", use_bias=False),
 }
 
 
 def trained_by_one_step(convolution, images, merged, fixed, trainable=True):
     """Variables and predictions of a convolution with batch normalisation, after one step of gradient descent."""
+    import keras
+
+    from models.batch_normalization import BatchNormalization, NormalisedConvolution, normalisations
+
     inputs = keras.Input(images.shape[1:])
     if merged:
         layer = NormalisedConvolution(convolution, momentum=0.9, epsilon=1e-3)
@@ -88,9 +100,11 @@ def trained_by_one_step(convolution, images, merged, fixed, trainable=True):
 @pytest.mark.parametrize(("fixed", "trainable"), [(False, True), (True, True), (False, False)])
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_a_merged_convolution_computes_what_two_layers_compute(kind, fixed, trainable):
+    from keras import layers
+
     images = np.random.default_rng(0).normal(1, 2, (4, 9, 8, 3)).astype(np.float32)
     merged, separate = (
-        trained_by_one_step(CONVOLUTIONS[kind](), images, merged, fixed, trainable) for merged in (True, False)
+        trained_by_one_step(CONVOLUTIONS[kind](layers), images, merged, fixed, trainable) for merged in (True, False)
     )  # fmt: skip
     assert len(merged) == 5 + 2
     for ours, theirs in zip(merged, separate, strict=True):
@@ -99,19 +113,33 @@ def test_a_merged_convolution_computes_what_two_layers_compute(kind, fixed, trai
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_merged_convolution_computes_in_the_precision_of_its_input(training):
+    from keras import layers
+
+    from models.batch_normalization import NormalisedConvolution
+    from models.precision import dtype_policy_scope
+
     images = np.random.default_rng(0).normal(1, 2, (2, 9, 8, 3)).astype(np.float32)
     with dtype_policy_scope("mixed_bfloat16"):
-        layer = NormalisedConvolution(CONVOLUTIONS["dense"](), momentum=0.9, epsilon=1e-3)
+        layer = NormalisedConvolution(CONVOLUTIONS["dense"](layers), momentum=0.9, epsilon=1e-3)
     assert layer(images, training=training).dtype == "bfloat16"
     assert {weight.dtype for weight in layer.weights} == {"float32"}
 
 
 def test_only_plain_convolutions_can_be_merged():
+    from keras import layers
+
+    from models.batch_normalization import NormalisedConvolution
+
     with pytest.raises(ValueError, match="'use_bias': True"):
         NormalisedConvolution(layers.Conv2D(5, 3), momentum=0.9, epsilon=1e-3)
 
 
 def test_measured_statistics_are_those_of_the_batches_and_stay_in_training():
+    import keras
+    from keras import layers
+
+    from models.batch_normalization import NormalisedConvolution, measure_statistics, normalisations
+
     images = np.random.default_rng(0).normal(3, 2, (3, 4, 6, 5, 3)).astype(np.float32)
     inputs = keras.Input(images.shape[2:])
     convolution = layers.Conv2D(2, 1, use_bias=False)

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from features.lung_box import Box
 from features.store import write_exam
 from input.contest import EXAM_LABELS, QA_LABELS, SLICE_LABEL, STUDY
-from models.device_views import DeviceViews
-from models.slice_training import EpochBatches
 from models.slice_views import SliceViews, draw_augmentation
 from pipeline.settings import ModelsSettings
 
@@ -39,6 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_the_device_finishes_views_as_the_loader_does(store: Path, recipe: ModelsSettings) -> None:
+    import keras
+
+    from models.device_views import DeviceViews
+
     views = SliceViews(store, recipe)
     augmentations = [draw_augmentation(recipe, epoch=1, key=key, repeat=0) for key in range(16)]
     assert len({augmentation.hole[2] for augmentation in augmentations}) == (2 if recipe.augmentation else 1)
@@ -51,6 +52,10 @@ def test_the_device_finishes_views_as_the_loader_does(store: Path, recipe: Model
 
 
 def test_batches_are_the_same_wherever_views_are_finished(store: Path) -> None:
+    import keras
+
+    from models.slice_training import EpochBatches
+
     slices = pd.DataFrame({STUDY: "exam", "plane": np.arange(6), SLICE_LABEL: [0, 0, 1, 1, 0, 0.0]})
     slices = slices.assign(**dict.fromkeys((*EXAM_LABELS, *QA_LABELS), 1.0))
     views = SliceViews(store, SETTINGS)

@@ -12,7 +12,6 @@ from features.lung_box import Box
 from features.store import write_exam
 from input.contest import CHRONIC, GTE_1, LEFT, QA_MOTION, RIGHT, SLICE_LABEL, STUDY
 from models.batches import prefetched
-from models.inner_split import split_inner
 from models.sampling import draw_epoch, q_weights, sampling_weights, slice_keys
 from models.slice_targets import TARGETS, evidence_targets, flip_targets, slice_targets
 from models.slice_views import Augmentation, SliceViews, draw_augmentation
@@ -297,6 +296,8 @@ def test_gain_offset_and_noise_change_hu(tmp_path):
 
 
 def test_inner_exams_are_whole_stratified_and_independent_of_the_row_order():
+    from models.inner_split import split_inner
+
     exams = [f"{number:02d}" for number in range(30)]
     table = pd.DataFrame({STUDY: np.repeat(exams, 4), SLICE_LABEL: [float(row % 12 == 0) for row in range(120)]})
     train, inner = split_inner(table, 0.2, seed=1)
@@ -311,6 +312,8 @@ def test_inner_exams_are_whole_stratified_and_independent_of_the_row_order():
 
 
 def test_an_inner_share_that_sets_no_exam_aside_is_an_error():
+    from models.inner_split import split_inner
+
     table = pd.DataFrame({STUDY: ["a", "b"], SLICE_LABEL: [1.0, 0.0]})
     with pytest.raises(UserError, match="0 of 2 training exams would be set aside"):
         split_inner(table, 0.4, seed=1)
