@@ -202,6 +202,9 @@ def slice_natures(codes: np.ndarray, exam: StoredExam) -> pd.DataFrame:
         codes: uint8 (z, y, x) on the store's grid.
         exam: the stored exam.
     """
+    area = np.count_nonzero(codes, axis=(1, 2)) * float(np.prod(exam.spacing_mm))
+    showing = np.flatnonzero(area)  # few slices show clot
+    codes = codes[showing]
     region, chronic = codes % CHRONIC_BIT, codes >= CHRONIC_BIT
     unknown = region == UNKNOWN
     is_left = np.arange(codes.shape[2])[None, None] > exam.middle_column
@@ -212,9 +215,10 @@ def slice_natures(codes: np.ndarray, exam: StoredExam) -> pd.DataFrame:
         "chronic": chronic,
         "acute": (codes > 0) & ~chronic,
     }
-    table = pd.DataFrame({name: mask.any(axis=(1, 2)).astype(np.float32) for name, mask in on.items()})
-    table.loc[unknown.any(axis=(1, 2)), ["central", "chronic", "acute"]] = np.nan
-    area = np.count_nonzero(codes, axis=(1, 2)) * float(np.prod(exam.spacing_mm))
+    table = pd.DataFrame(np.zeros((len(area), len(on)), np.float32), columns=list(on))
+    for name, mask in on.items():
+        table.loc[showing, name] = mask.any(axis=(1, 2)).astype(np.float32)
+    table.loc[showing[unknown.any(axis=(1, 2))], ["central", "chronic", "acute"]] = np.nan
     table.insert(0, "clot_mm2", area.astype(np.float32))
     table.insert(0, SOP, list(exam.sop_uids))
     table.insert(0, STUDY, exam.study)
