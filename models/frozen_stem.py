@@ -110,10 +110,13 @@ class SharedFeatures:
 
     Args:
         stem: Computes features.
+
+    Attributes:
+        compute: The same.
     """
 
     def __init__(self, stem: StemFeatures) -> None:
-        self._stem = stem
+        self.compute = stem
         self._known: dict[View, np.ndarray] = {}
         self._bytes = 0
 
@@ -125,7 +128,7 @@ class SharedFeatures:
             images: Makes the images (batch, y, x, channels) of some of them.
         """
         unknown = [view for view in views if view not in self._known]
-        computed = dict(zip(unknown, self._stem(images(unknown)).astype(np.float16), strict=True)) if unknown else {}
+        computed = dict(zip(unknown, self.compute(images(unknown)).astype(np.float16), strict=True)) if unknown else {}
         features = np.stack([computed[view] if view in computed else self._known[view] for view in views])
         for view, values in computed.items():
             if self._bytes + values.nbytes <= REMEMBERED_BYTES:
