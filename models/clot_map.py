@@ -144,12 +144,12 @@ class ClotAttention(layers.Layer):
         """Cells (batch, y, x, c) and clot logits (batch, y, x) -> (batch, len(PARTS), c + STRENGTHS)."""
         cells, logits = inputs
         count = logits.shape[1] * logits.shape[2]
-        logits = ops.reshape(logits, (-1, 1, count)) + self._outside
+        logits = ops.reshape(logits, (-1, 1, count)) + ops.convert_to_tensor(self._outside)
         highest = ops.max(logits, axis=2, keepdims=True)
         weight = ops.exp(logits - highest)
         total = ops.sum(weight, axis=2, keepdims=True)
         attended = ops.matmul(weight / total, ops.reshape(cells, (-1, count, cells.shape[-1])))
-        log_mean = (highest + ops.log(total))[:, :, 0] - self._log_counts
+        log_mean = (highest + ops.log(total))[:, :, 0] - ops.convert_to_tensor(self._log_counts)
         return ops.concatenate([attended, log_mean[:, :, None], highest], axis=-1)
 
     def compute_output_shape(self, shapes: list[tuple]) -> tuple:

@@ -69,7 +69,7 @@ class FlatAdamW(keras.optimizers.Optimizer):
         rate = is_step * ops.cast(self.learning_rate, "float32")
         adam = rate * ops.sqrt(1 - second**step) / (1 - first**step)
         weights = _joined(variables)
-        weights *= 1 - rate * self._decays
+        weights *= 1 - rate * ops.convert_to_tensor(self._decays)
         weights -= adam * self._momentum / (ops.sqrt(self._velocity) + EPSILON)
         for variable, part in zip(variables, ops.split(weights, self._ends), strict=True):
             variable.assign(ops.reshape(part, variable.shape))

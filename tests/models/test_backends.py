@@ -55,7 +55,7 @@ def test_every_kind_of_network_trains_two_steps(backend):
     assert results["backend"] == backend
     assert len(results["networks"]) == 5 - 2 * onednn_is_limited() + 2
     for name, steps in results["networks"].items():
-        _check(steps, backend, name)
+        _assert_trained(steps, backend, name)
 
 
 def test_a_network_with_layers_of_every_kind_trains_two_steps_on_tensorflow(monkeypatch):
@@ -68,11 +68,11 @@ def test_a_network_with_layers_of_every_kind_trains_two_steps_on_tensorflow(monk
         pytest.skip("another backend")
     monkeypatch.setitem(BACKBONES, "tiny", BACKBONE)
     for name, recipe in ON_TENSORFLOW.items():
-        _check(slice_steps(recipe), "tensorflow", name)
+        _assert_trained(slice_steps(recipe), "tensorflow", name)
 
 
-def _check(steps, backend, name):
-    """Check two training steps of a network."""
+def _assert_trained(steps, backend, name):
+    """The two training steps of a network are sound."""
     first, second = steps["losses"]
     assert second < first + 0.05 < 100, name  # a small step on the same batch: no increase, and no NaN
     assert steps["changed"] > 0.7, name
