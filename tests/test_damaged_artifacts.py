@@ -27,6 +27,7 @@ from pipeline.settings import Settings
 from submissions.__main__ import main as submissions_main
 from submissions.check_artifacts import check_artifacts
 from submissions.packed_model import model_contents
+from tests.support.eager_steps import run_eagerly
 from tests.support.small_run import command
 
 #: These tests train networks or run whole stages.
@@ -182,6 +183,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     root = tmp_path_factory.mktemp("root")
     with pytest.MonkeyPatch.context() as patch:
+        run_eagerly(patch)
         patch.setenv("PE_ROOT", str(root))
         patch.setenv(paths.EXPERIMENT, NAME)
         patch.setitem(BACKBONES, "tiny", Backbone(graph, (0.5,) * 3, (0.5,) * 3, "none"))
