@@ -15,8 +15,8 @@ OF_SMALL_RUN = ("test_training_on_a_cluster.py", "test_kaggle_notebook.py")
 WITH_TENSORFLOW = ("tests/models/", "tests/benchmarks/test_gpu.py")
 #: Files that keep a process busy for long. They are started first, so that none is left for the end.
 LONGEST = (
-    "test_slice_training.py", *OF_SMALL_RUN, "test_damaged_artifacts.py", "test_frozen_stem.py", "test_slice_runs.py",
-    "test_cluster.py",
+    "test_slice_training.py", *OF_SMALL_RUN, "test_damaged_artifacts.py", "test_every_backbone.py",
+    "test_slice_runs.py", "test_frozen_stem.py", "test_cluster.py",
 )  # fmt: skip
 # Examples take no fixed time on a machine that runs other things as well.
 settings.register_profile("suite", deadline=None)

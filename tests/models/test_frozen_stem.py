@@ -19,18 +19,41 @@ SETTINGS = ModelsSettings(
 SHORT = replace(SETTINGS, frozen_share=0.24, used_share=0.35)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "share", "last"),
-    [("mobilenetv2", 0.24, "stage3_block1_project"), ("mobilenetv2", 0.26, "stage3_block1_project"),
-     ("efficientnet_lite0", 0.24, "stage3_block1_project")],
-)  # fmt: skip
-def test_stem_and_rest_are_the_network(backbone, share, last):
+#: The name of the layer behind which networks are split here.
+LAST = "stage3_block1_project"
+
+
+@pytest.fixture(scope="module")
+def short_run():
+    """A split network, for tests that do not change its stem, and the exported graph of that."""
+    from models.frozen_stem import _exported_graph
+    from models.training_run import TrainingRun
+
+    run = TrainingRun(SHORT, "mobilenetv2", "none")
+    return run, _exported_graph(run._parts.stem)
+
+
+@pytest.fixture
+def run(short_run, monkeypatch):
+    """The split network; its stem is not exported again."""
+    from models import frozen_stem
+
+    run, graph = short_run
+    export = frozen_stem._exported_graph
+    monkeypatch.setattr(
+        frozen_stem, "_exported_graph", lambda model: graph.clone() if model is run._parts.stem else export(model)
+    )
+    return run
+
+
+@pytest.mark.parametrize(("backbone", "share"), [("mobilenetv2", 0.26), ("efficientnet_lite0", 0.24)])
+def test_stem_and_rest_are_the_network(backbone, share):
     from models.frozen_stem import _last_cut
     from models.training_run import TrainingRun
 
     run = TrainingRun(replace(SETTINGS, frozen_share=share), backbone, "none")
     images = np.random.default_rng(0).random((5, 64, 80, 3), dtype=np.float32)
-    assert _last_cut(run.model.get_layer(backbone)).name == last
+    assert _last_cut(run.model.get_layer(backbone)).name == LAST
     features = run.stem()([("study", plane, UNCHANGED) for plane in range(5)], lambda views: images)
     whole, rest = run.model.predict_on_batch(images), run.trained.predict_on_batch(features)
     for name, values in whole.items():
@@ -38,26 +61,22 @@ def test_stem_and_rest_are_the_network(backbone, share, last):
     assert list(map(id, run.trained.trainable_variables)) == list(map(id, run.model.trainable_variables))
 
 
-def test_a_stem_in_bfloat16_is_near_the_one_in_float32():
+def test_a_stem_in_bfloat16_is_near_the_one_in_float32(run):
     from models.frozen_stem import StemFeatures, stem_precision
-    from models.training_run import TrainingRun
 
     if stem_precision("auto") != "bf16":
         pytest.skip("this processor does not multiply bfloat16")
     assert stem_precision("float32") == "f32"
-    run = TrainingRun(SHORT, "mobilenetv2", "none")
     images = np.random.default_rng(0).random((3, 64, 80, 3), dtype=np.float32)
     exact, rounded = (StemFeatures(run._parts.stem, precision)(images) for precision in ("float32", "auto"))
     difference = np.abs(exact - rounded).mean() / exact.std()
     assert 0 < difference < 0.05
 
 
-def test_features_do_not_depend_on_the_number_of_loaders():
+def test_features_do_not_depend_on_the_number_of_loaders(run):
     from models.batches import prefetched
     from models.frozen_stem import StemFeatures
-    from models.training_run import TrainingRun
 
-    run = TrainingRun(SHORT, "mobilenetv2", "none")
     images = np.random.default_rng(0).random((8, 6, 64, 80, 3), dtype=np.float32)
     results = []
     for threads in (1, 4):
@@ -67,11 +86,9 @@ def test_features_do_not_depend_on_the_number_of_loaders():
     assert all(map(np.array_equal, one, four))
 
 
-def test_views_that_were_computed_before_have_the_same_features_as_if_they_were_computed_again(monkeypatch):
+def test_views_that_were_computed_before_have_the_same_features_as_if_they_were_computed_again(run, monkeypatch):
     from models import frozen_stem
-    from models.training_run import TrainingRun
 
-    run = TrainingRun(replace(SETTINGS, frozen_share=0.24), "mobilenetv2", "none")
     stem = frozen_stem.StemFeatures(run._parts.stem, "auto")
     images = np.random.default_rng(0).random((9, 64, 80, 3), dtype=np.float32)
     augmentations = [draw_augmentation(SETTINGS, epoch=0, key=key, repeat=0) for key in range(9)]
@@ -97,18 +114,20 @@ def test_views_that_were_computed_before_have_the_same_features_as_if_they_were_
         full(views[:5], lambda views, count=count: images[: len(views)] if len(views) == count else None)
 
 
-def test_folds_predict_what_the_network_predicts_and_share_the_features_of_common_slices(monkeypatch, tmp_path):
+def test_folds_predict_what_the_network_predicts_and_share_the_features_of_common_slices(run, monkeypatch, tmp_path):
     from models import frozen_stem
     from models.prediction_engine import GRAPH, OUTPUTS, openvino_engine
-    from models.training_run import TrainingRun
 
-    run = TrainingRun(SHORT, "mobilenetv2", "none")
+    assert frozen_stem._last_cut(run.model.get_layer("mobilenetv2")).name == LAST
     random = np.random.default_rng(0)
     batches = random.random((2, 4, 64, 80, 3), dtype=np.float32)
     names = [str(number) for number in range(8)]
-    computed = []
+    computed, exported, export = [], [], frozen_stem._exported_graph
     engines = frozen_stem.SplitEngines(run._parts.stem, 1)
     stem = engines._stem
+    monkeypatch.setattr(
+        frozen_stem, "_exported_graph", lambda model: exported.append(export(model)) or exported[-1].clone()
+    )
     monkeypatch.setattr(engines, "_stem", lambda images: computed.append(len(images)) or stem(images))
     for fold in range(2):
         kernel = run.trained.get_layer("head").get_layer("slice_answer").kernel
@@ -122,6 +141,7 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
     assert computed == [4, 4, 4, 4, 4, 4], "twice in the first fold, once in the second"
     monkeypatch.setattr(frozen_stem, "REMEMBERED_BYTES", stem(batches[0])[0].nbytes)  # room for one batch
     computed.clear()
+    monkeypatch.setattr(frozen_stem, "_exported_graph", lambda model: exported[-1].clone())
     for _ in range(2):
         _, shared = engines.of(run.trained, names[::-1], tmp_path / GRAPH)
         for images in batches:
@@ -130,25 +150,15 @@ def test_folds_predict_what_the_network_predicts_and_share_the_features_of_commo
 
 
 @pytest.mark.parametrize(
-    ("backbone", "is_split"),
-    [("convnext_tiny", False), ("efficientnetv2_b0", True), ("densenet121", True), ("xception", True),
-     ("resnet50v2", True)],
-)  # fmt: skip
-def test_every_kind_of_backbone_is_split_where_one_tensor_passes_or_not_at_all(backbone, is_split):
-    from models.frozen_stem import split
-    from models.slice_network import slice_network_with_maps
-
-    network, maps = slice_network_with_maps(replace(SETTINGS, frozen_share=0.24), backbone, "none")
-    assert (split(network, maps, backbone) is not None) == is_split
-
-
-@pytest.mark.parametrize(
     "change",
     [{"frozen_share": 0.0}, {"unfreeze_epoch": 1}, {"trainable_windows": True}, {"engine": "keras"},
      {"precision": "mixed_bfloat16"}],
 )  # fmt: skip
-def test_without_frozen_layers_or_openvino_the_whole_network_is_trained(change):
-    from models.training_run import TrainingRun
+def test_without_frozen_layers_or_openvino_the_whole_network_is_trained(run, monkeypatch, change):
+    """With the same network, so that only the settings decide."""
+    from models import training_run
 
-    run = TrainingRun(replace(SHORT, **change), "mobilenetv2", "none")
-    assert run.stem() is None and run.trained is run.model
+    network = run.model, [run.model.get_layer("mobilenetv2").output]
+    monkeypatch.setattr(training_run, "slice_network_with_maps", lambda *_, **__: network)
+    changed = training_run.TrainingRun(replace(SHORT, **change), "mobilenetv2", "none")
+    assert changed.stem() is None and changed.trained is changed.model is run.model

@@ -102,19 +102,6 @@ def test_all_invalid_settings_of_a_recipe_are_reported_at_once():
     assert "got 'half'" in message and "got ('bone',)" in message
 
 
-def test_se_resnext50_has_the_published_number_of_parameters():
-    import keras
-
-    from models.se_resnext import SE_RESNEXT50, se_resnext_backbone
-
-    images = keras.Input((64, 64, 3))
-    model = keras.Model(images, se_resnext_backbone(images, SE_RESNEXT50))
-    assert model.output_shape == (None, 2, 2, 2048)
-    statistics = sum(int(np.prod(variable.shape)) for variable in model.non_trainable_variables)
-    head = 2048 * 1000 + 1000  # the classifier of ImageNet
-    assert model.count_params() - statistics + head == 27_559_896
-
-
 def test_a_grouped_convolution_is_correct_in_training_and_prediction():
     from models.se_resnext import GroupedConvolution
 
