@@ -33,9 +33,12 @@ from tests.support.eager_steps import run_eagerly
 #: These tests train networks or run whole stages.
 pytestmark = pytest.mark.slow
 
+#: One step per epoch.
 SMALL = ModelsSettings(
-    height=32, width=32, embedding=8, epochs=2, epoch_slices=16, batch=8, weights="none", learning_rate=1e-3
+    height=32, width=32, embedding=8, epochs=2, epoch_slices=8, batch=8, weights="none", learning_rate=1e-3
 )
+#: With layers that OpenVINO computes, and fixed statistics.
+FIXED = replace(SMALL, fixed_statistics=True, frozen_share=0.4, ema=0.8)
 
 EXAMS = ("pos1", "neg1", "pos2", "neg2")
 
@@ -199,9 +202,8 @@ def finished(contest, finished_by_recipe, tmp_path_factory, request):
 
 #: All parts of a recipe with state across epochs; the layers are unfrozen in the third epoch.
 EVERYTHING = replace(
-    SMALL, epochs=4, ema=0.8, accumulate=2, epoch_slices=8, batch=4, frozen_share=0.9, unfreeze_epoch=3,
-    inner_share=0.4, patience=4,
-)  # fmt: skip
+    SMALL, epochs=4, ema=0.8, accumulate=2, batch=4, frozen_share=0.9, unfreeze_epoch=3, inner_share=0.4, patience=4
+)
 
 
 def _assert_identical(finished, trained):
@@ -222,8 +224,8 @@ def test_a_kill_leaves_the_checkpoint_of_the_last_finished_epoch(contest, tmp_pa
 
 @pytest.mark.compiled
 def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path, finished):
-    whole = finished()
-    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path))
+    whole = finished(FIXED, "strided")
+    _assert_identical(whole, _resume(contest, whole.checkpoints[0], tmp_path, FIXED, backbone="strided"))
     assert len(whole.history) == 2
 
 
@@ -231,7 +233,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(contest, tmp_path, finished):
 def test_fixed_statistics_are_measured_once_and_survive_a_kill(contest, tmp_path, finished, frozen_share):
     from models.slice_network import slice_network
 
-    settings = replace(SMALL, fixed_statistics=True, frozen_share=frozen_share, ema=0.8)
+    settings = replace(FIXED, frozen_share=frozen_share)
     whole = finished(settings, "strided")
     first_epoch = load_arrays(whole.checkpoints[0])
     network = slice_network(SMALL, "strided", "none")
@@ -273,9 +275,7 @@ def test_a_resumed_run_with_a_frozen_stem_computes_it_with_the_stem_s_own_weight
 @pytest.mark.parametrize(
     ("backbone", "settings"),
     [("tiny", replace(SMALL, ema=0.8, dropout=0.5)),
-     pytest.param(
-         "strided", replace(SMALL, fixed_statistics=True, frozen_share=0.4, ema=0.8), marks=pytest.mark.compiled
-     )],
+     pytest.param("strided", FIXED, marks=pytest.mark.compiled)],
 )  # fmt: skip
 def test_folds_that_share_a_compiled_network_have_the_bytes_of_their_own(
     contest, tmp_path, finished, backbone, settings
@@ -391,7 +391,7 @@ def test_accumulated_batches_equal_one_large_batch(contest, tmp_path, monkeypatc
     graph = Backbone(lambda images: layers.ReLU()(layers.Conv2D(8, 5, 4)(images)), (0.5,) * 3, (0.5,) * 3, "none")
     monkeypatch.setitem(BACKBONES, "tiny", graph)
     monkeypatch.setattr(clot_map, "BatchNormalization", lambda **_: layers.Identity())
-    plain = replace(SMALL, dropout=0.0, epochs=1, frozen_share=0.0)
+    plain = replace(SMALL, dropout=0.0, epochs=1, epoch_slices=16, frozen_share=0.0)
 
     def kernel(name, settings):
         return _values(_train(contest, tmp_path / name, settings)[0].get_layer("features").kernel)
@@ -458,7 +458,7 @@ def test_the_weights_of_the_best_inner_epoch_are_kept_and_training_stops_after_p
         return next(losses)
 
     monkeypatch.setattr(InnerExams, "loss", loss)
-    settings = replace(SMALL, epochs=5, epoch_slices=8, inner_share=0.4, patience=2)
+    settings = replace(SMALL, epochs=5, inner_share=0.4, patience=2)
     model, history = _train(contest, tmp_path / "run.npz", settings)
     assert history.inner_losses == [0.9, 0.5, 0.7, 0.6] and history.best_epoch == 2
     for value, variable in zip(weights_by_epoch[1], model.variables, strict=True):
@@ -478,7 +478,7 @@ def test_inner_exams_are_not_trained_on(contest, tmp_path, monkeypatch):
         return original(self, study, plane, augmentation)
 
     monkeypatch.setattr(SliceViews, "view", view)
-    _train(contest, tmp_path / "run.npz", replace(SMALL, epochs=1, epoch_slices=8, inner_share=0.4))
+    _train(contest, tmp_path / "run.npz", replace(SMALL, epochs=1, inner_share=0.4))
     assert trained and evaluated and not trained & evaluated
 
 
@@ -531,7 +531,7 @@ def test_a_backbone_can_be_taken_from_a_run_with_another_head(contest, tmp_path,
     assert not np.array_equal(backbone_weights[0], fresh.get_layer("tiny").get_weights()[0])
     for expected, values in zip(backbone_weights, initialised.get_layer("tiny").get_weights(), strict=True):
         np.testing.assert_array_equal(values, expected)
-    settings = replace(SMALL, epochs=1, epoch_slices=8, weights=str(tmp_path / "weights.npz"))
+    settings = replace(SMALL, epochs=1, weights=str(tmp_path / "weights.npz"))
     finetuned, _ = _train(contest, tmp_path / "next.npz", settings)
     assert has_local_map(finetuned)  # these exams have no clot masks
     assert len(finetuned.variables) == len(initialised.variables)
@@ -564,7 +564,7 @@ def test_unusable_weights_are_errors_with_the_expected_file(contest, tmp_path):
 
 def test_divergence_is_an_error_with_the_step(contest, tmp_path):
     with pytest.raises(UserError, match=r"diverged: loss (nan|inf).* step"):
-        _train(contest, tmp_path / "run.npz", replace(SMALL, learning_rate=float("nan")))
+        _train(contest, tmp_path / "run.npz", replace(SMALL, epoch_slices=16, learning_rate=float("nan")))
 
 
 def test_a_truncated_checkpoint_is_an_error(contest, tmp_path, finished):
@@ -600,15 +600,14 @@ def test_openvino_equals_keras(tmp_path):
     np.testing.assert_allclose(clot, keras_map, atol=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("home", [True, False], ids=["home", "no home and an unknown user"])
-def test_openvino_opens_no_connection_and_needs_no_home(tmp_path, home):
+def test_openvino_opens_no_connection_and_needs_no_home(tmp_path):
+    """First with a home folder, in a copy of the process that has imported Keras; then without one, as unknown user."""
     script = """
 import os, pwd, socket, sys
-if not os.environ.get("HOME"):
-    def unknown(uid):
-        raise KeyError(uid)
-    pwd.getpwuid = unknown
+known = pwd.getpwuid
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
 def refuse(*_, **__):
     print("CONNECTION", flush=True)
     raise OSError("no network")
@@ -617,22 +616,29 @@ from pathlib import Path
 import keras
 import numpy as np
 from models.prediction_engine import export_graph, openvino_engine
-out = Path(sys.argv[1])
+assert "openvino" not in sys.modules
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    pwd.getpwuid, os.environ["HOME"] = known, sys.argv[1]
+out = Path(sys.argv[1] if child == 0 else sys.argv[2])
 image = keras.Input((32, 32, 3))
 cells = keras.layers.Conv2D(4, 3)(image)
 pooled = keras.layers.GlobalAveragePooling2D()(cells)
 outputs = {"logits": keras.layers.Dense(2)(pooled), "embedding": pooled, "map": cells}
 export_graph(keras.Model(image, outputs), out)
 openvino_engine(out, 1)(np.zeros((1, 32, 32, 3), np.float32))
-print("done", "openvino_telemetry.main" in sys.modules)
+print("home" if child == 0 else "no home", "openvino_telemetry.main" in sys.modules, flush=True)
+os._exit(0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
-    (tmp_path / "home").mkdir()
-    environment |= {"PYTHONPATH": str(paths.CHECKOUT), **({"HOME": str(tmp_path / "home")} if home else {})}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.stdout.split() == ["done", "False"], done.stderr
+    environment |= {"PYTHONPATH": str(paths.CHECKOUT)}
+    for name in ("home", "out"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path / "home"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["home False", "no home False"], done.stderr
     assert not (tmp_path / "home" / "intel").exists()
 
 
