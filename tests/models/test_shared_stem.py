@@ -29,8 +29,8 @@ def graph(images: Any) -> Any:
     return images
 
 
-def export_folds(root: Path, first_change: str) -> list[Path]:
-    """Export three networks that differ from the layer `first_change` on."""
+def export_folds(root: Path, first_change: str, folds: int) -> list[Path]:
+    """Export networks that differ from the layer `first_change` on."""
     import keras
 
     from models.slice_network import slice_network
@@ -43,7 +43,7 @@ def export_folds(root: Path, first_change: str) -> list[Path]:
     changing = [model.get_layer("tiny").get_layer(name) for name in names[names.index(first_change) :]]
     random = np.random.default_rng(0)
     folders = []
-    for fold in range(3):
+    for fold in range(folds):
         for layer in [*changing, model.get_layer("features")]:
             layer.set_weights([random.normal(size=weight.shape) / 8 for weight in layer.get_weights()])
         folders.append(root / f"fold{fold}")
@@ -55,7 +55,7 @@ def export_folds(root: Path, first_change: str) -> list[Path]:
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Networks that differ in their last layers."""
-    return export_folds(tmp_path_factory.mktemp("late"), "stage0")
+    return export_folds(tmp_path_factory.mktemp("late"), "stage0", folds=3)
 
 
 def assert_equal_predictions(folders: list[Path], engines: list) -> None:
@@ -89,7 +89,7 @@ def test_common_layers_are_computed_once_for_all_folds(late, monkeypatch):
 def test_the_cut_is_the_last_point_that_one_tensor_passes(late, tmp_path):
     """The layer in the branch differs: the sum and the branch's own input cannot be cut, what is before can."""
     cuts = {}
-    for name, folders in (("late", late), ("branch", export_folds(tmp_path, "residual"))):
+    for name, folders in (("late", late), ("branch", export_folds(tmp_path, "residual", folds=2))):
         operations = [read_graph(folder / "network.xml").get_ordered_ops() for folder in folders]
         cuts[name] = shared_stem.common_cut(operations)
         shape = operations[0][cuts[name]].output(0).get_partial_shape()
