@@ -12,6 +12,7 @@ from models.check_recipe import EXAM_KINDS
 from models.exam_sequences import from_grid, grid_of, onto_grid, with_neighbours
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
+from tests.support.eager_steps import run_eagerly
 
 #: These tests train networks or run whole stages.
 pytestmark = pytest.mark.slow
@@ -150,18 +151,15 @@ def test_inputs_outside_the_exam_do_not_change_its_prediction(kind):
 
 
 def test_training_is_a_pure_function_of_its_seed(monkeypatch):
-    from models import exam_training
     from models.exam_inputs import group_by_exam
+    from models.exam_training import train_exam_network
 
-    def compile_network(model, optimizer, loss, loss_weights):  # tracing takes longer than these six steps
-        model.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, run_eagerly=True)
-
-    monkeypatch.setattr(exam_training, "compile_network", compile_network)
+    run_eagerly(monkeypatch)  # tracing takes longer than these six steps
 
     def weights() -> list[np.ndarray]:
         settings = replace(SMALL, epochs=3)
         exams = group_by_exam(*_exams(8, seed=6))
-        model, _, _ = exam_training.train_exam_network(exams, "gru", settings, lambda *_: None)
+        model, _, _ = train_exam_network(exams, "gru", settings, lambda *_: None)
         return model.get_weights()
 
     for first, second in zip(weights(), weights(), strict=True):

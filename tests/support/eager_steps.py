@@ -8,13 +8,14 @@ import pytest
 
 
 def run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let slice networks train without tracing."""
-    from models import training_run
+    """Let slice and exam networks train without tracing."""
+    from models import exam_training, training_run
 
-    def compile_network(model: Any, optimizer: Any, losses: dict) -> None:
-        model.compile(optimizer=optimizer, loss=losses, run_eagerly=True)
+    def compile_network(model: Any, optimizer: Any, loss: dict, loss_weights: dict | None = None) -> None:
+        model.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, run_eagerly=True)
 
-    monkeypatch.setattr(training_run, "compile_network", compile_network)
+    for module in (exam_training, training_run):
+        monkeypatch.setattr(module, "compile_network", compile_network)
     keep_modules_out_of_collections()
 
 
