@@ -158,6 +158,7 @@ def test_an_exam_in_the_wrong_fold_is_an_error():
         oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
 
 
+@pytest.mark.slow
 def test_a_contest_without_readable_test_slices_gets_the_prior(tmp_path, monkeypatch):
     contest = simulate(train=60, test=3, seed=4, slices=20)
     for folds in contest.networks.values():

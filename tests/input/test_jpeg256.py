@@ -248,6 +248,7 @@ def test_the_converter_refuses_other_folders(trees, tmp_path):
         convert_tree(derivative, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_resumes_and_lists_unreadable_slices(trees, tmp_path, monkeypatch):
     dicom = shutil.copytree(trees[0], tmp_path / "dicom")
     damaged = sorted((dicom / "train").rglob("*.dcm"))[1]

@@ -25,6 +25,7 @@ def test_every_tensor_of_a_wheel_is_used_in_order(backbone, ignored):
     assert len(used) == len(graph.weights)
 
 
+@pytest.mark.slow
 def test_efficientnet_lite0_classifies_a_photograph_of_a_daisy():
     from sklearn.datasets import load_sample_image
 

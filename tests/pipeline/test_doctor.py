@@ -3,6 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from pipeline import doctor, environment
 from pipeline.errors import UserError
 from pipeline.settings import InputSettings, Settings
@@ -32,6 +34,7 @@ def test_finished_artifacts_need_no_more_disk_space(monkeypatch) -> None:
     assert doctor._check_needs([finished], "cpu")[1] == []
 
 
+@pytest.mark.slow
 def test_all_missing_requirements_are_listed_at_once(monkeypatch, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", exams=2)
     for file in list((tree / "train").rglob("*.dcm"))[:2]:
@@ -89,6 +92,7 @@ def test_missing_packages_of_the_users_own_python_are_named(monkeypatch) -> None
     assert "lightgbm, pebble. Install them there" in doctor._machine_faults("cpu", False)[0]
 
 
+@pytest.mark.slow
 def test_the_users_own_python_needs_no_set_up(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PE_ROOT", str(tmp_path))
     monkeypatch.setenv("PE_DEVICE", "cpu")

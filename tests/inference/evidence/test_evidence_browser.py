@@ -16,7 +16,8 @@ from inference.evidence.model_facts import describe_model
 from pipeline.settings import EvidenceSettings, InferenceSettings
 from tests.support.evidence_cases import HOSTILE, MIDDLE_HU, PLANES, two_cases, with_clot, write_planes, write_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+#: These tests start a browser.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
