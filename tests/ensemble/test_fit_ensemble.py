@@ -36,6 +36,9 @@ from pipeline.artifact import read_manifest
 from pipeline.errors import UserError
 from pipeline.settings import EnsembleSettings, InputSettings, ModelsSettings, Settings
 
+#: These tests fit ensembles.
+pytestmark = pytest.mark.slow
+
 CANDIDATES = ["prior", "z_only", "alpha", "beta", "mean", "stack"]
 SETTINGS = Settings(
     input=InputSettings(folds=3),
@@ -158,7 +161,6 @@ def test_an_exam_in_the_wrong_fold_is_an_error():
         oof_view(contest.networks, contest.exams, contest.slices, contest.measured)
 
 
-@pytest.mark.slow
 def test_a_contest_without_readable_test_slices_gets_the_prior(tmp_path, monkeypatch):
     contest = simulate(train=60, test=3, seed=4, slices=20)
     for folds in contest.networks.values():
@@ -215,7 +217,6 @@ def test_the_command_rejects_networks_of_other_settings(tmp_path, monkeypatch):
         main()
 
 
-@pytest.mark.slow
 def test_shuffled_labels_leave_nothing_to_find(tmp_path, monkeypatch):
     """A second level that leaks its own fold would score better than chance on labels without meaning."""
     contest = simulate(train=90, test=3, seed=8, slices=20, signal=0.0)

@@ -62,6 +62,7 @@ def positive_exam_slices() -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_placed_clots_have_the_target_burden() -> None:
     q = positive_exam_slices().groupby("exam")["positive"].mean()
     assert 0.145 < q.mean() < 0.215
