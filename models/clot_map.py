@@ -149,6 +149,7 @@ class ClotAttention(layers.Layer):
         weight = ops.exp(logits - highest)
         total = ops.sum(weight, axis=2, keepdims=True)
         attended = ops.matmul(weight / total, ops.reshape(cells, (-1, count, cells.shape[-1])))
+        # OpenVINO divides (batch, parts, 1) by a constant (1, parts, 1) wrongly, so both have two axes here.
         log_mean = (highest + ops.log(total))[:, :, 0] - ops.convert_to_tensor(self._log_counts)
         return ops.concatenate([attended, log_mean[:, :, None], highest], axis=-1)
 
