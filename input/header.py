@@ -96,7 +96,8 @@ def single_header(elements: Elements, path: Path, file_bytes: int) -> SliceHeade
     """Check and convert the elements of a file with one slice; the arguments are those of `parse_header`.
 
     Raises:
-        DicomError: refused, contradictory, or not an axial CT slice; inside `readable_header`, also for other faults.
+        DicomError: refused, contradictory, or not an axial CT slice.
+        Exception: whatever the parser raises for a malicious header; `readable_header` converts it.
     """
     check_required(elements.dataset)
     rows, columns = int(elements.dataset.Rows), int(elements.dataset.Columns)

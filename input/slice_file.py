@@ -50,7 +50,8 @@ def read_headers(path: Path) -> tuple[list[SliceHeader], list[str]]:
         with readable_header():
             elements = read_elements(data)
             is_single = frame_count(elements) == 1
-            headers, reasons = ([single_header(elements, path, file_bytes)] if is_single else []), list[str]()
+            headers = [single_header(elements, path, file_bytes)] if is_single else []
+        reasons: list[str] = []
         if not is_single:
             headers, reasons = frame_headers(elements, path, file, file_bytes)
         if isinstance(file, ZipExtFile) and "\\" in file.name:

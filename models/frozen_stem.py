@@ -112,7 +112,7 @@ class SharedFeatures:
         stem: Computes features.
 
     Attributes:
-        compute: The same.
+        compute: Images -> features, without remembering them.
     """
 
     def __init__(self, stem: StemFeatures) -> None:

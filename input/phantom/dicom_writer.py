@@ -125,9 +125,10 @@ def stored_values(exam: WritableExam, quirks: Quirks) -> np.ndarray:
         x, y = exam.grid.x - exam.grid.x.mean(), exam.grid.y - exam.grid.y.mean()
         hu[:, (x[None, :] ** 2 + y[:, None] ** 2) > radius**2] = quirks.padding
     flipped = hu[:, :: quirks.column_sign, :: quirks.row_sign]
-    values = flipped - np.int32(quirks.intercept)
-    if quirks.slope != 1:
-        values = np.rint(values / quirks.slope)
+    if quirks.slope == 1 and float(quirks.intercept).is_integer():  # without floating point: faster
+        values = flipped - int(quirks.intercept)
+    else:
+        values = np.rint((flipped - quirks.intercept) / quirks.slope)
     if quirks.signed:
         return np.clip(values, -32768, 32767).astype("<i2")
     return np.clip(values, 0, 65535).astype("<u2")

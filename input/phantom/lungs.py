@@ -24,7 +24,7 @@ def paint_lungs(volume: np.ndarray, patient: Patient, cage: CageField, grid: Gri
     cover = np.clip(margin / np.float32(max(grid.pixel, 0.9)) + np.float32(0.5), 0, 1)
     # Gravity compresses the dependent lung: it is denser at the back of a supine patient.
     down = -1 if patient.prone else 1
-    lung = texture
+    lung = texture  # grows into the attenuation of the lung, in place
     lung += np.float32(patient.lung_hu) + np.float32(down * patient.lung_gradient / 160) * cage.y
     _add_opacities(lung, patient, grid)
     _add_fluid(lung, patient, cage, down)
