@@ -128,9 +128,8 @@ def measure_network(work: Work) -> dict[str, Any]:
         `memory` (highest use of device memory in training, bytes; None if the backend does not report it).
     """
     prepare_backend(work.settings(1), cores())
-    from keras import ops
-
     from models.optimizer import create_training_variables
+    from models.progress import TrainingLog
     from models.slice_training import EpochBatches, train_epoch
     from models.training_run import TrainingRun
 
@@ -143,24 +142,32 @@ def measure_network(work: Work) -> dict[str, Any]:
             return EpochBatches(table, SliceViews(store, settings), settings, loaders, on_device=True)
 
         run = TrainingRun.begin(work.settings(work.steps), work.backbone, Path(folder) / "none.npz", local_map=True)
-        images, targets = next(batches_of(1).of(0))
-        truth = {name: ops.convert_to_tensor(values) for name, values in targets.items()}
-        create_training_variables(run.model, truth)
+        images, truth = next(batches_of(1).of(0))
+        create_training_variables(run.trained, truth)
 
         def infer() -> None:
             run.model.predict_on_batch(images)
 
         def train() -> None:
-            float(run.model.train_on_batch(images, truth)[0])
+            run.trained.train(images, truth)
+
+        def constant() -> float:
+            return seconds_per_step(train, work.steps, work.seconds, wait=run.trained.fetch_losses)
+
+        def epoch_seconds(steps: int) -> float:
+            started = time.perf_counter()
+            log.begin(0, steps)
+            train_epoch(run, batches_of(steps), 1, log)
+            return time.perf_counter() - started
 
         inference_s = seconds_per_step(infer, work.steps, work.seconds)
         reset_peak_memory()
-        before_s = seconds_per_step(train, work.steps, work.seconds)
-        steps = max(2, min(work.steps, int(work.seconds / before_s)))
-        clock, filling = StepClock(), loaders + AHEAD
-        train_epoch(run, batches_of(filling + steps), 1, clock)
-        loop_s = clock.seconds_per_step(filling)
-        constant_s = (before_s + seconds_per_step(train, work.steps, work.seconds)) / 2
+        before_s = constant()
+        steps, filling = max(2, min(work.steps, int(work.seconds / before_s))), loaders + AHEAD
+        with TrainingLog(work.settings(1).epochs, report=lambda message: None) as log:
+            short_s = epoch_seconds(filling)  # while the loader fills its queue
+            loop_s = (epoch_seconds(filling + steps) - short_s) / steps
+        constant_s = (before_s + constant()) / 2
     return {
         "weights": sum(math.prod(variable.shape) for variable in run.model.trainable_variables),
         "flops": 2 * multiply_accumulates(run.model),
@@ -172,36 +179,26 @@ def measure_network(work: Work) -> dict[str, Any]:
     }
 
 
-def seconds_per_step(step: Callable[[], object], steps: int, seconds: float) -> float:
-    """Time a step that waits for its result, after a warm-up.
+def seconds_per_step(
+    step: Callable[[], object], steps: int, seconds: float, wait: Callable[[], object] = lambda: None
+) -> float:
+    """Time a step, after a warm-up.
 
     Args:
         step: Called without arguments.
         steps: How often it is called.
         seconds: Stop after this time; at least two steps are timed.
+        wait: Waits for the result of the last step, if the step does not.
     """
     for _ in range(WARM_UP_STEPS):
         step()
+    wait()
     count, started = 0, time.perf_counter()
     while count < steps and (count < 2 or time.perf_counter() - started < seconds):
         step()
         count += 1
+    wait()
     return (time.perf_counter() - started) / count
-
-
-class StepClock:
-    """Records when every step of `models.slice_training.train_epoch` ends, in place of its log."""
-
-    def __init__(self) -> None:
-        self._ends: list[float] = []
-
-    def step(self, epoch: int, step: int, loss: float, slices: int) -> None:
-        """Record one finished batch; the arguments are those of `models.progress.TrainingLog.step`."""
-        self._ends.append(time.perf_counter())
-
-    def seconds_per_step(self, first: int) -> float:
-        """Return the mean time of the steps from `first` (at least 1) on; before, the loader fills its queue."""
-        return (self._ends[-1] - self._ends[first - 1]) / (len(self._ends) - first)
 
 
 def multiply_accumulates(model: "keras.Model") -> int:

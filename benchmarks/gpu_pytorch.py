@@ -75,6 +75,7 @@ def _speeds(work: Work, prepare: "Callable[[Any], Any]") -> dict[str, Any]:
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-6, weight_decay=settings.weight_decay, fused=True)
     targets = _targets(work, device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -84,12 +85,11 @@ def _speeds(work: Work, prepare: "Callable[[Any], Any]") -> dict[str, Any]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
-        loss.item()
 
     return {
         "weights": sum(parameter.numel() for parameter in network.parameters()),
         "infer": work.batch / inference_s,
-        "train": work.batch / seconds_per_step(train, work.steps, work.seconds),
+        "train": work.batch / seconds_per_step(train, work.steps, work.seconds, wait=wait),
     }
 
 

@@ -66,7 +66,8 @@ def measure(settings: ModelsSettings, backbone: str, threads: int, rounds: int) 
 
         def bare() -> None:
             for _ in range(steps):
-                float(training.trained.train_on_batch(images, truth)[0])
+                training.trained.train_on_batch(images, truth)
+            training.trained.fetch_losses()
 
         loops: dict[str, Callable[[], object]] = {"bare step on one batch": bare}
         epochs = itertools.count(1)  # of an epoch that was loaded before, the features would be known

@@ -81,6 +81,11 @@ class DeviceViews:
         return ops.reshape(ops.stack(windows, axis=-1), (-1, height, width, len(OFFSETS) * len(windows)))
 
 
+def send(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Copy arrays to the device; a loader's thread waits for the copies, the training does not."""
+    return {name: ops.convert_to_tensor(values) for name, values in arrays.items()}
+
+
 def _compiled(function: Callable) -> Callable:
     """Compile a function of tensors for the backend; PyTorch runs its operations one by one."""
     if keras.backend.backend() == "tensorflow":

@@ -17,6 +17,7 @@ from models.exam_network import exam_loss, exam_network, slice_loss
 from models.exam_sequences import Grid, grid_of, onto_grid
 from models.history import History
 from models.optimizer import compile_network, create_training_variables
+from models.recording_network import RecordingNetwork
 from pipeline.errors import UserError
 from pipeline.settings import ExamNetworkSettings
 
@@ -41,11 +42,12 @@ def train_exam_network(
     keras.utils.set_random_seed(settings.seed)  # independent of earlier random draws of this process
     scale = Scale.of(exams)
     model = exam_network(kind, 3 * exams[0].inputs.shape[1], settings)
-    compile_exam_network(model, settings, -(-len(exams) // settings.batch), metric_unit(exams))
+    trained = RecordingNetwork(model)
+    compile_exam_network(trained, settings, -(-len(exams) // settings.batch), metric_unit(exams))
     history = History()
     for epoch in range(settings.epochs):
-        history.losses.append(_train_epoch(model, exams, scale, settings, epoch))
-        history.rates.append(float(model.optimizer.learning_rate))
+        history.losses.append(_train_epoch(trained, exams, scale, settings, epoch))
+        history.rates.append(float(trained.optimizer.learning_rate))
         report(epoch + 1, history.losses[-1])
     return model, scale, history
 
@@ -80,11 +82,11 @@ def metric_unit(exams: list[ExamSlices]) -> float:
 
 
 def _train_epoch(
-    model: keras.Model, exams: list[ExamSlices], scale: Scale, settings: ExamNetworkSettings, epoch: int
+    network: RecordingNetwork, exams: list[ExamSlices], scale: Scale, settings: ExamNetworkSettings, epoch: int
 ) -> float:
     random = np.random.default_rng([settings.seed, epoch])
     order = random.permutation(len(exams))
-    losses = []
+    losses: list[float] = []
     for first in range(0, len(order), settings.batch):
         batch = [exams[row] for row in order[first : first + settings.batch]]
         grids = [
@@ -95,12 +97,15 @@ def _train_epoch(
         inputs = network_inputs(batch, grids, scale, random, settings.noise)
         targets = _targets(batch, grids)
         if first == 0:
-            create_training_variables(model, targets)
-        losses.append(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
-        if not np.isfinite(losses[-1]):
-            raise UserError(
-                f"training diverged: loss {losses[-1]} at epoch {epoch + 1}. Lower models.exam.learning_rate."
-            )
+            create_training_variables(network, targets)
+        losses += network.train(inputs, targets)
+    losses += network.fetch_losses()
+    if not np.isfinite(losses).all():
+        step = int(np.argmin(np.isfinite(losses)))
+        raise UserError(
+            f"training diverged: loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {len(losses)}. "
+            "Lower models.exam.learning_rate."
+        )
     return float(np.mean(losses))
 
 

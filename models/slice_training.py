@@ -18,7 +18,7 @@ from input.contest import STUDY
 from models.batches import prefetched
 from models.clot_targets import MAP_CHANNELS
 from models.device import gpu_capability
-from models.device_views import DeviceViews
+from models.device_views import DeviceViews, send
 from models.frozen_stem import SharedFeatures
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, create_training_variables
@@ -104,12 +104,12 @@ class EpochBatches:
         self._studies, self._planes = slices[STUDY].to_numpy(), slices["plane"].to_numpy()
         self._keys = slice_keys(slices)
 
-    def of(self, epoch: int) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+    def of(self, epoch: int) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yield what the training reads and the targets of each trained output, batch by batch.
 
         It reads images (batch, y, x, channels) in [0, 1], or the stem's features of them.
 
-        Images are arrays, or tensors on the device. `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8,
+        All are arrays, or tensors on the device. `logits`: (batch, 2 * targets); `map`: (batch, y / 8, x / 8,
         2 * MAP_CHANNELS); `evidence`: (batch, 6), weighted only where no mask supervises the map.
         """
         batch = self._settings.batch
@@ -136,7 +136,8 @@ class EpochBatches:
             truth[flipped] = flip_targets(truth[flipped])
             unsupervised = np.array([not self._views.has_mask(study) for study, _, _ in views], np.float32)
             evidence = evidence_targets(truth, self._settings.map_weight * unsupervised)
-            return images, {"logits": truth, "map": maps, "evidence": evidence}
+            targets = {"logits": truth, "map": maps, "evidence": evidence}
+            return images, send(targets) if self._device_views else targets
 
         return prefetched(make, self.count, threads=self._loaders)
 
@@ -181,15 +182,23 @@ def train_epoch(run: TrainingRun, batches: EpochBatches, epoch: int, log: Traini
     Raises:
         UserError: The loss became NaN or infinite; the message names the step.
     """
-    losses = np.zeros(batches.count)
+    losses: list[float] = []
+
+    def record(latest: list[float]) -> None:
+        """Check and log the next losses, in the order of their steps."""
+        for loss in latest:
+            losses.append(loss)
+            if not np.isfinite(loss):
+                step = f"step {len(losses)} of {batches.count}"
+                raise UserError(diverged(f"loss {loss} at epoch {epoch + 1}, {step}"))
+            log.step(epoch, len(losses) - 1, loss, run.settings.batch)
+
     for step, (images, truth) in enumerate(batches.of(epoch)):
         if step == 0:
             create_training_variables(run.trained, truth)
-        # One call per batch, so that the history has the mean loss of the epoch and an error names the step.
-        losses[step] = float(run.trained.train_on_batch(images, truth)[0])
-        if not np.isfinite(losses[step]):
-            raise UserError(diverged(f"loss {losses[step]} at epoch {epoch + 1}, step {step + 1} of {batches.count}"))
+        latest = run.trained.train(images, truth)
         if run.average and (step + 1) % run.settings.accumulate == 0:
             run.average.update()
-        log.step(epoch, step, losses[step], len(images))
-    return float(losses.mean())
+        record(latest)
+    record(run.trained.fetch_losses())
+    return float(np.mean(losses))

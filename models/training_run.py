@@ -24,6 +24,7 @@ from models.network_names import architecture
 from models.optimizer import build_optimizer, compile_network
 from models.precision import dtype_policy
 from models.prediction_engine import Engine, select_engine
+from models.recording_network import RecordingNetwork
 from models.slice_network import slice_network_with_maps, weighted_logistic_loss
 from models.weight_averaging import WeightAverage, assign_all, averaged_variables
 from pipeline.errors import UserError
@@ -41,7 +42,7 @@ class TrainingRun:
 
     Attributes:
         model: The network.
-        trained: The part of it that is trained; the network itself without a stem.
+        trained: The part of it that is trained, with the same layers; all of it without a stem.
     """
 
     def __init__(self, settings: ModelsSettings, backbone: str, weights: str, *, local_map: bool = False) -> None:
@@ -49,7 +50,7 @@ class TrainingRun:
         self.policy = dtype_policy(settings, backbone)
         self.model, maps = slice_network_with_maps(settings, backbone, weights, local_map=local_map)
         self._parts = split(self.model, maps, architecture(backbone)) if self._is_split() else None
-        self.trained = self._parts.rest if self._parts else self.model
+        self.trained = RecordingNetwork(self._parts.rest if self._parts else self.model)
         self._stem: SharedFeatures | None = None
         self._engines: SplitEngines | None = None
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None

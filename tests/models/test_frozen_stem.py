@@ -161,4 +161,5 @@ def test_without_frozen_layers_or_openvino_the_whole_network_is_trained(run, mon
     network = run.model, [run.model.get_layer("mobilenetv2").output]
     monkeypatch.setattr(training_run, "slice_network_with_maps", lambda *_, **__: network)
     changed = training_run.TrainingRun(replace(SHORT, **change), "mobilenetv2", "none")
-    assert changed.stem() is None and changed.trained is changed.model is run.model
+    assert changed.stem() is None and changed.model is run.model
+    assert changed.trained.layers == run.model.layers

@@ -297,15 +297,15 @@ def test_a_resumed_fold_does_not_depend_on_earlier_folds_of_its_process(contest,
 
 @pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
 def test_with_float16_the_loss_is_scaled_and_the_scale_survives_a_kill(contest, tmp_path, monkeypatch):
-    from keras.optimizers import LossScaleOptimizer
-
     from models import precision
+    from models.arrays import load_arrays
     from models.device import Device
 
     monkeypatch.setattr(precision, "this_device", lambda: Device("gpu", False))
     whole = _finish(contest, tmp_path / "whole.npz")
     resumed = _resume(contest, whole.checkpoints[0], tmp_path)
-    assert isinstance(resumed[0].optimizer, LossScaleOptimizer)
+    optimizer = [values for name, values in load_arrays(whole.checkpoints[0]).items() if name.startswith("o")]
+    assert 2.0**15 in [values.item() for values in optimizer if values.size == 1]  # Keras's first scale
     assert {layer.compute_dtype for layer in resumed[0].get_layer("tiny").layers[1:]} == {"float16"}
     _assert_identical(whole, resumed)
 
@@ -563,7 +563,8 @@ def test_unusable_weights_are_errors_with_the_expected_file(contest, tmp_path):
 
 
 def test_divergence_is_an_error_with_the_step(contest, tmp_path):
-    with pytest.raises(UserError, match=r"diverged: loss (nan|inf).* step"):
+    # The first step computes its loss before it breaks the weights.
+    with pytest.raises(UserError, match=r"diverged: loss nan at epoch 1, step 2 of 2\."):
         _train(contest, tmp_path / "run.npz", replace(SMALL, epoch_slices=16, learning_rate=float("nan")))
 
 

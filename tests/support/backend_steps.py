@@ -5,6 +5,7 @@ whether XLA compiles its step and, for slice networks, whether averaged weights 
 """
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from models.clot_targets import MAP_CHANNELS
 from models.device import onednn_is_limited
 from models.exam_network import exam_network
 from models.exam_training import compile_exam_network
+from models.recording_network import RecordingNetwork
 from models.se_resnext import GroupedConvolution
 from models.slice_targets import TARGETS
 from models.training_run import TrainingRun
@@ -55,9 +57,10 @@ def _graph(images: keras.KerasTensor) -> keras.KerasTensor:
     return layers.ReLU()(BatchNormalization()(GroupedConvolution(8, 3, 1, 4)(tensor)))
 
 
-def _train_two_steps(model: keras.Model, inputs: Any, targets: dict[str, np.ndarray]) -> dict:
+def _train_two_steps(model: RecordingNetwork, inputs: Any, targets: dict[str, np.ndarray]) -> dict:
     before = [np.copy(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
-    losses = [float(model.train_on_batch(inputs, targets, return_dict=True)["loss"]) for _ in range(2)]
+    steps = [model.train(inputs, targets) for _ in range(2)]
+    losses = [*itertools.chain.from_iterable(steps), *model.fetch_losses()]
     after = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
     changed = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
     return {"losses": losses, "changed": float(np.mean(changed)), "xla": bool(model.jit_compile)}
@@ -76,7 +79,7 @@ def slice_steps(settings: ModelsSettings) -> dict:
         "map": np.ones((4, *model.output["map"].shape[1:3], 2 * MAP_CHANNELS), np.float32),
         "evidence": np.ones((4, 2 * len(PARTS)), np.float32),
     }
-    steps = _train_two_steps(model, images, targets)
+    steps = _train_two_steps(run.trained, images, targets)
     return {**steps, "average unchanged": _average_survives_prediction(model, images)}
 
 
@@ -92,7 +95,7 @@ def _average_survives_prediction(model: keras.Model, images: np.ndarray) -> bool
 def exam_steps(kind: str) -> dict:
     """Train an exam network."""
     keras.utils.set_random_seed(0)
-    model = exam_network(kind, 6, EXAM)
+    model = RecordingNetwork(exam_network(kind, 6, EXAM))
     compile_exam_network(model, EXAM, steps=1, unit=1.0)
     random = np.random.default_rng(0)
     inside = np.ones((3, 8, 1), np.float32)
