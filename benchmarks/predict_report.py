@@ -107,8 +107,8 @@ def predict(arguments: argparse.Namespace, scans: Path, folder: Path) -> int:
     command += [word for override in arguments.overrides for word in ("--set", override)]
     command += ["--data", arguments.data] if arguments.data else []
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with watch_memory() as peak:
-        status = subprocess.run(command, cwd=paths.CHECKOUT).returncode
+    with subprocess.Popen(command, cwd=paths.CHECKOUT) as process, watch_memory(process.pid) as peak:
+        status = process.wait()
     if status:
         return status
     seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Peak resident memory of this process and its descendants, sampled from /proc (Linux)."""
+"""Peak resident memory of a process and its descendants, sampled from /proc (Linux)."""
 
 import os
 import threading
@@ -10,13 +10,17 @@ INTERVAL_S = 0.05
 
 
 @contextmanager
-def watch_memory() -> Iterator[list[int]]:
-    """Sample the resident memory of this process and its descendants; yields a list with the peak in bytes."""
-    peak, stop = [0], threading.Event()
+def watch_memory(process: int | None = None) -> Iterator[list[int]]:
+    """Sample the resident memory of a process and its descendants; yields a list with the peak in bytes.
+
+    Args:
+        process: its number; None: this process.
+    """
+    root, peak, stop = process or os.getpid(), [0], threading.Event()
 
     def sample() -> None:
         while not stop.wait(INTERVAL_S):
-            peak[0] = max(peak[0], sum(map(_resident_bytes, _process_tree(os.getpid()))))
+            peak[0] = max(peak[0], sum(map(_resident_bytes, _process_tree(root))))
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()

@@ -14,7 +14,7 @@ from features.lung_box import find_lung_box, known_spacing
 from features.resample import resample_box
 from features.slice_measurements import measure_slices
 from features.store import StoredExam
-from input.dicom import SliceHeader, decode_slices, order_series, split_by_geometry
+from input.dicom import SliceHeader, decode_in_order, order_series, split_by_geometry
 from pipeline.settings import FeaturesSettings
 
 #: Distance of the planes that are decoded, at least.
@@ -34,11 +34,10 @@ def measure_enhancement(headers: Sequence[SliceHeader], settings: FeaturesSettin
         As `enhancement_hu`; NaN if the series shows no lungs, or only the edge of them.
     """
     ordered, _ = order_series(split_by_geometry(headers)[0])
-    decoded = decode_slices(_spaced(ordered), [])
-    if len(decoded) < 2:
+    decoded, planes = decode_in_order(_spaced(ordered), [])
+    if len(planes) < 2:
         return np.nan
-    planes, _ = order_series(list(decoded))
-    exam, hu = _exam(np.stack([decoded[header] for header in planes]), planes, settings)
+    exam, hu = _exam(decoded, planes, settings)
     slices = measure_slices(exam, hu)
     numbers = summarise_exam(exam, slices)
     if not exam.box.found or numbers["lung_height_mm"] < MIN_LUNG_HEIGHT_MM:

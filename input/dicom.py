@@ -8,7 +8,7 @@ A file that cannot be used raises a DicomError with a one-line reason. Malicious
 decoder: `input.safe_decoding` runs decoders in processes of their own.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from input.slice_order import order_series, slice_step_mm, split_by_geometry
 from pipeline.errors import UserError
 
 __all__ = [
-    "DicomError", "Series", "SliceHeader", "SlicePlane", "decode_slices", "split_by_geometry", "order_series",
+    "DicomError", "Series", "SliceHeader", "SlicePlane", "decode_in_order", "split_by_geometry", "order_series",
     "read_files", "read_header", "read_pixels", "read_plane", "read_series", "read_slice", "slice_step_mm",
 ]  # fmt: skip
 
@@ -98,12 +98,12 @@ def read_files(
     chosen, selection_reason, other_series = choose_series(headers, measure)
     kept, rejected = split_by_geometry(chosen)
     faults += [(header.path, reason) for header, reason in rejected]
-    decoded = decode_slices(kept, faults)
+    hu, decoded = decode_in_order(kept, faults)
     if not decoded:
         raise UserError.listing(f"{source}: no slice can be decoded:", describe_faults(faults))
-    ordered, flags = order_series(list(decoded))
+    ordered, flags = order_series(decoded)
     return Series(
-        hu=np.stack([decoded[header] for header in ordered]),
+        hu=hu,
         z_mm=np.array([header.z_mm for header in ordered]),
         spacing_mm=ordered[0].spacing_mm,
         sop_uids=tuple(header.sop_uid for header in ordered),
@@ -117,25 +117,50 @@ def read_files(
     )
 
 
-def decode_slices(headers: Iterable[SliceHeader], faults: list[tuple[Path, str]]) -> dict[SliceHeader, np.ndarray]:
-    """Decode slices to HU; those that fail are added to `faults`. A multi-frame object is opened once."""
-    decoded: dict[SliceHeader, np.ndarray] = {}
+def decode_in_order(
+    headers: Sequence[SliceHeader], faults: list[tuple[Path, str]]
+) -> tuple[np.ndarray, list[SliceHeader]]:
+    """Decode slices of one shape into one array, so that they are in memory only once.
+
+    Args:
+        headers: of the slices.
+        faults: receives the file and the reason of every slice that cannot be decoded.
+
+    Returns:
+        int16 HU (z, y, x), see `read_pixels`, and the header of every plane, both in the order of `order_series`.
+    """
+    if not headers:
+        return np.empty((0, 0, 0), np.int16), []
+    ordered, _ = order_series(headers)
+    plane = {header: number for number, header in enumerate(ordered)}
+    hu = np.empty((len(ordered), *ordered[0].shape), np.int16)
+    is_decoded = np.zeros(len(ordered), bool)
+    for header, pixels in _decode(ordered, faults):
+        hu[plane[header]], is_decoded[plane[header]] = pixels, True
+    if is_decoded.all():
+        return hu, ordered
+    return hu[is_decoded], [header for header in ordered if is_decoded[plane[header]]]
+
+
+def _decode(headers: Iterable[SliceHeader], faults: list[tuple[Path, str]]) -> Iterator[tuple[SliceHeader, np.ndarray]]:
+    """Yield slices and their HU in any order; a multi-frame object is opened once."""
     frames: dict[Path, list[SliceHeader]] = {}
     for header in headers:
         if header.frame:
             frames.setdefault(header.path, []).append(header)
             continue
         try:
-            decoded[header] = read_pixels(header)
+            pixels = read_pixels(header)
         except DicomError as fault:
             faults.append((header.path, fault.reason))
+        else:
+            yield header, pixels
     for path, members in frames.items():
         try:
-            for header, pixels in read_frames(members):
-                if isinstance(pixels, DicomError):
-                    faults.append((path, f"frame {header.frame}: {pixels.reason}"))
+            for header, frame in read_frames(members):
+                if isinstance(frame, DicomError):
+                    faults.append((path, f"frame {header.frame}: {frame.reason}"))
                 else:
-                    decoded[header] = pixels
+                    yield header, frame
         except DicomError as fault:
             faults.append((path, fault.reason))
-    return decoded

@@ -82,15 +82,19 @@ def read_slice(path: Path) -> tuple[SliceHeader, np.ndarray, str]:
     Raises:
         DicomError: the file is not a usable axial CT slice, or its pixels cannot be decoded.
     """
+    data = _read_whole(path)
+    header = parse_header(data, path, len(data))
+    return header, decode_hu(data, header), hashlib.sha256(data).hexdigest()
+
+
+def _read_whole(path: Path) -> bytes:
     try:
         with open_file(path) as (file, file_bytes):
             if file_bytes > MAX_FILE_BYTES:
                 raise DicomError(f"the file has {file_bytes} bytes, more than {MAX_FILE_BYTES}")
-            data = file.read()
+            return file.read()
     except OSError as fault:
         raise DicomError(_unreadable(fault)) from fault
-    header = parse_header(data, path, len(data))
-    return header, decode_hu(data, header), hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -120,18 +124,23 @@ def read_plane(path: Path) -> SlicePlane:
 def read_pixels(source: SliceHeader | Path) -> np.ndarray:
     """Read the pixels of one DICOM slice.
 
+    Args:
+        source: its file, or its header as read from the file, which is then not parsed again.
+
     Returns:
         int16 HU (y, x), clipped to [-1024, 3071]; x increases to the patient's left, y to the back.
 
     Raises:
         DicomError: the file is not a usable axial CT slice, or its pixels cannot be decoded.
     """
-    if isinstance(source, SliceHeader) and source.frame:
-        _, pixels = next(read_frames([source]))
-        if isinstance(pixels, DicomError):
-            raise pixels
-        return pixels
-    return read_slice(source.path if isinstance(source, SliceHeader) else source)[1]
+    if isinstance(source, Path):
+        return read_slice(source)[1]
+    if not source.frame:
+        return decode_hu(_read_whole(source.path), source)
+    _, pixels = next(read_frames([source]))
+    if isinstance(pixels, DicomError):
+        raise pixels
+    return pixels
 
 
 def read_frames(headers: Sequence[SliceHeader]) -> Iterator[tuple[SliceHeader, np.ndarray | DicomError]]:

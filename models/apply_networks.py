@@ -6,6 +6,7 @@ them, and with exported graphs every core predicts its own batches.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ class FinishedNetworks:
         require_networks(settings)
         self._settings = settings
         self._threads = min(cores(), MAX_LOADERS)
+        # The same threads for all exams: each keeps its requests to OpenVINO, and memory that it has freed.
+        self._pool = ThreadPoolExecutor(self._threads)
         self._mapping = mapping_backbones(settings)
         opened = {backbone: self._open(backbone) for backbone in settings.models.backbones}
         self._engines = {(fold, backbone): opened[backbone][fold] for fold, backbone in _jobs(settings)}
@@ -147,7 +150,7 @@ class FinishedNetworks:
             return [predict_batch(self._engines[job], rows, batch_images, self._recipe(job), factors) for job in jobs]
 
         if all(has_graph(paths.model_run(backbone, fold)) for fold, backbone in jobs):
-            yield from prefetched(lambda batch: outputs(batch, images(batch)), len(batches), threads=self._threads)
+            yield from self._pool.map(lambda batch: outputs(batch, images(batch)), range(len(batches)))
         else:  # Keras runs in one thread and uses the cores, or a GPU, by itself
             loaded = prefetched(images, len(batches), threads=loader_threads(cores()))
             yield from (outputs(batch, batch_images) for batch, batch_images in enumerate(loaded))

@@ -39,6 +39,17 @@ def test_every_syntax_decodes_to_the_same_hounsfield_units(tmp_path, syntax, sig
     np.testing.assert_array_equal(read_pixels(path), body_hu())
 
 
+@pytest.mark.parametrize("syntax", READABLE)
+def test_the_pixels_of_a_known_header_are_read_without_parsing_it_again(tmp_path, syntax, monkeypatch):
+    path = write_slice(tmp_path / "s.dcm", syntax=syntax)
+    header = read_header(path)
+    monkeypatch.setattr("input.slice_file.parse_header", None)
+    np.testing.assert_array_equal(read_pixels(header), body_hu())
+    path.write_bytes(path.read_bytes()[: header.pixel_offset + 100])
+    with pytest.raises(DicomError, match="truncated|undecodable"):
+        read_pixels(header)
+
+
 def test_the_plugins_of_all_compressed_syntaxes_are_installed():
     from pydicom.pixels import get_decoder
 
