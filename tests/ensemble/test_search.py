@@ -235,6 +235,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_the_chosen_settings_are_a_settings_file_and_nothing_else_changes(
     contest: Contest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

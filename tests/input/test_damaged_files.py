@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from input.safe_decoding import ExamJob, decode_exams
 from input.slice_errors import DicomError
@@ -49,6 +50,7 @@ def write_damaged_copies(folder: Path, syntax: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
+@pytest.mark.slow
 def test_damaged_files_of_every_syntax_give_pixels_or_a_reason(tmp_path):
     jobs = [ExamJob(syntax, write_damaged_copies(tmp_path, syntax)) for syntax in SYNTAXES]
     for outcome in decode_exams(jobs, read_all, workers=1, timeout_s=120, file_timeout_s=30):

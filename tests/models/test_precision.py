@@ -70,6 +70,7 @@ def test_every_user_of_the_gpu_query_gets_the_same_answer(monkeypatch, capabilit
     assert _grouped_gradient_is_slow() == (tensorflow and not gpu)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(onednn_is_limited(), reason="ONEDNN_MAX_CPU_ISA rules out bfloat16 and float16")
 def test_a_bfloat16_network_has_float32_outputs_and_a_float32_copy(monkeypatch):
     import keras

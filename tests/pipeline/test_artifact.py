@@ -165,6 +165,7 @@ def test_fresh_drops_partial_work(directory: Path) -> None:
         assert not (directory / "part.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_build_killed_in_the_middle_resumes_and_ends_with_the_same_files(directory: Path) -> None:
     script = f"""
 import sys, time

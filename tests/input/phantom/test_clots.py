@@ -31,6 +31,7 @@ def placed_exams(count: int) -> list[tuple]:
     return exams
 
 
+@pytest.mark.slow
 def test_clots_are_in_the_labelled_regions_only() -> None:
     for state, _, _, truth in placed_exams(40):
         regions = set((truth.mask[truth.mask > 0] % 8).tolist())

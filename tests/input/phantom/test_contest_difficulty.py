@@ -70,6 +70,7 @@ def test_placed_clots_have_the_target_burden() -> None:
     assert q.min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [["z"], ["z", "fov", "height", "fat", "noise", "blur", "slices"]])
 def test_slices_are_not_predictable_without_looking_at_clots(columns: list[str]) -> None:
     table = positive_exam_slices()
