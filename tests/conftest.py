@@ -10,7 +10,7 @@ from hypothesis import settings
 from pipeline import paths
 
 #: Files with tests of `small_run`. One process runs them all, so that only one has to finish that run.
-OF_SMALL_RUN = ("test_training_on_a_cluster.py", "test_kaggle_notebook.py")
+OF_SMALL_RUN = ("test_training_on_a_cluster.py", "test_kaggle_notebook.py", "test_prediction_of_a_run.py")
 #: Files with tests that import TensorFlow although they are not slow.
 WITH_TENSORFLOW = ("tests/models/", "tests/benchmarks/test_gpu.py")
 #: Files that keep a process busy for long. They are started first, so that none is left for the end.
