@@ -43,18 +43,21 @@ COMPARED = (PROMOTED, STACK, MEAN)
 RESAMPLES, BOOTSTRAP_SEED = 2000, 31
 
 
-def run_seed(root: Path, seed: int, options: list[str]) -> Path:
-    """Run the pipeline for one seed (seconds when it is up to date); return the folder of its experiment."""
-    folder = experiment_folder(root, seed)
+def run_seed(root: Path, seed: int, options: list[str], variant: str = "") -> Path:
+    """Run the pipeline for one seed (seconds when it is up to date); return the folder of its experiment.
+
+    `variant` is appended to the experiment's name.
+    """
+    folder = experiment_folder(root, seed, variant)
     command = [str(paths.CHECKOUT / "run.sh"), "--name", folder.name, "--set", f"phantom.seed={seed}", *options]
     root.mkdir(parents=True, exist_ok=True)
     subprocess.run(command, env={**os.environ, "PE_ROOT": str(root)}, check=True)
     return folder
 
 
-def experiment_folder(root: Path, seed: int) -> Path:
+def experiment_folder(root: Path, seed: int, variant: str = "") -> Path:
     """The folder of a seed's experiment."""
-    return root / "experiments" / f"seed{seed}"
+    return root / "experiments" / f"seed{seed}{variant}"
 
 
 def rows_of(folder: Path, seed: int) -> pd.DataFrame:

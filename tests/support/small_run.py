@@ -19,8 +19,9 @@ NAME, FILE = "small", "settings/tests.toml"
 OVERRIDES = (
     'models.backbones=["mobilenetv2"]', "models.weights=none", "models.workers=1", "models.epochs=2",
     "models.used_share=0.2", "models.frozen_share=0.1", "models.exam.kinds=[]", "models.flip_tta=false",
-    "models.height=32", "models.width=32", "models.epoch_slices=32", "models.artery_hu=350.0", "phantom.rows=64", "phantom.slices=14",
-    "phantom.train_exams=10", "phantom.test_exams=3", "ensemble.exam_rounds=10", "ensemble.slice_rounds=10",
+    "models.height=32", "models.width=32", "models.epoch_slices=32", "models.artery_hu=350.0",
+    "phantom.rows=64", "phantom.slices=14", "phantom.train_exams=10", "phantom.test_exams=3",
+    "ensemble.exam_rounds=10", "ensemble.slice_rounds=10",
 )  # fmt: skip
 OPTIONS = ["--name", NAME, "--settings", FILE, *(word for override in OVERRIDES for word in ("--set", override))]
 
