@@ -165,6 +165,7 @@ def measure_network(work: Work) -> dict[str, Any]:
         before_s = constant()
         steps, filling = max(2, min(work.steps, int(work.seconds / before_s))), loaders + AHEAD
         with TrainingLog(work.settings(1).epochs, report=lambda message: None) as log:
+            epoch_seconds(filling)  # opens the exams
             short_s = epoch_seconds(filling)  # while the loader fills its queue
             loop_s = (epoch_seconds(filling + steps) - short_s) / steps
         constant_s = (before_s + constant()) / 2

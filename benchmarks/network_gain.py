@@ -49,10 +49,8 @@ def row(name: str, pairs: Sequence[Pair], part: str = "metric") -> list[str]:
     Returns:
         Name, the part of the first and of the second side, and the difference with its interval.
     """
-    (first, second), weight = (
-        [np.concatenate([_sum(pair[side], part, "loss") for pair in pairs]) for side in (0, 1)],
-        np.concatenate([_sum(pair[0], part, "weight") for pair in pairs]),
-    )
+    first, second = (np.concatenate([_sum(pair[side], part, "loss") for pair in pairs]) for side in (0, 1))
+    weight = np.concatenate([_sum(pair[0], part, "weight") for pair in pairs])
     gap = paired_difference(second, first, weight, resample_counts(len(weight), RESAMPLES, BOOTSTRAP_SEED))
     values = [f"{loss.sum() / weight.sum():.4f}" for loss in (first, second)]
     return [name, *values, f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"]

@@ -221,6 +221,7 @@ def _fresh_run(settings: ModelsSettings, backbone: str, local_map: bool) -> Trai
         if run.average:
             run.average.updates = 0
         run.history, run.best = History(), []
+        run.trained.fetch_losses()  # those of an epoch that failed
         return run
     _forget_network(settings)
     run = TrainingRun(settings, backbone, settings.weights, local_map=local_map)
