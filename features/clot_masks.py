@@ -125,7 +125,10 @@ def store_mask(
         return pd.DataFrame(), f"{path.name}: expected (slices, rows, columns) {expected}, got {codes.shape}"
     stored = mask_on_store(codes[positions.reindex(list(exam.sop_uids)).to_numpy(int)], exam)
     plane = (1, *stored.shape[1:])
-    packed = blosc2.asarray(stored, chunks=plane, blocks=plane, contiguous=True, cparams=blosc2.CParams(clevel=1))
+    options = blosc2.CParams(clevel=1, nthreads=1)
+    packed = blosc2.zeros(stored.shape, stored.dtype, chunks=plane, blocks=plane, contiguous=True, cparams=options)
+    for number in np.flatnonzero(stored.any(axis=(1, 2))):  # compressing empty planes takes as long
+        packed[number] = stored[number]
     write_bytes(mask_path(directory, study), packed.to_cframe())
     return slice_natures(stored, exam), ""
 
@@ -184,7 +187,10 @@ def mask_on_store(codes: np.ndarray, exam: StoredExam) -> np.ndarray:
         np.clip(np.floor(output_centres(*side, exam.hu.shape[axis], scale)).astype(int), 0, codes.shape[axis] - 1)
         for axis, (side, scale) in enumerate(zip(sides, _scales(exam), strict=True), start=1)
     )
-    return np.ascontiguousarray(codes[:, rows][:, :, columns])
+    stored = np.zeros((len(codes), len(rows), len(columns)), codes.dtype)
+    for plane in np.flatnonzero(codes.any(axis=(1, 2))):  # few slices show clot
+        stored[plane] = codes[plane][np.ix_(rows, columns)]
+    return stored
 
 
 def _scales(exam: StoredExam) -> tuple[float, float]:
@@ -215,11 +221,10 @@ def slice_natures(codes: np.ndarray, exam: StoredExam) -> pd.DataFrame:
         "chronic": chronic,
         "acute": (codes > 0) & ~chronic,
     }
-    table = pd.DataFrame(np.zeros((len(area), len(on)), np.float32), columns=list(on))
+    columns = {name: np.zeros(len(area), np.float32) for name in on}
     for name, mask in on.items():
-        table.loc[showing, name] = mask.any(axis=(1, 2)).astype(np.float32)
-    table.loc[showing[unknown.any(axis=(1, 2))], ["central", "chronic", "acute"]] = np.nan
-    table.insert(0, "clot_mm2", area.astype(np.float32))
-    table.insert(0, SOP, list(exam.sop_uids))
-    table.insert(0, STUDY, exam.study)
-    return table
+        columns[name][showing] = mask.any(axis=(1, 2))
+    for name in ("central", "chronic", "acute"):
+        columns[name][showing[unknown.any(axis=(1, 2))]] = np.nan
+    first = {STUDY: exam.study, SOP: list(exam.sop_uids), "clot_mm2": area.astype(np.float32)}
+    return pd.DataFrame(first | columns)
