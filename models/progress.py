@@ -1,7 +1,8 @@
 """Progress of one training run: messages with the time left, a progress bar, and event files for TensorBoard.
 
-The event files are written to logs/tensorboard/<backbone>/fold<k>, outside the artifacts; a resumed training appends
-to them. `tensorboard --logdir logs/tensorboard` shows them (TensorBoard is not part of the environment).
+The event files are written to logs/tensorboard/<experiment>/<backbone>/fold<k>, outside the artifacts; a resumed
+training appends to them. `tensorboard --logdir logs/tensorboard` shows them (TensorBoard is not part of the
+environment).
 """
 
 import shutil
