@@ -13,12 +13,11 @@ intervals of the metric over all exams lie below zero. Synthetic data.
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.seeds import BOOTSTRAP_SEED, RESAMPLES, run_seed
+from benchmarks.seeds import BOOTSTRAP_SEED, RESAMPLES, add_run_arguments, run_seed
 from ensemble.candidates import STACK, Z_ONLY
 from inference.comparison import Finished, read_finished
 from input.metric import contributions
@@ -79,9 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="./run.sh bench network_gain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of each contest")
-    parser.add_argument("--root", type=Path, required=True, help="artifact root (PE_ROOT) of all seeds")
-    parser.add_argument("options", nargs="*", help="further options of run.sh, after --")
+    add_run_arguments(parser)
     arguments = parser.parse_args()
     root = arguments.root.expanduser().resolve()
     os.environ["PE_ROOT"] = str(root)

@@ -55,6 +55,13 @@ def run_seed(root: Path, seed: int, options: list[str], variant: str = "") -> Pa
     return folder
 
 
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run_seed`."""
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of each contest")
+    parser.add_argument("--root", type=Path, required=True, help="artifact root (PE_ROOT) of all seeds")
+    parser.add_argument("options", nargs="*", help="further options of run.sh, after --")
+
+
 def experiment_folder(root: Path, seed: int, variant: str = "") -> Path:
     """The folder of a seed's experiment."""
     return root / "experiments" / f"seed{seed}{variant}"
@@ -224,10 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="./run.sh bench seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="phantom.seed of each contest")
-    parser.add_argument("--root", type=Path, required=True, help="artifact root (PE_ROOT) of all seeds")
+    add_run_arguments(parser)
     parser.add_argument("--finished", action="store_true", help="run nothing: the experiments are finished")
-    parser.add_argument("options", nargs="*", help="further options of run.sh, after --")
     arguments = parser.parse_args()
     root = arguments.root.expanduser()
     if arguments.finished:

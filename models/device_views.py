@@ -81,7 +81,7 @@ class DeviceViews:
         return ops.reshape(ops.stack(windows, axis=-1), (-1, height, width, len(OFFSETS) * len(windows)))
 
 
-def send(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def to_device(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Copy arrays to the device; a loader's thread waits for the copies, the training does not."""
     return {name: ops.convert_to_tensor(values) for name, values in arrays.items()}
 

@@ -18,7 +18,7 @@ from input.contest import STUDY
 from models.batches import prefetched
 from models.clot_targets import MAP_CHANNELS
 from models.device import gpu_capability
-from models.device_views import DeviceViews, send
+from models.device_views import DeviceViews, to_device
 from models.frozen_stem import SharedFeatures
 from models.inner_split import InnerExams, split_inner
 from models.optimizer import batches_per_epoch, create_training_variables
@@ -137,7 +137,7 @@ class EpochBatches:
             unsupervised = np.array([not self._views.has_mask(study) for study, _, _ in views], np.float32)
             evidence = evidence_targets(truth, self._settings.map_weight * unsupervised)
             targets = {"logits": truth, "map": maps, "evidence": evidence}
-            return images, send(targets) if self._device_views else targets
+            return images, to_device(targets) if self._device_views else targets
 
         return prefetched(make, self.count, threads=self._loaders)
 
